@@ -1,0 +1,9 @@
+"""The one exception that stands for bad input."""
+
+
+class UserError(Exception):
+    """Something the user can put right: a spec, a file, a flag.
+
+    The message is complete as it stands (what, where, what is allowed). The command line
+    prints it without a traceback and exits with status 2.
+    """

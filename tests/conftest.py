@@ -1,0 +1,73 @@
+"""Golden numbers and the networks that made them (see tests/golden/README.md)."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.unet import UNet
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Golden:
+    """Reading tests/golden, and the stand-in network of its `*_standin` and `losses_*` files."""
+
+    @staticmethod
+    def arrays(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            return dict(file)
+
+    @staticmethod
+    def tensors(name: str) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(value) for key, value in Golden.arrays(name).items()}
+
+    @staticmethod
+    def facts(name: str):
+        return json.loads((GOLDEN / f"{name}.json").read_text())
+
+    @staticmethod
+    def standin(learn_sigma: bool):
+        """The formula instead of a network: tanh of the image and, where learned, a sine for the variance."""
+        def network(x, t):
+            image = torch.tanh(0.7 * x + 0.1)
+            if not learn_sigma:
+                return image
+            return torch.cat([image, 0.8 * torch.sin(2 * x) * torch.cos(t / 300)[:, None, None, None]], dim=1)
+        return network
+
+    @staticmethod
+    def formula_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+        weights = {}
+        for key, shape in shapes.items():
+            r = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+            scale = len(shape) == 1 and key.endswith("weight")
+            weights[key] = torch.from_numpy(1 + np.float32(0.1) * r if scale else np.float32(0.05) * r)
+        return weights
+
+    @staticmethod
+    def unet(name: str) -> UNet:
+        """The network of `unet_uncond32` or `unet_classcond32` with its formula weights, in evaluation mode."""
+        facts = Golden.facts(name)
+        network = UNet(
+            image_size=facts["image_size"], in_channels=3, out_channels=6 if facts["learn_sigma"] else 3,
+            num_channels=facts["num_channels"], num_res_blocks=facts["num_res_blocks"], channel_mult=[1, 2, 2, 2],
+            attention_resolutions=[int(size) for size in facts["attention_resolutions"].split(",")],
+            num_heads=facts["num_heads"], dropout=facts["dropout"],
+            use_scale_shift_norm=facts["use_scale_shift_norm"], num_classes=1000 if facts["class_cond"] else None)
+        network.load_state_dict(Golden.formula_weights(facts["state_dict"]))
+        return network.eval()
+
+
+@pytest.fixture
+def golden() -> type[Golden]:
+    return Golden
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The number of threads is part of a CPU's arithmetic; and tests run beside each other."""
+    torch.set_num_threads(1)
