@@ -1,0 +1,229 @@
+"""What a run costs, counted from its spec alone: parameters, operations, memory and disk. No torch, no timing.
+
+`unet_layers` counts each layer of the network in diffusion/unet.py; `run_cost` adds them up. One operation (flop) is
+half a multiply-add, of matrix products, convolutions and attention's two products only, as torch.utils.flop_counter
+counts them.
+"""
+
+from dataclasses import astuple, dataclass
+from math import ceil
+
+from diffusion.respacing import space_timesteps
+from jobs.spec import Model, Spec
+
+FP32, HALF = 4, 2  # bytes
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    name: str
+    """Prefix of its keys in the state dict, such as "input_blocks.1.0"."""
+    kind: str
+    """time (label_emb too), conv, res, attention, downsample, upsample or out."""
+    resolution: int
+    """Of its output, as is channels; 1 for embeddings."""
+    channels: int
+    parameters: int
+    tensors: int
+    """Keys in the state dict."""
+    flops: int
+    """Of one forward pass of one image."""
+    activations: int
+    """Elements per image that autograd keeps for the backward pass."""
+    checkpointed_activations: int
+    """The same with gradient checkpointing: of residual and attention blocks only the input is kept."""
+    norm_inputs: int = 0
+    """Those of `activations` that stay fp32 in mixed precision; counted twice where a half copy is kept as well."""
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one rank, each item at its most. Without the kernels' workspace, DDP's buckets and fragmentation."""
+
+    parameters: int
+    half_parameters: int
+    """Autocast's copy; 0 in fp32."""
+    gradients: int
+    optimizer: int
+    """AdamW's two moments."""
+    ema: int
+    activations: int
+    """Of one microbatch."""
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    tensors: int
+    forward_flops: int
+    """One image, one timestep."""
+    training_step_flops: int
+    """The global batch, forward and backward."""
+    training_flops: int
+    sampling_steps: int
+    """Of the respaced chain."""
+    sampling_flops: int
+    evaluate_forward_passes: int
+    """Images through the network for bits/dim: every training timestep of every example."""
+    training_memory: TrainingMemory
+    chunks: int
+    samples_bytes: int
+    """The arrays of samples.h5."""
+    checkpoint_bytes: int
+    """Weights, their averages and the optimizer's moments, in fp32."""
+
+
+def run_cost(spec: Spec) -> Cost:
+    """What the run `spec` (resolved, without contradictions) costs."""
+    data, train, sample = spec.data, spec.train, spec.sample
+    layers = unet_layers(spec)
+    parameters = sum(layer.parameters for layer in layers)
+    forward = sum(layer.flops for layer in layers)
+    # A backward pass has two products for each of the forward's: one for the weights, one for the input.
+    # Checkpointing runs the forward once more; torch skips what needs no recomputing, so 4 is an upper bound.
+    step = forward * train.batch_size * (4 if train.gradient_checkpointing else 3)
+    steps = len(space_timesteps(spec.diffusion.diffusion_steps, sample.timestep_respacing))
+    bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
+    return Cost(
+        parameters=parameters,
+        tensors=sum(layer.tensors for layer in layers),
+        forward_flops=forward,
+        training_step_flops=step,
+        training_flops=step * train.iterations,
+        sampling_steps=steps,
+        sampling_flops=forward * sample.num_samples * steps,
+        evaluate_forward_passes=spec.evaluate.nll_examples * spec.diffusion.diffusion_steps,
+        training_memory=_training_memory(spec, layers),
+        chunks=ceil(sample.num_samples / sample.batch_size),
+        samples_bytes=sample.num_samples * bytes_per_sample,
+        checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + 2),
+    )
+
+
+def _training_memory(spec: Spec, layers: list[LayerCost]) -> TrainingMemory:
+    train, mixed = spec.train, spec.train.precision != "fp32"
+    parameters = sum(layer.parameters for layer in layers)
+    examples = train.microbatch or train.batch_size // spec.resources.train.world_size
+    return TrainingMemory(
+        parameters=FP32 * parameters,
+        half_parameters=HALF * parameters if mixed else 0,
+        gradients=FP32 * parameters,
+        optimizer=2 * FP32 * parameters,
+        ema=len(train.ema_rate) * FP32 * parameters,
+        activations=examples * _activation_bytes(layers, mixed, train.gradient_checkpointing),
+    )
+
+
+def _activation_bytes(layers: list[LayerCost], mixed: bool, checkpointing: bool) -> int:
+    """Kept for the backward pass, per image."""
+    element = HALF if mixed else FP32
+    whole = [element * layer.activations + (FP32 - element) * layer.norm_inputs for layer in layers]
+    if not checkpointing:
+        return sum(whole)
+    # The backward pass recomputes one block at a time; the largest counts.
+    return sum(element * layer.checkpointed_activations for layer in layers) + max(whole)
+
+
+def unet_layers(spec: Spec) -> list[LayerCost]:
+    """Every layer of the network of `spec` (resolved), in the order of its state dict."""
+    model, data = spec.model, spec.data
+    resolution, channels = data.image_size, model.num_channels
+    layers = [_time_embed(model)]
+    if data.class_cond:
+        layers.append(LayerCost("label_emb", "time", 1, 4 * channels, data.num_classes * 4 * channels, 1, 0, 0, 0))
+
+    layers.append(_conv("input_blocks.0.0", "conv", resolution, data.channels, channels))
+    skips = [channels]  # channels of the outputs of the input blocks
+    widths = [mult * model.num_channels for mult in model.channel_mult]
+    for level, width in enumerate(widths):
+        for _ in range(model.num_res_blocks):
+            block = f"input_blocks.{len(skips)}"
+            layers.append(_res_block(f"{block}.0", resolution, channels, width, model))
+            channels = width
+            if resolution in model.attention_resolutions:
+                layers.append(_attention(f"{block}.1", resolution, channels))
+            skips.append(channels)
+        if level < len(widths) - 1:
+            resolution //= 2
+            layers.append(_conv(f"input_blocks.{len(skips)}.0", "downsample", resolution, channels, channels, stride=2))
+            skips.append(channels)
+
+    layers.append(_res_block("middle_block.0", resolution, channels, channels, model))
+    layers.append(_attention("middle_block.1", resolution, channels))
+    layers.append(_res_block("middle_block.2", resolution, channels, channels, model))
+
+    blocks = len(skips)
+    for level, width in reversed(list(enumerate(widths))):
+        for index in range(model.num_res_blocks + 1):
+            block = f"output_blocks.{blocks - len(skips)}"
+            layers.append(_res_block(f"{block}.0", resolution, channels + skips.pop(), width, model))
+            channels = width
+            attended = resolution in model.attention_resolutions
+            if attended:
+                layers.append(_attention(f"{block}.1", resolution, channels))
+            if level > 0 and index == model.num_res_blocks:
+                resolution *= 2
+                layers.append(_conv(f"{block}.{1 + attended}", "upsample", resolution, channels, channels))
+
+    return [*layers, _out(resolution, channels, data.channels * (1 + model.learn_sigma))]
+
+
+def _time_embed(model: Model) -> LayerCost:
+    """Linear, SiLU, Linear."""
+    width, hidden = model.num_channels, 4 * model.num_channels
+    products = width * hidden + hidden * hidden
+    kept = width + 2 * hidden
+    return LayerCost("time_embed", "time", 1, hidden, products + 2 * hidden, 4, 2 * products, kept, kept)
+
+
+def _conv(name: str, kind: str, resolution: int, in_channels: int, out_channels: int, stride: int = 1) -> LayerCost:
+    """A 3x3 convolution whose output has `resolution`."""
+    products = 9 * in_channels * out_channels  # per pixel
+    kept = in_channels * (stride * resolution) ** 2
+    return LayerCost(name, kind, resolution, out_channels, products + out_channels, 2,
+                     2 * products * resolution ** 2, kept, kept)
+
+
+def _res_block(name: str, resolution: int, in_channels: int, out_channels: int, model: Model) -> LayerCost:
+    """Norm, SiLU, conv; plus the embedding; norm, SiLU, dropout, conv; plus the input, by a 1x1 if channels change."""
+    pixels, embedding = resolution ** 2, 4 * model.num_channels
+    projected = out_channels * (1 + model.use_scale_shift_norm)
+    skip, dropout = in_channels != out_channels, model.dropout > 0
+    products = 9 * (in_channels + out_channels) * out_channels + skip * in_channels * out_channels  # per pixel
+    norms, biases = 2 * in_channels + 2 * out_channels, (2 + skip) * out_channels + projected
+    return LayerCost(
+        name, "res", resolution, out_channels,
+        parameters=products + embedding * projected + norms + biases,
+        tensors=10 + 2 * skip,
+        flops=2 * (products * pixels + embedding * projected),
+        # What enters norm, SiLU and convolution, twice; scale and dropout, where there are any.
+        activations=pixels * (3 * in_channels + (3 + model.use_scale_shift_norm + dropout) * out_channels),
+        checkpointed_activations=pixels * in_channels,
+        norm_inputs=pixels * (in_channels + out_channels + skip * in_channels),  # the 1x1 keeps a half copy
+    )
+
+
+def _attention(name: str, resolution: int, channels: int) -> LayerCost:
+    """Norm, queries, keys and values, attention of all pixels to all, projection; the input."""
+    pixels, products = resolution ** 2, 4 * channels ** 2  # products per pixel
+    return LayerCost(
+        name, "attention", resolution, channels,
+        parameters=products + 6 * channels,
+        tensors=6,
+        flops=2 * products * pixels + 4 * channels * pixels ** 2,
+        # Norm's input and output, queries, keys, values and their result; fast kernels keep no pixels x pixels matrix.
+        activations=6 * channels * pixels,
+        checkpointed_activations=channels * pixels,
+        norm_inputs=channels * pixels,
+    )
+
+
+def _out(resolution: int, channels: int, out_channels: int) -> LayerCost:
+    """Norm, SiLU, conv."""
+    products, entering = 9 * channels * out_channels, channels * resolution ** 2
+    return LayerCost("out", "out", resolution, out_channels, products + out_channels + 2 * channels, 4,
+                     2 * products * resolution ** 2, 3 * entering, 3 * entering, entering)
