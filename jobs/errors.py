@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is complete as it stands (what, where, what is allowed). The command line
     prints it without a traceback and exits with status 2.
     """
+
+
+class StageFailed(Exception):
+    """A stage that cannot go on for a reason worth a sentence rather than a traceback. Exit status 1."""

@@ -208,8 +208,6 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
 
     if spec.sample.ema_rate is not None and spec.sample.ema_rate not in train.ema_rate:
         found.append(("sample.ema_rate", f"{spec.sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
-    if train.warmup > train.iterations:
-        found.append(("train.warmup", f"{train.warmup} is more than train.iterations ({train.iterations})"))
     if spec.evaluate.nll_examples and spec.evaluate.nll_data is None:
         found.append(("evaluate.nll_data", "nll_examples needs a held-out data set"))
     found += _batch_contradictions(spec)

@@ -1,0 +1,143 @@
+"""Checkpoints: whole or absent, self-describing, the newest good one found again.
+
+checkpoints/step-00001000/
+    manifest.json             step, the network's configuration, sha256 of every other file
+    model.safetensors         the weights as trained
+    ema-0.9999.safetensors    one for each averaging rate
+    training.pt               optimiser, gradient scaler, timestep sampler; absent in imported checkpoints
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from jobs.errors import UserError
+from jobs.files import atomic_path, read_json, sha256_of_file, write_json
+from jobs.rundir import RunDir
+from jobs.spec import Spec
+from jobs.spec_file import dump
+
+Weights = dict[str, Tensor]
+KEPT = 2
+
+
+def weights_name(ema_rate: float | None) -> str:
+    return "model.safetensors" if ema_rate is None else f"ema-{ema_rate}.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose files agreed with their checksums when it was opened."""
+
+    path: Path
+    step: int
+    sha256: dict[str, str]
+
+    def weights(self, ema_rate: float | None) -> Weights:
+        """On the CPU. Raises UserError where this rate was not averaged."""
+        name = weights_name(ema_rate)
+        if name not in self.sha256:
+            raise UserError(f"{self.path}: has no {name}; it has {', '.join(sorted(self.sha256))}")
+        return load_file(self.path / name)
+
+    def training_state(self) -> dict[str, Any]:
+        """Raises UserError for an imported checkpoint, which cannot be trained on."""
+        if "training.pt" not in self.sha256:
+            raise UserError(f"{self.path}: imported weights without the optimiser's state; training cannot go on from them")
+        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+
+
+def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, Weights],
+                    training_state: dict[str, Any] | None) -> Path:
+    """Write the state after `step` updates; then forget older ones, but for the last two and keep_interval's."""
+    spec = run.spec
+    final = run.checkpoints / f"step-{step:08}"
+    with atomic_path(final) as folder:
+        folder.mkdir()
+        for rate, weights in {None: model, **emas}.items():
+            save_weights(folder / weights_name(rate), weights, spec, {"step": str(step), "ema_rate": str(rate or "")})
+        if training_state is not None:
+            torch.save(training_state, folder / "training.pt")
+        hashes = {file.name: sha256_of_file(file) for file in sorted(folder.iterdir())}
+        write_json(folder / "manifest.json", {"format": 1, "step": step, "sha256": hashes})
+        if final.exists():  # a damaged one that was passed over on resuming
+            shutil.rmtree(final)
+    _prune(run)
+    return final
+
+
+def save_weights(path: Path, weights: Weights, spec: Spec, notes: dict[str, str]) -> None:
+    """One .safetensors file that says by itself what network and process the weights belong to."""
+    contiguous = {key: value.detach().contiguous().cpu() for key, value in weights.items()}
+    save_file(contiguous, path, metadata={"format": "pt", "spec": dump(spec), **notes})
+
+
+def _prune(run: RunDir) -> None:
+    folders = sorted(run.checkpoints.glob("step-*"))
+    every = run.spec.train.keep_interval
+    for folder in folders[:-KEPT]:
+        if not (every and _step_of(folder) % every == 0):
+            shutil.rmtree(folder)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check every file against its checksum. Raises UserError that names the first one that is damaged."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+        checkpoint = Checkpoint(folder, manifest["step"], manifest["sha256"])
+    except (OSError, UserError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'}: missing or damaged") from error
+    for name, expected in checkpoint.sha256.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing")
+        if sha256_of_file(folder / name) != expected:
+            raise UserError(f"{folder / name}: damaged (its checksum is not the recorded one)")
+    return checkpoint
+
+
+def newest_checkpoint(run: RunDir, report=lambda text: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole, None where there is none at all.
+
+    Damaged ones are passed over, each with a line to `report`. Raises UserError where all are damaged.
+    """
+    folders = sorted(run.checkpoints.glob("step-*"), reverse=True)
+    for index, folder in enumerate(folders):
+        try:
+            return open_checkpoint(folder)
+        except UserError as error:
+            older = folders[index + 1].name if index + 1 < len(folders) else "none"
+            report(f"{error}; falling back to the one before ({older})")
+    if folders:
+        raise UserError(f"{run.checkpoints}: every checkpoint is damaged; restore one, or remove the folder to start anew")
+    return None
+
+
+def final_checkpoint(run: RunDir) -> Checkpoint:
+    """The checkpoint at the last iteration. Raises UserError where training is not finished or its result damaged."""
+    iterations = run.spec.train.iterations
+    reached = run.trained_steps()
+    if reached < iterations:
+        raise UserError(f"{run.path}: training is not finished (step {reached} of {iterations}); run `iddpm train {run.path}`")
+    return open_checkpoint(run.checkpoints / f"step-{iterations:08}")
+
+
+def load_weights(network: torch.nn.Module, weights: Weights, source: Path) -> None:
+    """Copy `weights` into the network. Raises UserError that names the first keys that do not fit."""
+    expected = network.state_dict()
+    problems = [f"missing {key} {tuple(expected[key].shape)}" for key in expected if key not in weights]
+    problems += [f"unknown {key} {tuple(weights[key].shape)}" for key in weights if key not in expected]
+    problems += [f"{key} is {tuple(weights[key].shape)}, the spec's network has {tuple(expected[key].shape)}"
+                 for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise UserError(f"{source}: weights of another network: {'; '.join(problems[:5])}{more}")
+    network.load_state_dict(weights)

@@ -1,0 +1,107 @@
+"""Chunks of samples: what makes two of them belong together, and their files.
+
+samples/chunk-NNNNN.h5 holds sample.batch_size consecutive samples (the last one what is left): /images uint8
+[n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes: `settings` (JSON), `device`, and
+`sha256` of the content.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from jobs.errors import UserError
+from jobs.files import atomic_path
+from jobs.hdf5 import as_bytes
+from jobs.rundir import RunDir
+from jobs.spec import Spec
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """n consecutive samples: images uint8 [n, H, W, C], sample_index int64 [n], labels int64 [n] or None."""
+
+    images: np.ndarray
+    sample_index: np.ndarray
+    labels: np.ndarray | None
+    device: str
+    """Kind of the device that made them: "cpu" or a GPU's name."""
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for array in (self.images, self.sample_index, self.labels):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
+    """All that a sample depends on besides its index, by name.
+
+    The device is recorded beside it: another kind rounds differently, but a run may go on where there is room.
+    """
+    return {"weights_sha256": weights_sha256, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
+            "model": spec.model.model_dump(exclude={"dropout"}), "diffusion": spec.diffusion.model_dump(exclude={"loss"}),
+            "sample": spec.sample.model_dump(exclude={"num_samples"})}
+
+
+def chunk_indices(spec: Spec, chunk: int) -> range:
+    """The sample indices of chunk number `chunk`."""
+    first = chunk * spec.sample.batch_size
+    return range(first, min(first + spec.sample.batch_size, spec.sample.num_samples))
+
+
+def number_of_chunks(spec: Spec) -> int:
+    return -(-spec.sample.num_samples // spec.sample.batch_size)
+
+
+def chunk_file(run: RunDir, chunk: int) -> Path:
+    return run.samples / f"chunk-{chunk:05}.h5"
+
+
+def write_chunk(path: Path, chunk: Chunk, settings: dict) -> None:
+    arrays = {"images": chunk.images, "sample_index": chunk.sample_index}
+    if chunk.labels is not None:
+        arrays["labels"] = chunk.labels
+    attributes = {"settings": json.dumps(settings), "device": chunk.device, "sha256": chunk.sha256()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(as_bytes(arrays, attributes))
+
+
+class DamagedChunk(UserError):
+    """A chunk file that cannot be read or whose checksum is wrong."""
+
+
+def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
+    """The chunk in `path`, after checking that it is whole and made with `settings`.
+
+    Raises DamagedChunk where it is not whole, UserError (naming what differs) where it is another run's.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            chunk = Chunk(file["images"][:], file["sample_index"][:], file["labels"][:] if "labels" in file else None,
+                          file.attrs["device"])
+            theirs, sha256 = json.loads(file.attrs["settings"]), file.attrs["sha256"]
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise DamagedChunk(f"{path}: cannot be read ({error})") from error
+    if chunk.sha256() != sha256:
+        raise DamagedChunk(f"{path}: damaged (its checksum is not the recorded one)")
+    if theirs != settings:
+        raise UserError(f"{path}: made with other weights or settings: {'; '.join(_differences(theirs, settings))}")
+    if chunk.sample_index.tolist() != list(indices) or len(chunk.images) != len(indices):
+        raise UserError(f"{path}: does not hold the samples {indices.start} to {indices.stop - 1}")
+    return chunk
+
+
+def _differences(theirs: dict, ours: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(theirs.keys() | ours.keys()):
+        left, right = theirs.get(key), ours.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found.append(f"{prefix}{key} {str(left)[:16]} instead of {str(right)[:16]}")
+    return found

@@ -1,0 +1,88 @@
+"""Reading the CIFAR-10 python archive (Krizhevsky 2009) without trusting its pickles."""
+
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jobs.errors import UserError
+
+_FOLDER = "cifar-10-batches-py"
+_BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+
+
+def read_cifar10(archive: Path, split: Literal["train", "test"]) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Images of each batch file, uint8 [n, 32, 32, 3]; labels of all, int64 [N]; class names in the order of the ids.
+
+    `archive` is `cifar-10-python.tar.gz` or the unpacked folder `cifar-10-batches-py`. Raises UserError.
+    """
+    members = _read_members(archive, ["batches.meta", *_BATCHES[split]])
+    meta = _unpickle(archive, "batches.meta", members["batches.meta"])
+    names = meta.get(b"label_names") if isinstance(meta, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
+        raise UserError(f"{archive}: batches.meta has no label_names; is this the CIFAR-10 python version?")
+    parts = [_read_batch(archive, name, members[name], len(names)) for name in _BATCHES[split]]
+    return ([images for images, _ in parts], np.concatenate([labels for _, labels in parts]),
+            [name.decode("utf-8", "replace") for name in names])
+
+
+def _read_members(archive: Path, wanted: list[str]) -> dict[str, bytes]:
+    """The bytes of the wanted files of the archive or folder."""
+    found: dict[str, bytes] = {}
+    try:
+        if archive.is_dir():
+            found = {name: (archive / name).read_bytes() for name in wanted if (archive / name).is_file()}
+        else:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    folder, name = os.path.split(os.path.normpath(member.name))
+                    if folder == _FOLDER and name in wanted and member.isfile():
+                        found[name] = tar.extractfile(member).read()
+                while tar.fileobj.read(1 << 20):  # on to the end, where gzip compares checksums
+                    pass
+    except FileNotFoundError as error:
+        raise UserError(f"{archive}: no such file; give cifar-10-python.tar.gz or {_FOLDER}") from error
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{archive}: not a whole tar archive ({error}); fetch it again") from error
+    if missing := [name for name in wanted if name not in found]:
+        raise UserError(f"{archive}: has no {_FOLDER}/{missing[0]}; is this the CIFAR-10 python version, "
+                        f"and whole? Missing in all: {', '.join(missing)}")
+    return found
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows the names that a pickled array consists of and no others: a data file must not run code."""
+    _RECONSTRUCT = np.zeros(0).__reduce__()[0]
+    _ALLOWED = {("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+                ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+                ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no image data needs")
+        return self._ALLOWED[module, name]
+
+
+def _unpickle(archive: Path, name: str, content: bytes) -> Any:
+    try:
+        return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # damaged pickles meet any exception
+        raise UserError(f"{archive}: {name} is not a CIFAR-10 pickle, or a damaged one ({error})") from error
+
+
+def _read_batch(archive: Path, name: str, content: bytes, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, 32, 32, 3] and labels int64 [n] of one batch file."""
+    batch = _unpickle(archive, name, content)
+    data, labels = (batch.get(b"data"), batch.get(b"labels")) if isinstance(batch, dict) else (None, None)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
+        found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise UserError(f"{archive}: {name}: data is {found}; it must be uint8 [10000, 3072]")
+    if not isinstance(labels, list) or len(labels) != len(data) or \
+            not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
+        raise UserError(f"{archive}: {name}: labels must be {len(data)} numbers in 0 .. {num_classes - 1}")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)

@@ -1,0 +1,115 @@
+"""Chunks into samples.h5, the field's samples.npz, and pictures. Memory: one chunk, whatever their number."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from jobs.chunks import chunk_file, chunk_indices, number_of_chunks, read_chunk
+from jobs.errors import UserError
+from jobs.files import atomic_path, sha256_of_json
+from jobs.hdf5 import Layout, lay_out
+from jobs.pictures import grid, write_png
+from jobs.provenance import package_versions
+from jobs.rundir import RunDir
+from jobs.spec_file import dump
+
+FIRST, LARGER = 16, 100
+
+
+def gather(run: RunDir, settings: dict) -> None:
+    """Write samples.h5, samples.npz and the pictures from the chunks made with `settings`; a samples.h5 that is there stays.
+
+    Raises UserError that names every chunk which is missing, damaged or foreign.
+    """
+    if not run.samples_h5.exists():
+        _write_h5(run, settings, devices=_check(run, settings))
+    _write_npz(run)
+    with h5py.File(run.samples_h5, "r") as file:
+        images = file["images"][:LARGER]
+    write_png(run.samples / "samples-grid.png", grid(images, columns=10))
+    write_png(run.samples_png, grid(images[:FIRST], columns=4))
+
+
+def settings_of_chunks(run: RunDir) -> dict:
+    """The settings recorded in the first chunk there is, for gathering without the weights at hand."""
+    for file in sorted(run.samples.glob("chunk-*.h5")):
+        try:
+            with h5py.File(file, "r") as chunk:
+                return json.loads(chunk.attrs["settings"])
+        except (OSError, KeyError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); `iddpm sample {run.path}` computes it again") from error
+    raise UserError(f"{run.samples}: no chunks to gather; run `iddpm sample {run.path}`")
+
+
+def _check(run: RunDir, settings: dict) -> set[str]:
+    """The kinds of device that made the chunks, all of which are there and fit."""
+    problems, devices = [], set()
+    for chunk in range(number_of_chunks(run.spec)):
+        file = chunk_file(run, chunk)
+        try:
+            if file.exists():
+                devices.add(read_chunk(file, chunk_indices(run.spec, chunk), settings).device)
+            else:
+                problems.append(f"{file}: missing")
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise UserError("\n".join([*problems[:10], *more, f"`iddpm sample {run.path}` computes what is missing or damaged."]))
+    return devices
+
+
+def _write_h5(run: RunDir, settings: dict, devices: set[str]) -> None:
+    spec, data = run.spec, run.spec.data
+    count, size = spec.sample.num_samples, spec.sample.batch_size
+    # HDF5's own choice of chunks is 15 times slower; one sampling chunk each is written as it is.
+    layouts = {"images": Layout((count, data.image_size, data.image_size, data.channels), np.uint8, rows_per_chunk=size),
+               "sample_index": Layout((count,), "<i8")}
+    if data.class_cond:
+        layouts["labels"] = Layout((count,), "<i8")
+    attributes = {
+        "spec": dump(spec), "settings": json.dumps(settings), "identity": sha256_of_json(settings),
+        "weights_sha256": settings["weights_sha256"], "device": ", ".join(sorted(devices)), "sampler": spec.sample.sampler,
+        "timestep_respacing": spec.sample.timestep_respacing, "diffusion_steps": spec.diffusion.diffusion_steps,
+        "packages": json.dumps(package_versions())}
+    with atomic_path(run.samples_h5) as temporary:
+        places = lay_out(temporary, layouts, attributes)
+        with open(temporary, "r+b") as file:
+            for number, place in enumerate(places["images"]):
+                indices = chunk_indices(spec, number)
+                chunk = read_chunk(chunk_file(run, number), indices, settings)
+                arrays = {place: chunk.images, places["sample_index"][0] + 8 * indices.start: chunk.sample_index}
+                if chunk.labels is not None:
+                    arrays[places["labels"][0] + 8 * indices.start] = chunk.labels
+                for offset, array in arrays.items():
+                    file.seek(offset)
+                    file.write(np.ascontiguousarray(array))
+
+
+def _write_npz(run: RunDir) -> None:
+    """arr_0 uint8 NHWC and arr_1 labels, as the field's evaluators read them; streamed from samples.h5."""
+    with atomic_path(run.samples / "samples.npz") as temporary, h5py.File(run.samples_h5, "r") as file, \
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, key in (("arr_0.npy", "images"), ("arr_1.npy", "labels")):
+            if key in file:
+                _write_npy(archive, name, file[key], run.spec.sample.batch_size)
+
+
+def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows: int) -> None:
+    with archive.open(name, "w", force_zip64=True) as member:
+        header = {"descr": np.lib.format.dtype_to_descr(dataset.dtype), "fortran_order": False, "shape": dataset.shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        for start in range(0, len(dataset), rows):
+            member.write(np.ascontiguousarray(dataset[start:start + rows]).tobytes())
+
+
+def recorded_identity(samples_h5: Path) -> str | None:
+    """Which settings samples.h5 was made with, None where there is none."""
+    try:
+        with h5py.File(samples_h5, "r") as file:
+            return file.attrs["identity"]
+    except (OSError, KeyError):
+        return None

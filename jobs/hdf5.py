@@ -1,0 +1,69 @@
+"""Writing HDF5 files that may not fit on the disk.
+
+HDF5 lays out the file, Python writes the arrays into their places: a full disk is then an OSError, where HDF5 itself
+fails to close its file and takes the process down at exit (seen with h5py 3.16 on HDF5 2.0).
+"""
+
+import io
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One dataset of a file to be filled: contiguous, or in pieces of `rows_per_chunk` rows."""
+
+    shape: tuple[int, ...]
+    dtype: type | str
+    rows_per_chunk: int | None = None
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        return None if self.rows_per_chunk is None else (min(self.rows_per_chunk, self.shape[0]), *self.shape[1:])
+
+    @property
+    def size(self) -> int:
+        """Bytes, the padding of the last chunk included."""
+        rows = self.shape[0] if self.chunks is None else -(-self.shape[0] // self.chunks[0]) * self.chunks[0]
+        return rows * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+
+def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) -> dict[str, list[int]]:
+    """Create the file with empty datasets. Returns, by name, the offset in the file of each chunk (one if contiguous)."""
+    own = (1 << 16) + sum(len(str(value)) for value in attributes.values())
+    own += 64 * sum(-(-layout.shape[0] // layout.chunks[0]) for layout in layouts.values() if layout.chunks)
+    with open(path, "wb") as file:  # what HDF5 itself will write: a full disk must show before it does
+        file.write(bytes(own))
+        file.flush()
+        os.fsync(file.fileno())
+        file.truncate(own + sum(layout.size for layout in layouts.values()))
+    with h5py.File(path, "w") as file:
+        file.attrs.update(attributes)
+        return {name: _create(file, name, layout) for name, layout in layouts.items()}
+
+
+def _create(file: h5py.File, name: str, layout: Layout) -> list[int]:
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dataset = file.create_dataset(name, layout.shape, layout.dtype, chunks=layout.chunks, dcpl=early).id
+    if layout.chunks is None:
+        return [dataset.get_offset()]
+    starts = range(0, layout.shape[0], layout.chunks[0])
+    return [dataset.get_chunk_info_by_coord((start, *[0] * (len(layout.shape) - 1))).byte_offset for start in starts]
+
+
+def as_bytes(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:
+    """A whole small HDF5 file, made in memory."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+        file.attrs.update(attributes)
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+"""The directory of a run: where everything lies, and the spec that is frozen in it."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.files import make_dir, read_json, write_json, write_text
+from jobs.provenance import provenance
+from jobs.spec import Spec
+from jobs.spec_file import difference, dump, load_frozen
+from jobs.sweep import Study
+
+# What may change under an existing run: it does not touch what the run computes.
+FREE_TO_CHANGE = ("resources", "train.log_interval", "train.save_interval", "train.keep_interval")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    path: Path
+
+    @property
+    def spec_file(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def samples_h5(self) -> Path:
+        return self.samples / "samples.h5"
+
+    @property
+    def samples_png(self) -> Path:
+        return self.samples / "samples.png"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The frozen spec. Raises UserError where `path` is not a run's directory."""
+        if not self.spec_file.is_file():
+            raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); runs lie in runs/<study>/<run>")
+        return load_frozen(self.spec_file)
+
+    def trained_steps(self) -> int:
+        """Step of the newest checkpoint by its manifest alone, 0 without one."""
+        for folder in sorted(self.checkpoints.glob("step-*"), reverse=True):
+            try:
+                return int(read_json(folder / "manifest.json")["step"])
+            except (OSError, UserError, KeyError, TypeError, ValueError):
+                continue
+        return 0
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the results of "train", "sample" or "evaluate" are there."""
+        if stage == "train":
+            return self.trained_steps() >= self.spec.train.iterations
+        if stage == "sample":
+            return all(path.exists() for path in (self.samples_h5, self.samples / "samples.npz", self.samples_png))
+        return self.evaluation.exists()
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keep a second job off this run while the block lasts; the system lets go when the process dies."""
+        holder = self.path / "lock"
+        with open(holder, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise UserError(f"{self.path}: another process is at work on this run ({file.read().strip() or 'unknown'}); "
+                                "wait for it or stop it") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+
+def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
+    """Create the study's directories with their frozen specs, or check those that are there.
+
+    Raises UserError, before anything is written, where a run exists under the same name with another spec.
+    """
+    folder = runs_folder / study.name
+    directories = [RunDir(folder / run.name) for run in study.runs]
+    for run, directory in zip(study.runs, directories):
+        if directory.spec_file.is_file():
+            changed = difference(directory.spec, run.spec, ignore=FREE_TO_CHANGE)
+            if changed:
+                raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
+                                + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")
+    for run, directory in zip(study.runs, directories):
+        make_dir(directory.path)
+        if not directory.spec_file.is_file():
+            write_json(directory.path / "provenance.json", provenance())
+            write_text(directory.spec_file, dump(run.spec))
+        elif difference(directory.spec, run.spec):
+            write_text(directory.spec_file, dump(run.spec))
+    _record_study(study, folder)
+    return [RunDir(directory.path) for directory in directories]
+
+
+def _record_study(study: Study, folder: Path) -> None:
+    """Add this spec's runs to study.json; those of earlier sweeps under the name stay."""
+    file = folder / "study.json"
+    known = read_json(file)["runs"] if file.is_file() else {}
+    runs = known | {run.name: {"differs": run.differs} for run in study.runs}
+    if runs != known:
+        write_json(file, {"name": study.name, "source": str(study.source), "runs": runs})

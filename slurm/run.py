@@ -1,0 +1,99 @@
+"""`iddpm run`: every stage of every run of a spec on this machine, then a table of what came out."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.errors import StageFailed, UserError
+from jobs.files import read_json
+from jobs.progress import duration
+from jobs.rundir import RunDir, freeze
+from jobs.spec_file import load
+from jobs.stage import STAGES
+from slurm.local import Interrupted, run_locally
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path) -> int:
+    """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
+    study = load(spec, overrides)
+    runs = freeze(study, runs_folder)
+    print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
+    status, failures = 0, {}
+    for run in runs:
+        try:
+            for stage in STAGES:
+                _do(run, stage)
+        except (UserError, StageFailed) as error:
+            print(f"{run.path.name}: {error}", flush=True)
+            failures[run.path] = str(error)
+            status = 2 if isinstance(error, UserError) else FAILED
+        except Interrupted as stopped:
+            print(stopped, flush=True)
+            return INTERRUPTED
+    print_summary(runs, failures)
+    return status
+
+
+def run_one_stage(path: Path, stage: str) -> int:
+    run = RunDir(path)
+    try:
+        _do(run, stage)
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+        return INTERRUPTED
+    return 0
+
+
+def _do(run: RunDir, stage: str) -> None:
+    label = f"{run.path.name:<9} {stage:<9}"
+    if run.is_done(stage):
+        print(f"{label} done before", flush=True)
+        return
+    began = time.monotonic()
+    run_locally(run, stage)
+    print(f"{label} done in {duration(time.monotonic() - began)}", flush=True)
+
+
+def gather_run(path: Path) -> None:
+    from jobs.gather import gather, settings_of_chunks
+    run = RunDir(path)
+    if run.samples_h5.exists():
+        print(f"{run.samples_h5}: done before")
+        return
+    run.spec
+    gather(run, settings_of_chunks(run))
+    print(run.samples_h5)
+
+
+def print_summary(runs: Sequence[RunDir], failures: dict[Path, str]) -> None:
+    """One row a run, with its metrics; then where to look."""
+    evaluations = {run.path: read_json(run.evaluation) for run in runs if run.is_done("evaluate")}
+    names = list(dict.fromkeys(name for result in evaluations.values() for name in result["headline"]))
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("run", "state", "samples"):
+        table.add_column(column, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right")
+    for run in runs:
+        result = evaluations.get(run.path, {"headline": {}})
+        state = "failed" if run.path in failures else "done"
+        values = [f"{result['headline'][name]:.4g}" if name in result["headline"] else "" for name in names]
+        table.add_row(run.path.name, state, str(run.spec.sample.num_samples), *values)
+    Console(highlight=False).print(table)
+    for result in evaluations.values():
+        if "fid" in result:
+            print(f"fid: {result['fid']['note']}")
+            break
+    study = runs[0].path.parent
+    for run in runs[:3]:
+        if run.is_done("sample"):
+            print(f"picture      {run.samples_png}\nsamples      {run.samples_h5}")
+    if len(runs) > 3:
+        print(f"... and so on in each run's samples/")
+    print(f"TensorBoard  tensorboard --logdir {study}")
