@@ -49,7 +49,7 @@ CHANNEL_MULT = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -65,7 +65,7 @@ class Data(Section):
 class Model(Section):
     num_channels: Count = 128
     num_res_blocks: Count = 3
-    channel_mult: list[Count] | None = None
+    channel_mult: Annotated[list[Count], Field(min_length=1)] | None = None
     """Channels of each level as multiples of num_channels; null: the reference's for image sizes 32, 64 and 256."""
     attention_resolutions: list[Count] = [16, 8]
     num_heads: Count = 4
@@ -76,7 +76,7 @@ class Model(Section):
 
 
 class Diffusion(Section):
-    diffusion_steps: Annotated[Count, Field(ge=2)] = 4000
+    diffusion_steps: Annotated[Count, Field(ge=2, le=1_000_000)] = 4000
     noise_schedule: Literal["linear", "cosine"] = "cosine"
     loss: Literal["simple", "hybrid", "vlb", "hybrid_unscaled", "vlb_unscaled"] = "hybrid"
     predict: Literal["epsilon", "x_start", "x_prev"] = "epsilon"
@@ -173,9 +173,9 @@ class Spec(Section):
 
 
 def resolve(spec: Spec) -> Spec:
-    """Fill in what depends on other fields: channel_mult, learn_sigma, num_classes and the evaluation's reference."""
+    """Fill in what depends on other fields: channel_mult, learn_sigma and the evaluation's reference."""
     model = spec.model.model_copy(update={
-        "channel_mult": spec.model.channel_mult or CHANNEL_MULT.get(spec.data.image_size),
+        "channel_mult": spec.model.channel_mult or list(CHANNEL_MULT.get(spec.data.image_size, [])) or None,
         "learn_sigma": spec.diffusion.loss != "simple" if spec.model.learn_sigma is None else spec.model.learn_sigma,
     })
     evaluate = spec.evaluate.model_copy(update={"reference": spec.evaluate.reference or spec.data.path})
@@ -191,7 +191,8 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
         found.append(("data.num_classes", "class_cond: true needs the number of classes"))
     if model.channel_mult is None:
         sizes = ", ".join(map(str, CHANNEL_MULT))
-        found.append(("model.channel_mult", f"there is a default only for image_size {sizes}; give one multiplier per level"))
+        found.append(("model.channel_mult",
+                      f"there is a default only for image_size {sizes}; give one multiplier per level"))
     else:
         stride = 2 ** (len(model.channel_mult) - 1)
         if data.image_size % stride:
@@ -200,9 +201,11 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
         else:
             found += _attention_contradictions(data.image_size, model)
     if diffusion.loss == "simple" and model.learn_sigma:
-        found.append(("model.learn_sigma", "loss: simple does not train a variance; leave learn_sigma out, or use loss: hybrid"))
+        found.append(("model.learn_sigma",
+                      "loss: simple does not train a variance; leave learn_sigma out, or use loss: hybrid"))
     if diffusion.loss.startswith("hybrid") and not model.learn_sigma:
-        found.append(("model.learn_sigma", f"loss: {diffusion.loss} trains the variance; leave learn_sigma out, or use loss: simple"))
+        found.append(("model.learn_sigma",
+                      f"loss: {diffusion.loss} trains the variance; leave learn_sigma out, or use loss: simple"))
     if model.learn_sigma and diffusion.sigma_small:
         found.append(("diffusion.sigma_small", "chooses a fixed variance, but learn_sigma is on"))
 
@@ -229,7 +232,8 @@ def _attention_contradictions(image_size: int, model: Model) -> list[tuple[str, 
     attended = [mult for mult, size in zip(model.channel_mult, resolutions) if size in model.attention_resolutions]
     for mult in {*attended, model.channel_mult[-1]}:  # the middle block always attends, at the deepest level
         if (channels := mult * model.num_channels) % model.num_heads:
-            found.append(("model.num_heads", f"{model.num_heads} heads do not divide the {channels} channels of an attention layer"))
+            found.append(("model.num_heads",
+                          f"{model.num_heads} heads do not divide the {channels} channels of an attention layer"))
     return found
 
 

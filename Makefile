@@ -1,0 +1,27 @@
+# make demo: everything from nothing to samples of digits. make test: all tests. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test install clean
+
+demo: $(INSTALLED)
+	$(BIN)/iddpm run configs/quickstart.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 tests
+
+install: $(INSTALLED)
+
+# Debian's python3 comes without venv; root can mend that here, others are told.
+$(INSTALLED): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python >= 3.10 is needed"'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  test "$$(id -u)" = 0 || { echo 'python3-venv is missing: sudo apt-get install python3-venv' >&2; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3-venv; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv *.egg-info .pytest_cache .hypothesis

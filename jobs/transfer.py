@@ -1,0 +1,66 @@
+"""Weights from and to other code: the reference's plain .pt state dict, and .safetensors."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from jobs.build import build_network
+from jobs.checkpoints import Weights, final_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.errors import UserError
+from jobs.files import atomic_path
+from jobs.rundir import RunDir
+from jobs.spec import Spec
+
+
+def read_weights(path: Path, spec: Spec) -> Weights:
+    """A state dict for the spec's network, float32 on the CPU; nothing in the file is executed.
+
+    Raises UserError where the file is not one, or names the first keys that are not the network's.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a plain state dict of tensors ({str(error).splitlines()[0]})") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
+    weights = {key: value.float() for key, value in weights.items()}
+    with torch.device("meta"):
+        network = build_network(spec)
+    load_weights(network, weights, path)
+    return weights
+
+
+def _describe(value: object) -> str:
+    return f"a dict with {', '.join(map(str, list(value)[:5]))}" if isinstance(value, dict) else type(value).__name__
+
+
+def take_in(run: RunDir, weights: Weights) -> None:
+    """Make `weights` the result of the run's training. Raises UserError where the run has been trained."""
+    if run.trained_steps():
+        raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
+    save_checkpoint(run, run.spec.train.iterations, weights, {rate: weights for rate in run.spec.train.ema_rate}, None)
+
+
+def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
+    """The run's final weights as .safetensors, its spec in the metadata, or as .pt that the reference loads."""
+    if output.suffix not in (".safetensors", ".pt"):
+        raise UserError(f"{output}: the name must end in .safetensors or .pt")
+    checkpoint = final_checkpoint(run)
+    weights = checkpoint.weights(ema_rate)
+    with torch.device("meta"):
+        network = build_network(run.spec)
+    # safetensors sorts its keys; the reference's order is the network's.
+    ordered = {key: weights[key] for key in network.state_dict()}
+    with atomic_path(output) as temporary:
+        if output.suffix == ".pt":
+            torch.save(ordered, temporary)
+        else:
+            save_weights(temporary, ordered, run.spec, {"step": str(checkpoint.step), "ema_rate": str(ema_rate or "")})

@@ -1,0 +1,239 @@
+"""YAML files as trees of values that know where they are written, extended by other files and the command line.
+
+The YAML is YAML 1.2 in what its plain words mean: 1e-4 is a number; 24:00:00, 2021-02-18, yes and off are text.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import yaml
+
+from jobs.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+COMMAND_LINE = "command line: "
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a YAML file, and where it stands."""
+
+    value: Any
+    """A scalar, a list of entries, or a mapping of text to entries."""
+    place: str
+    """Where it is set, such as `configs/cifar10.yaml:12`."""
+
+
+# Reading YAML
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict = {}
+
+
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
+for _tag, _pattern, _first in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", f"[-+]?{_DIGITS}", list("-+0123456789")),
+    ("float", rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+
+_CONVERT: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None, "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": int, "float": float, "str": str}
+
+# What the parser says (a part of it), what that means, and whether the trouble lies where it began reading the thing.
+_PARSER_WORDS = (
+    (r"'\t'", "a tab; YAML indents with spaces", False),
+    ("mapping values are not allowed", "a ':' too many, or wrong indentation; text with ': ' needs quotes", False),
+    ("could not find expected ':'", "a key without ':'", True),
+    ("found unexpected end of stream", "a quote that is never closed", True),
+    ("expected ',' or", "a bracket that is not closed, or a comma is missing", True),
+    ("expected <block end>", "does not fit the lines above: look at indentation, brackets and quotes", False),
+    ("found another document", "a second document ('---'); a spec is one document", False),
+    ("that cannot start any token", "text that starts with this character must be in quotes", False),
+)
+
+
+def _compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
+    """The node tree of one YAML document; `place` gives the place of a line number. Raises UserError."""
+    try:
+        return yaml.compose(text, _Loader)
+    except yaml.reader.ReaderError as error:
+        where = place(text.count("\n", 0, error.position) + 1)
+        raise UserError(f"{where}: not valid YAML: the character {chr(error.character)!r} is not allowed") from error
+    except yaml.MarkedYAMLError as error:
+        problem = error.problem or error.context or "cannot be read"
+        for theirs, ours, at_start in _PARSER_WORDS:
+            if theirs in problem:
+                mark = at_start and error.context_mark or error.problem_mark
+                raise UserError(f"{place(mark.line + 1)}: not valid YAML: {ours}") from error
+        raise UserError(f"{place(error.problem_mark.line + 1)}: not valid YAML: {problem}") from error
+
+
+class _Builder:
+    """Turns YAML nodes into entries; collects what is wrong on the way in `complaints`."""
+
+    def __init__(self, place: Callable[[int], str]):
+        self.place = place
+        self.complaints: list[str] = []
+        self.open: list[yaml.Node] = []
+
+    def entry(self, node: yaml.Node, place: str | None = None) -> Entry:
+        place = place or self._place(node)
+        if node in self.open:
+            self.complaints.append(f"{self._place(node)}: an alias (*) inside its own anchor (&)")
+            return Entry(None, place)
+        self.open.append(node)
+        value = self._value(node)
+        self.open.pop()
+        return Entry(value, place)
+
+    def _place(self, node: yaml.Node) -> str:
+        return self.place(node.start_mark.line + 1)
+
+    def _value(self, node: yaml.Node) -> Any:
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        if isinstance(node, yaml.MappingNode) and tag == "map":
+            return self._mapping(node)
+        if isinstance(node, yaml.SequenceNode) and tag == "seq":
+            return [self.entry(item) for item in node.value]
+        if isinstance(node, yaml.ScalarNode) and tag in _CONVERT:
+            try:
+                value = _CONVERT[tag](node.value)
+            except (ValueError, KeyError):
+                value = math.nan
+            if not isinstance(value, float) or math.isfinite(value):
+                return value
+            self.complaints.append(f"{self._place(node)}: {node.value[:40]} cannot be used as {tag}")
+        else:
+            self.complaints.append(f"{self._place(node)}: the tag {node.tag} is not allowed; write plain values")
+        return None
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Entry]:
+        merged: dict[str, Entry] = {}
+        own: dict[str, Entry] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for source in map(self.entry, sources):
+                    if isinstance(source.value, dict):
+                        merged = source.value | merged
+                    else:
+                        self.complaints.append(f"{self._place(key_node)}: << must be followed by a mapping")
+                continue
+            place = self._place(key_node)
+            key = self.entry(key_node).value
+            if not isinstance(key, str):
+                self.complaints.append(f"{place}: keys must be text; put this one in quotes")
+            elif key in own:
+                self.complaints.append(f"{place}: {key}: given twice; first at {own[key].place}")
+            else:
+                own[key] = self.entry(value_node, place)
+        return merged | own
+
+
+def _parse(text: str, place: Callable[[int], str]) -> Entry | None:
+    """The entries of one YAML document, None where it is empty. Raises UserError with all that is wrong."""
+    builder = _Builder(place)
+    try:
+        node = _compose(text, place)
+        entry = None if node is None else builder.entry(node)
+    except RecursionError:
+        raise UserError(f"{place(1)}: nested too deeply") from None
+    if builder.complaints:
+        raise UserError("\n".join(builder.complaints))
+    return entry
+
+
+# Files that extend others, and settings from the command line
+
+def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
+    """The mapping in `path` on top of those of the files it extends; `chain` are the files that led here.
+
+    Raises UserError with file and line for what cannot be read, parsed or found.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    entry = _parse(text, lambda line: f"{path}:{line}")
+    if entry is None or not isinstance(entry.value, dict):
+        raise UserError(f"{path}: must be a mapping, with sections such as data: and train:")
+    entry = Entry(dict(entry.value), str(path))
+    extends = entry.value.pop("extends", None)
+    if extends is None:
+        return entry
+    if not isinstance(extends.value, str) or not extends.value:
+        raise UserError(f"{extends.place}: extends: must be the path of one YAML file")
+    base = path.parent / extends.value
+    if not base.is_file():
+        raise UserError(f"{extends.place}: extends: there is no file {base}")
+    chain += (path,)
+    if base.resolve() in [file.resolve() for file in chain]:
+        raise UserError(f"{extends.place}: extends: goes in a circle: {' -> '.join(map(str, chain + (base,)))}")
+    return _merge(read_tree(base, chain), entry)
+
+
+def _merge(under: Entry, over: Entry) -> Entry:
+    if not isinstance(under.value, dict) or not isinstance(over.value, dict):
+        return over
+    both = {key: _merge(entry, over.value[key]) if key in over.value else entry for key, entry in under.value.items()}
+    return Entry(both | {key: entry for key, entry in over.value.items() if key not in both}, over.place)
+
+
+def override(entry: Entry, overrides: Sequence[str]) -> Entry:
+    """`entry` with each "dotted.key=value" of `overrides` in it. Raises UserError where one is not written so."""
+    seen: set[str] = set()
+    for setting in overrides:
+        place = COMMAND_LINE + setting
+        key, equals, text = setting.partition("=")
+        path = [part.strip() for part in key.split(".")]
+        if not equals or not all(path):
+            raise UserError(f"{place}: write key=value, such as train.lr=3e-4")
+        if path[0] in ("extends", "sweep"):
+            raise UserError(f"{place}: {path[0]} can only be set in a file")
+        if key in seen:
+            raise UserError(f"{place}: {key} is set twice on the command line")
+        seen.add(key)
+        # The shell takes the quotes off key="", so nothing means empty text; null is written out.
+        value = _parse(text, lambda line: place) if text.strip() else Entry("", place)
+        entry = _set(entry, path, value or Entry(None, place))
+    return entry
+
+
+def _set(entry: Entry, path: Sequence[str], value: Entry) -> Entry:
+    if not path:
+        return _merge(entry, value)
+    inside = entry.value if isinstance(entry.value, dict) else {}
+    below = inside.get(path[0], Entry(None, value.place))
+    return Entry(inside | {path[0]: _set(below, path[1:], value)}, entry.place)
+
+
+def plain(entry: Entry) -> Any:
+    """The values without their places: nested dicts, lists and scalars."""
+    if isinstance(entry.value, dict):
+        return {key: plain(inner) for key, inner in entry.value.items()}
+    if isinstance(entry.value, list):
+        return [plain(inner) for inner in entry.value]
+    return entry.value
+
+
+def place_of(entry: Entry, path: KeyPath) -> str:
+    """The place of `path`, or of the nearest thing around it where it is not written."""
+    for key in path:
+        if isinstance(entry.value, dict) and key in entry.value:
+            entry = entry.value[key]
+        elif isinstance(entry.value, list) and isinstance(key, int) and key < len(entry.value):
+            entry = entry.value[key]
+        else:
+            break
+    return entry.place
