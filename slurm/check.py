@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cost import Cost, run_cost
+from jobs.preflight import input_problems
 from jobs.spec import Spec, StageResources
 from jobs.spec_file import dump, load
 
@@ -31,6 +32,8 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
         costs = [run_cost(run.spec) for run in study.runs]
         total = sum(cost.training_flops + cost.sampling_flops + evaluation_flops(cost) for cost in costs)
         print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
+    for problem in dict.fromkeys(problem for run in study.runs for problem in input_problems(run.spec)):
+        print(f"not ready to run: {problem}")
     print(f"{path}: valid")
 
 

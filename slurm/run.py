@@ -10,6 +10,7 @@ from rich.table import Table
 
 from jobs.errors import StageFailed, UserError
 from jobs.files import read_json
+from jobs.preflight import check_inputs
 from jobs.progress import duration
 from jobs.rundir import RunDir, freeze
 from jobs.spec_file import load
@@ -22,6 +23,7 @@ FAILED, INTERRUPTED = 1, 130
 def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path) -> int:
     """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
     study = load(spec, overrides)
+    check_inputs([run.spec for run in study.runs])
     runs = freeze(study, runs_folder)
     print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
     status, failures = 0, {}
@@ -95,5 +97,5 @@ def print_summary(runs: Sequence[RunDir], failures: dict[Path, str]) -> None:
         if run.is_done("sample"):
             print(f"picture      {run.samples_png}\nsamples      {run.samples_h5}")
     if len(runs) > 3:
-        print(f"... and so on in each run's samples/")
+        print("... and so on in each run's samples/")
     print(f"TensorBoard  tensorboard --logdir {study}")

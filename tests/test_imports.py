@@ -1,0 +1,60 @@
+"""The house's import rules, and that the login node never loads torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {"diffusion": {"diffusion"}, "jobs": {"diffusion", "jobs"}, "slurm": {"diffusion", "jobs", "slurm"}}
+MATHEMATICS = {"torch", "numpy", "diffusion"} | set(sys.stdlib_module_names)
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert len(files) > 5
+    for file in files:
+        wrong = imported(file) & set(ALLOWED) - ALLOWED[package]
+        assert not wrong, f"{file} imports {wrong}"
+
+
+def test_diffusion_needs_torch_and_numpy_only():
+    for file in (ROOT / "diffusion").rglob("*.py"):
+        assert imported(file) <= MATHEMATICS, file
+
+
+def loaded_by(code: str) -> set[str]:
+    result = subprocess.run([sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"], capture_output=True, text=True,
+                            cwd=ROOT, check=True)
+    return {name.split(".")[0] for name in result.stdout.splitlines()[-1].split()}
+
+
+def test_help_loads_nothing_heavy():
+    loaded = loaded_by("from click.testing import CliRunner\nfrom slurm.cli import cli\n"
+                       "assert CliRunner().invoke(cli, ['run', '--help']).exit_code == 0")
+    assert not loaded & {"torch", "numpy", "pydantic", "rich", "h5py", "submitit", "yaml"}
+
+
+@pytest.mark.parametrize("module", ["check", "run", "local", "transfer", "make_data"])
+def test_the_command_line_never_loads_torch(module):
+    assert "torch" not in loaded_by(f"import slurm.{module}")
+
+
+def test_checking_a_spec_does_not_load_torch():
+    loaded = loaded_by("from pathlib import Path\nfrom slurm.check import print_check\n"
+                       "print_check(Path('configs/schedules-sweep.yaml'), ())")
+    assert "torch" not in loaded
