@@ -1,7 +1,7 @@
 """Checkpoints: whole or absent, self-describing, the newest good one found again.
 
 checkpoints/step-00001000/
-    manifest.json             step, the network's configuration, sha256 of every other file
+    manifest.json             step; sha256 and bytes of every other file
     model.safetensors         the weights as trained
     ema-0.9999.safetensors    one for each averaging rate
     training.pt               optimiser, gradient scaler, timestep sampler; absent in imported checkpoints
@@ -63,8 +63,10 @@ def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, We
             save_weights(folder / weights_name(rate), weights, spec, {"step": str(step), "ema_rate": str(rate or "")})
         if training_state is not None:
             torch.save(training_state, folder / "training.pt")
-        hashes = {file.name: sha256_of_file(file) for file in sorted(folder.iterdir())}
-        write_json(folder / "manifest.json", {"format": 1, "step": step, "sha256": hashes})
+        files = sorted(folder.iterdir())
+        write_json(folder / "manifest.json", {"format": 1, "step": step,
+                                              "sha256": {file.name: sha256_of_file(file) for file in files},
+                                              "bytes": {file.name: file.stat().st_size for file in files}})
         if final.exists():  # a damaged one that was passed over on resuming
             shutil.rmtree(final)
     _prune(run)
@@ -123,11 +125,14 @@ def newest_checkpoint(run: RunDir, report=lambda text: None) -> Checkpoint | Non
 
 def final_checkpoint(run: RunDir) -> Checkpoint:
     """The checkpoint at the last iteration. Raises UserError where training is not finished or its result damaged."""
-    iterations = run.spec.train.iterations
+    iterations, last = run.spec.train.iterations, run.checkpoints / f"step-{run.spec.train.iterations:08}"
     reached = run.trained_steps()
     if reached < iterations:
         raise UserError(f"{run.path}: training is not finished (step {reached} of {iterations}); run `iddpm train {run.path}`")
-    return open_checkpoint(run.checkpoints / f"step-{iterations:08}")
+    try:
+        return open_checkpoint(last)
+    except UserError as error:
+        raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` goes on from the one before.") from error
 
 
 def load_weights(network: torch.nn.Module, weights: Weights, source: Path) -> None:

@@ -1,21 +1,18 @@
 """Chunks of samples: what makes two of them belong together, and their files.
 
 samples/chunk-NNNNN.h5 holds sample.batch_size consecutive samples (the last one what is left): /images uint8
-[n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes: `settings` (JSON), `device`, and
-`sha256` of the content.
+[n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes: `settings` (JSON) and `device`.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from jobs.errors import UserError
 from jobs.files import atomic_path
-from jobs.hdf5 import as_bytes
+from jobs.hdf5 import as_bytes, open_sealed
 from jobs.rundir import RunDir
 from jobs.spec import Spec
 
@@ -29,13 +26,6 @@ class Chunk:
     labels: np.ndarray | None
     device: str
     """Kind of the device that made them: "cpu" or a GPU's name."""
-
-    def sha256(self) -> str:
-        digest = hashlib.sha256()
-        for array in (self.images, self.sample_index, self.labels):
-            if array is not None:
-                digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
 
 
 def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
@@ -66,13 +56,12 @@ def write_chunk(path: Path, chunk: Chunk, settings: dict) -> None:
     arrays = {"images": chunk.images, "sample_index": chunk.sample_index}
     if chunk.labels is not None:
         arrays["labels"] = chunk.labels
-    attributes = {"settings": json.dumps(settings), "device": chunk.device, "sha256": chunk.sha256()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(as_bytes(arrays, attributes))
+        temporary.write_bytes(as_bytes(arrays, {"settings": json.dumps(settings), "device": chunk.device}))
 
 
 class DamagedChunk(UserError):
-    """A chunk file that cannot be read or whose checksum is wrong."""
+    """A chunk file that is not what `write_chunk` wrote."""
 
 
 def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
@@ -81,14 +70,12 @@ def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
     Raises DamagedChunk where it is not whole, UserError (naming what differs) where it is another run's.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_sealed(path) as file:
             chunk = Chunk(file["images"][:], file["sample_index"][:], file["labels"][:] if "labels" in file else None,
                           file.attrs["device"])
-            theirs, sha256 = json.loads(file.attrs["settings"]), file.attrs["sha256"]
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+            theirs = json.loads(file.attrs["settings"])
+    except (OSError, KeyError, ValueError) as error:
         raise DamagedChunk(f"{path}: cannot be read ({error})") from error
-    if chunk.sha256() != sha256:
-        raise DamagedChunk(f"{path}: damaged (its checksum is not the recorded one)")
     if theirs != settings:
         raise UserError(f"{path}: made with other weights or settings: {'; '.join(_differences(theirs, settings))}")
     if chunk.sample_index.tolist() != list(indices) or len(chunk.images) != len(indices):

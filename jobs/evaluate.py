@@ -1,6 +1,7 @@
 """The evaluation stage: Fréchet distance of the samples, bits/dim of held-out examples; into evaluation.json."""
 
 import math
+import re
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from diffusion.losses import bits_per_dim
 from jobs.board import Board
 from jobs.build import build_diffusion
 from jobs.data import open_data
-from jobs.distributed import Group, any_rank, gather_rows
+from jobs.distributed import Group, any_rank, gather_rows, on_main
 from jobs.errors import UserError
 from jobs.features import Features, open_features
 from jobs.files import atomic_path, sha256_of_json, write_json
@@ -23,7 +24,7 @@ from jobs.pictures import to_x
 from jobs.progress import Progress
 from jobs.randomness import generator_for, randn_from
 from jobs.rundir import RunDir
-from jobs.sample import load_sampler
+from jobs.sample import TELL_EVERY, asked_to_stop, load_sampler
 from jobs.spec import Spec
 
 
@@ -35,8 +36,11 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
     """Write evaluation.json: "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
     spec, settings = run.spec, run.spec.evaluate
     network, sampled_with = load_sampler(run, group)
-    if recorded_identity(run.samples_h5) != sha256_of_json(sampled_with):
-        raise UserError(f"{run.samples_h5}: missing, or made with other weights or settings; run `iddpm sample {run.path}`")
+    if not run.samples_h5.exists():
+        raise UserError(f"{run.samples_h5}: missing; run `iddpm sample {run.path}`")
+    if on_main(lambda: recorded_identity(run.samples_h5)) != sha256_of_json(sampled_with):
+        raise UserError(f"{run.samples_h5}: damaged, or made with other weights or settings. "
+                        f"Remove {run.samples} and run `iddpm sample {run.path}`.")
 
     result: dict = {"weights_sha256": sampled_with["weights_sha256"], "samples": spec.sample.num_samples}
     batches = -(-settings.nll_examples // settings.batch_size)
@@ -48,7 +52,7 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
     def on_step() -> None:
         nonlocal steps
         steps += 1
-        if interruption.requested:
+        if (interruption.requested or steps % TELL_EVERY == 0) and asked_to_stop(group, interruption):
             raise _Stopped
         if progress:
             progress.update(steps)
@@ -161,12 +165,15 @@ def headline(result: dict) -> dict[str, float]:
 
 
 def record_hparams(run: RunDir, result: dict) -> None:
+    """The run's row in TensorBoard's HPARAMS table: what a sweep varies and the usual suspects, with the metrics."""
     spec = run.spec
     settings = {"noise_schedule": spec.diffusion.noise_schedule, "loss": spec.diffusion.loss, "lr": spec.train.lr,
                 "diffusion_steps": spec.diffusion.diffusion_steps, "batch_size": spec.train.batch_size,
-                "num_channels": spec.model.num_channels, "num_res_blocks": spec.model.num_res_blocks,
-                "dropout": spec.model.dropout, "iterations": spec.train.iterations, "precision": spec.train.precision,
-                "schedule_sampler": spec.train.schedule_sampler, "run": run.path.name}
+                "num_channels": spec.model.num_channels, "dropout": spec.model.dropout, "iterations": spec.train.iterations}
+    for key, value in run.differs.items():
+        settings.setdefault(key.split(".")[-1], value if isinstance(value, (bool, int, float, str)) else str(value))
+    metrics = {"metrics/" + re.sub("[^A-Za-z0-9.]+", "_", name).strip("_"): value
+               for name, value in result["headline"].items()}
     board = Board(run.tensorboard, spec.train.iterations)
-    board.hparams(settings, {f"metrics/{name}": value for name, value in result["headline"].items()}, spec.train.iterations)
+    board.hparams(settings, metrics, spec.train.iterations)
     board.close()

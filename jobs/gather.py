@@ -10,7 +10,7 @@ import numpy as np
 from jobs.chunks import chunk_file, chunk_indices, number_of_chunks, read_chunk
 from jobs.errors import UserError
 from jobs.files import atomic_path, sha256_of_json
-from jobs.hdf5 import Layout, lay_out
+from jobs.hdf5 import Layout, lay_out, open_sealed, seal
 from jobs.pictures import grid, write_png
 from jobs.provenance import package_versions
 from jobs.rundir import RunDir
@@ -37,7 +37,7 @@ def settings_of_chunks(run: RunDir) -> dict:
     """The settings recorded in the first chunk there is, for gathering without the weights at hand."""
     for file in sorted(run.samples.glob("chunk-*.h5")):
         try:
-            with h5py.File(file, "r") as chunk:
+            with open_sealed(file) as chunk:
                 return json.loads(chunk.attrs["settings"])
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); `iddpm sample {run.path}` computes it again") from error
@@ -87,6 +87,7 @@ def _write_h5(run: RunDir, settings: dict, devices: set[str]) -> None:
                 for offset, array in arrays.items():
                     file.seek(offset)
                     file.write(np.ascontiguousarray(array))
+        seal(temporary)
 
 
 def _write_npz(run: RunDir) -> None:
@@ -107,9 +108,9 @@ def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows:
 
 
 def recorded_identity(samples_h5: Path) -> str | None:
-    """Which settings samples.h5 was made with, None where there is none."""
+    """Which settings samples.h5 was made with, None where it is damaged."""
     try:
-        with h5py.File(samples_h5, "r") as file:
+        with open_sealed(samples_h5) as file:
             return file.attrs["identity"]
     except (OSError, KeyError):
         return None

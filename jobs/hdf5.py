@@ -1,15 +1,19 @@
-"""Writing HDF5 files that may not fit on the disk.
+"""HDF5 files that may not fit on the disk, and that may come back damaged.
 
 HDF5 lays out the file, Python writes the arrays into their places: a full disk is then an OSError, where HDF5 itself
 fails to close its file and takes the process down at exit (seen with h5py 3.16 on HDF5 2.0).
+
+A sealed file ends in its own checksum, where HDF5 does not look: a flipped byte is found before HDF5 reads it, which
+ends some processes with a segmentation fault.
 """
 
+import hashlib
 import io
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -37,7 +41,7 @@ class Layout:
 def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) -> dict[str, list[int]]:
     """Create the file with empty datasets. Returns, by name, the offset in the file of each chunk (one if contiguous)."""
     own = (1 << 16) + sum(len(str(value)) for value in attributes.values())
-    own += 64 * sum(-(-layout.shape[0] // layout.chunks[0]) for layout in layouts.values() if layout.chunks)
+    own += 72 * sum(-(-layout.shape[0] // layout.chunks[0]) for layout in layouts.values() if layout.chunks)
     with open(path, "wb") as file:  # what HDF5 itself will write: a full disk must show before it does
         file.write(bytes(own))
         file.flush()
@@ -60,10 +64,40 @@ def _create(file: h5py.File, name: str, layout: Layout) -> list[int]:
 
 
 def as_bytes(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:
-    """A whole small HDF5 file, made in memory."""
+    """A whole small HDF5 file, made in memory and sealed."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         for name, array in arrays.items():
             file[name] = array
         file.attrs.update(attributes)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return content + _seal_of(hashlib.sha256(content))
+
+
+def _seal_of(digest) -> bytes:
+    return f"sha256 {digest.hexdigest()}\n".encode()
+
+
+def seal(path: Path) -> None:
+    """Append the checksum of the finished file `path`."""
+    with open(path, "r+b") as file:
+        digest = _digest(file, path.stat().st_size)
+        file.write(_seal_of(digest))
+
+
+def open_sealed(path: Path) -> h5py.File:
+    """The file `path` for reading, after its checksum. Raises OSError where it is damaged or was not sealed."""
+    with open(path, "rb") as file:
+        digest = _digest(file, path.stat().st_size - len(_seal_of(hashlib.sha256())))
+        if file.read() != _seal_of(digest):
+            raise OSError("damaged: its checksum is not the recorded one")
+    return h5py.File(path, "r")
+
+
+def _digest(file: BinaryIO, size: int) -> "hashlib._Hash":
+    """sha256 of the next `size` bytes."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        digest.update(block)
+        size -= len(block)
+    return digest

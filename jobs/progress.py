@@ -9,6 +9,12 @@ from pathlib import Path
 from jobs.files import write_json
 
 HEARTBEAT_S, LINE_S = 1.0, 15.0
+NOTE = "note: "
+
+
+def note(text: str) -> None:
+    """Say something that the user should hear of although the stage goes on; a launcher picks it out of the log."""
+    print(NOTE + text, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from jobs.errors import UserError
 from jobs.files import make_dir, read_json, write_json, write_text
@@ -67,12 +68,20 @@ class RunDir:
             raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); runs lie in runs/<study>/<run>")
         return load_frozen(self.spec_file)
 
+    @property
+    def differs(self) -> dict[str, Any]:
+        """The swept settings of this run by dotted key, from study.json; empty where it is not of a sweep."""
+        file = self.path.parent / "study.json"
+        return read_json(file)["runs"].get(self.path.name, {"differs": {}})["differs"] if file.is_file() else {}
+
     def trained_steps(self) -> int:
-        """Step of the newest checkpoint by its manifest alone, 0 without one."""
+        """Step of the newest checkpoint whose files have their recorded sizes, 0 without one. Reads no weights."""
         for folder in sorted(self.checkpoints.glob("step-*"), reverse=True):
             try:
-                return int(read_json(folder / "manifest.json")["step"])
-            except (OSError, UserError, KeyError, TypeError, ValueError):
+                manifest = read_json(folder / "manifest.json")
+                if all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items()):
+                    return int(manifest["step"])
+            except (OSError, UserError, KeyError, TypeError, AttributeError, ValueError):
                 continue
         return 0
 

@@ -14,10 +14,11 @@ from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_
                          write_chunk)
 from jobs.distributed import Group, any_rank, on_main
 from jobs.errors import UserError
-from jobs.gather import gather
+from jobs.files import sha256_of_json
+from jobs.gather import gather, recorded_identity
 from jobs.interruption import Interruption
 from jobs.preview import as_images
-from jobs.progress import Progress
+from jobs.progress import Progress, note
 from jobs.randomness import generator_for, randn_from
 from jobs.rundir import RunDir
 from jobs.spec import Spec
@@ -38,7 +39,7 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     state = "failed"
     try:
         # A counter that all ranks share: whoever is free takes the next, and a slow rank holds up nobody.
-        while (turn := group.store.add("chunks_taken", 1) - 1) < len(missing) and not interruption.requested:
+        while (turn := group.store.add("chunks_taken", 1) - 1) < len(missing) and not asked_to_stop(group, interruption):
             chunk = missing[turn]
             images = compute_chunk(spec, network, diffusion, group, chunk, interruption, progress)
             if images is not None:
@@ -50,6 +51,11 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
         if progress:
             progress.close(progress.total if state == "done" else group.store.add("steps_done", 0), state)
     return state
+
+
+def asked_to_stop(group: Group, interruption: Interruption) -> bool:
+    """Whether any rank was, so that all leave together: through the shared store, where no rank waits for another."""
+    return group.store.add("asked_to_stop", int(interruption.requested)) > 0
 
 
 def load_sampler(run: RunDir, group: Group) -> tuple[UNet, dict]:
@@ -65,6 +71,9 @@ def load_sampler(run: RunDir, group: Group) -> tuple[UNet, dict]:
 def missing_chunks(run: RunDir, settings: dict) -> list[int]:
     """Numbers of the chunks to compute. Damaged files are removed and count as missing; foreign ones are a UserError."""
     if run.samples_h5.exists():
+        if recorded_identity(run.samples_h5) != sha256_of_json(settings):
+            raise UserError(f"{run.samples_h5}: damaged, or made with other weights or settings. "
+                            f"Remove {run.samples} to sample anew.")
         return []
     missing = []
     for chunk in range(number_of_chunks(run.spec)):
@@ -74,7 +83,7 @@ def missing_chunks(run: RunDir, settings: dict) -> list[int]:
                 read_chunk(file, chunk_indices(run.spec, chunk), settings)
                 continue
         except DamagedChunk as error:
-            print(f"{error}; computing it again", flush=True)
+            note(f"{error}; computing it again")
             file.unlink()
         except UserError as error:
             raise UserError(f"{error}. Remove {run.samples} to sample anew.") from error
@@ -91,7 +100,7 @@ def compute_chunk(spec: Spec, network: UNet, diffusion: GaussianDiffusion, group
     for step in reverse_chain(spec, network, diffusion, chunk, labels):
         images = step.x
         if step.t % TELL_EVERY == 0:
-            if interruption.requested:
+            if asked_to_stop(group, interruption):
                 return None
             done = group.store.add("steps_done", min(TELL_EVERY, diffusion.num_timesteps - step.t))
             if progress:

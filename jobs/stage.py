@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import StageFailed, UserError
+from jobs.files import remove_leftovers
 from jobs.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: "Interr
     threads = getattr(run.spec.resources, stage).cpus_per_task
     with process_group(meeting_file, threads) as group, contextlib.ExitStack() as held:
         on_main(lambda: held.enter_context(run.exclusively()))
+        on_main(lambda: remove_leftovers(run.path))
         return work(run, group, interruption)
 
 

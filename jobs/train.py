@@ -26,7 +26,7 @@ from jobs.distributed import Group, gather_rows, on_main
 from jobs.errors import StageFailed, UserError
 from jobs.interruption import Agreement, Interruption
 from jobs.preview import denoising_preview, noising_preview
-from jobs.progress import Progress
+from jobs.progress import Progress, note
 from jobs.randomness import derived_seed
 from jobs.rundir import RunDir
 from jobs.spec import Spec, Train
@@ -168,13 +168,14 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 values = tally.collect() | {"grad_norm": grad_norm.item(), "lr": lr_at(step - 1, settings),
                                             "samples": step * settings.batch_size, **machine_values(learner, step, logged)}
                 board.scalars(values, step)
-                logged = time.monotonic(), step
                 if progress:
                     progress.loss = values["loss"]
             if step % settings.save_interval == 0 or last:
                 save(learner, run, step)
                 saved = step
                 show_samples(learner, board, step)
+            if step % settings.log_interval == 0:
+                logged = time.monotonic(), step  # from here on: saving and previews do not count as training
             if progress:
                 progress.update(step)
         agreement.finish()
@@ -205,7 +206,7 @@ def new_learner(spec: Spec, group: Group) -> Learner:
 
 def resume(learner: Learner, run: RunDir) -> int:
     """Take over the newest whole checkpoint, the same on every rank. Returns the number of updates behind it."""
-    checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=print))
+    checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=note))
     settle_buckets(learner)
     if checkpoint is None:
         return 0
@@ -219,7 +220,7 @@ def resume(learner: Learner, run: RunDir) -> int:
     learner.sampler.load_state_dict(state["timestep_sampler"])
     learner.bad_steps.fill_(state["bad_steps"])
     if learner.group.is_main:
-        print(f"going on from {checkpoint.path}", flush=True)
+        note(f"going on from {checkpoint.path}")
     return checkpoint.step
 
 

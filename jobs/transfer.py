@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from jobs.build import build_network
 from jobs.checkpoints import Weights, final_checkpoint, load_weights, save_checkpoint, save_weights
 from jobs.errors import UserError
-from jobs.files import atomic_path
+from jobs.files import atomic_path, read_json, sha256_of_file, write_json
 from jobs.rundir import RunDir
 from jobs.spec import Spec
 
@@ -32,9 +32,7 @@ def read_weights(path: Path, spec: Spec) -> Weights:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
     weights = {key: value.float() for key, value in weights.items()}
-    with torch.device("meta"):
-        network = build_network(spec)
-    load_weights(network, weights, path)
+    load_weights(build_network(spec), weights, path)
     return weights
 
 
@@ -42,11 +40,13 @@ def _describe(value: object) -> str:
     return f"a dict with {', '.join(map(str, list(value)[:5]))}" if isinstance(value, dict) else type(value).__name__
 
 
-def take_in(run: RunDir, weights: Weights) -> None:
-    """Make `weights` the result of the run's training. Raises UserError where the run has been trained."""
+def take_in(run: RunDir, weights: Weights, source: Path) -> None:
+    """Make `weights`, read from `source`, the result of the run's training. Raises UserError where it has been trained."""
     if run.trained_steps():
         raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
     save_checkpoint(run, run.spec.train.iterations, weights, {rate: weights for rate in run.spec.train.ema_rate}, None)
+    origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source)}
+    write_json(run.path / "provenance.json", read_json(run.path / "provenance.json") | {"imported": origin})
 
 
 def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:

@@ -117,7 +117,8 @@ def cifar10(archive: Path, output: Path, split: str) -> None:
 @data.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @OUTPUT
-@click.option("--image-size", type=click.IntRange(min=1), required=True, help="Side in pixels; images are shrunk, then cropped.")
+@click.option("--image-size", type=click.IntRange(min=1), required=True,
+              help="Side in pixels; images are shrunk, then cropped.")
 @click.option("--labels", type=click.Choice(["subfolder", "prefix", "none"]), default="none", show_default=True,
               help="Where an image's class is written: its first sub-folder, or its file name up to the first '_'.")
 @click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)

@@ -15,7 +15,7 @@ from submitit.core.utils import UncompletedJobError
 
 from jobs.errors import StageFailed, UserError
 from jobs.files import make_dir, read_json
-from jobs.progress import Bar
+from jobs.progress import NOTE, Bar
 from jobs.rundir import RunDir
 from jobs.spec import StageResources
 from jobs.stage import run_stage
@@ -42,6 +42,7 @@ def run_locally(run: RunDir, stage: str) -> None:
     with _left_to_the_job():
         job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
     _follow(job, run, stage, began)
+    _repeat_notes(job.paths.stdout)
     _judge(job, run, stage)
 
 
@@ -101,6 +102,14 @@ def _follow(job: Job, run: RunDir, stage: str, began: float) -> None:
             bar.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _repeat_notes(log: Path) -> None:
+    """What the main rank said that should not stay in its log alone."""
+    if log.exists():
+        for line in log.read_text(errors="replace").splitlines():
+            if line.startswith(NOTE):
+                print(line, flush=True)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -15,7 +15,7 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
         raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
     weights = read_weights(checkpoint, study.runs[0].spec)  # refuse what does not fit before anything is written
     run = freeze(study, runs_folder)[0]
-    take_in(run, weights)
+    take_in(run, weights, checkpoint)
     print(f"{run.path}: imported; `iddpm run {spec}` samples and evaluates it")
 
 

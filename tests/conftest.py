@@ -121,8 +121,9 @@ def ranks():
             place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             log = open(run.path / f"{stage}-{rank}.log", "a")
-            processes.append(subprocess.Popen([sys.executable, "-m", "jobs.stage", stage, str(run.path)], stdout=log, stderr=log,
-                                              env=os.environ | {key: str(value) for key, value in place.items()}))
+            environment = os.environ | {key: str(value) for key, value in place.items()}
+            processes.append(subprocess.Popen([sys.executable, "-m", "jobs.stage", stage, str(run.path)],
+                                              stdout=log, stderr=log, env=environment))
             log.close()
         started.extend(processes)
         return max(process.wait() for process in processes) if wait else processes

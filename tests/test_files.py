@@ -4,7 +4,7 @@ import os
 import pytest
 
 from jobs.errors import UserError
-from jobs.files import atomic_path, make_dir, read_json, sha256_of_json, write_json, write_text
+from jobs.files import atomic_path, make_dir, read_json, remove_leftovers, sha256_of_json, write_json, write_text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -60,3 +60,13 @@ def test_json_round_trip_and_damage(tmp_path):
 
 def test_hash_of_json_ignores_the_order_of_keys():
     assert sha256_of_json({"a": 1, "b": 2}) == sha256_of_json({"b": 2, "a": 1}) != sha256_of_json({"a": 2, "b": 1})
+
+
+def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / "checkpoints" / ".step-00000010.77.tmp").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".step-00000010.77.tmp" / "model.safetensors").write_text("half")
+    (tmp_path / ".samples.77.tmp.h5").write_text("half")
+    (tmp_path / "samples.h5").write_text("whole")
+    (tmp_path / "tmp.txt").write_text("mine")
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["checkpoints", "samples.h5", "tmp.txt"]

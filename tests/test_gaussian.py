@@ -38,7 +38,8 @@ def test_every_parameterisation_of_the_same_truth_gives_the_same_mean(schedule):
 def test_learned_range_interpolates_between_posterior_and_beta():
     diffusion = GaussianDiffusion(betas_of("linear", 100), variance="learned_range")
     x, t = torch.zeros(1, 1, 2, 2), torch.tensor([50])
-    for v, bound in ((-1.0, diffusion.coefficients.posterior_log_variance_clipped[50]), (1.0, np.log(diffusion.coefficients.betas[50]))):
+    coefficients = diffusion.coefficients
+    for v, bound in ((-1.0, coefficients.posterior_log_variance_clipped[50]), (1.0, np.log(coefficients.betas[50]))):
         p = diffusion.prediction(torch.cat([x, x + v], dim=1), x, t)
         assert p.log_variance.flatten().tolist() == close([bound] * 4, rel=1e-6)
 
