@@ -213,7 +213,7 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
         found.append(("sample.ema_rate", f"{spec.sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
     if spec.evaluate.nll_examples and spec.evaluate.nll_data is None:
         found.append(("evaluate.nll_data", "nll_examples needs a held-out data set"))
-    found += _batch_contradictions(spec)
+    found += batch_contradictions(train, spec.resources.train.world_size)
 
     try:
         space_timesteps(diffusion.diffusion_steps, spec.sample.timestep_respacing)
@@ -237,8 +237,8 @@ def _attention_contradictions(image_size: int, model: Model) -> list[tuple[str, 
     return found
 
 
-def _batch_contradictions(spec: Spec) -> list[tuple[str, str]]:
-    train, ranks = spec.train, spec.resources.train.world_size
+def batch_contradictions(train: Train, ranks: int) -> list[tuple[str, str]]:
+    """What keeps `ranks` processes from sharing the batch evenly, as `contradictions` has it."""
     if train.batch_size % ranks:
         return [("train.batch_size", f"{train.batch_size} cannot be split evenly over {ranks} ranks (resources.train)")]
     if train.microbatch and (train.batch_size // ranks) % train.microbatch:

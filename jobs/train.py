@@ -29,7 +29,7 @@ from jobs.preview import denoising_preview, noising_preview
 from jobs.progress import Progress, note
 from jobs.randomness import derived_seed
 from jobs.rundir import RunDir
-from jobs.spec import Spec, Train
+from jobs.spec import Spec, Train, batch_contradictions
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_BAD_STEPS = 50  # fp16's scale starts at 2**16: some 20 overflows in a row are its search for one that fits
@@ -136,11 +136,8 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
     Raises UserError for data or a checkpoint that does not fit, StageFailed where training diverges.
     """
     spec, settings = run.spec, run.spec.train
-    if settings.batch_size % group.world_size:
-        raise UserError(f"train.batch_size: {settings.batch_size} cannot be split evenly over {group.world_size} ranks")
-    if settings.microbatch and (settings.batch_size // group.world_size) % settings.microbatch:
-        raise UserError(f"train.microbatch: {settings.microbatch} does not divide the "
-                        f"{settings.batch_size // group.world_size} examples of one rank")
+    for key, problem in batch_contradictions(settings, group.world_size):  # torchrun may start other numbers of ranks
+        raise UserError(f"{key}: {problem}")
     data = open_data(spec.data.path, spec.data.image_size, spec.data.channels,
                      spec.data.num_classes if spec.data.class_cond else None)
     learner = new_learner(spec, group)

@@ -1,5 +1,7 @@
 """`iddpm run`: every stage of every run of a spec on this machine, then a table of what came out."""
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,4 +100,12 @@ def print_summary(runs: Sequence[RunDir], failures: dict[Path, str]) -> None:
             print(f"picture      {run.samples_png}\nsamples      {run.samples_h5}")
     if len(runs) > 3:
         print("... and so on in each run's samples/")
-    print(f"TensorBoard  tensorboard --logdir {study}")
+    print(f"TensorBoard  {command_beside_python('tensorboard')} --logdir {study}")
+
+
+def command_beside_python(name: str) -> str:
+    """How to type an installed command: by name where the shell finds it, else by its path in this environment."""
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).parent / name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
