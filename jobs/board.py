@@ -43,6 +43,11 @@ class Board:
                 self.writer.file_writer.add_summary(summary)
             self.scalars(metrics, step)
 
+    def flush(self) -> None:
+        """Return when all that was given is in the file."""
+        if self.writer:
+            self.writer.flush()
+
     def close(self) -> None:
         if self.writer:
             self.writer.close()

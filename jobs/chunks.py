@@ -77,10 +77,15 @@ def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
     except (OSError, KeyError, ValueError) as error:
         raise DamagedChunk(f"{path}: cannot be read ({error})") from error
     if theirs != settings:
-        raise UserError(f"{path}: made with other weights or settings: {'; '.join(_differences(theirs, settings))}")
+        raise UserError(f"{path}: made with other weights or settings: {differences(theirs, settings)}")
     if chunk.sample_index.tolist() != list(indices) or len(chunk.images) != len(indices):
         raise UserError(f"{path}: does not hold the samples {indices.start} to {indices.stop - 1}")
     return chunk
+
+
+def differences(theirs: dict, ours: dict) -> str:
+    """Where two sampling settings differ, such as "sample.seed 1 instead of 0"."""
+    return "; ".join(_differences(theirs, ours))
 
 
 def _differences(theirs: dict, ours: dict, prefix: str = "") -> list[str]:

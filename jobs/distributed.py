@@ -1,6 +1,9 @@
 """The process group of a stage: who takes part, where they meet, what they share."""
 
+import fcntl
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from torch import Tensor
 from jobs.errors import UserError
 from jobs.files import write_text
 
+SIOCGIFADDR = 0x8915  # linux/sockios.h
 MEETING_TIMEOUT = timedelta(minutes=10)
 # Longer than any rank legitimately lets the others wait: a checkpoint to slow disks, preview samples.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
@@ -45,12 +49,37 @@ class _Place:
 
 
 def _place() -> _Place:
-    names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
-             ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"))
+    names = [("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+             ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")]
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # a shell inside an allocation has SLURM's names too
+        names.insert(0, ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
     for keys in names:
         if all(key in os.environ for key in keys):
             return _Place(*(int(os.environ[key]) for key in keys))
     return _Place(0, 1, 0)
+
+
+def _own_address() -> str:
+    """This machine's address as the other nodes of the job reach it, whatever its name resolves to."""
+    launcher = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
+    if launcher is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((launcher, 9))  # sends nothing: it only picks the route
+        return probe.getsockname()[0]
+
+
+def _interface_of(address: str) -> str | None:
+    """Name of the network interface that has this IPv4 address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                if socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24]) == address:
+                    return name
+            except OSError:  # an interface without an address
+                continue
+    return None
 
 
 @contextmanager
@@ -66,9 +95,11 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
     if torch.cuda.is_available():
         device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    # All on this machine: a host name that does not resolve must not matter.
-    if os.environ.get("LOCAL_WORLD_SIZE", str(place.world_size)) == str(place.world_size):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # gloo would look for its network by the host's name, which need not resolve.
+    if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        interface = _interface_of(_own_address())
+        if interface:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
     store = None if "RANK" in os.environ else _meet(place, meeting)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -86,15 +117,17 @@ def _meet(place: _Place, meeting: Path) -> dist.Store:
     if place.world_size == 1:
         return dist.HashStore()
     if place.rank == 0:
-        store = dist.TCPStore("127.0.0.1", 0, place.world_size, is_master=True, wait_for_workers=False, timeout=MEETING_TIMEOUT)
-        write_text(meeting, str(store.port))
+        address = _own_address()
+        store = dist.TCPStore(address, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=MEETING_TIMEOUT)
+        write_text(meeting, f"{address} {store.port}")
         return store
     deadline = time.monotonic() + MEETING_TIMEOUT.total_seconds()
     while not meeting.exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"rank 0 did not come to {meeting} within {MEETING_TIMEOUT}")
         time.sleep(0.05)
-    return dist.TCPStore("127.0.0.1", int(meeting.read_text()), place.world_size, is_master=False, timeout=MEETING_TIMEOUT)
+    address, port = meeting.read_text().split()
+    return dist.TCPStore(address, int(port), place.world_size, is_master=False, timeout=MEETING_TIMEOUT)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from jobs.data import open_data
 from jobs.distributed import Group, any_rank, gather_rows, on_main
 from jobs.errors import UserError
 from jobs.features import Features, open_features
-from jobs.files import atomic_path, sha256_of_json, write_json
+from jobs.files import atomic_path, write_json
 from jobs.frechet import Moments, frechet_distance
-from jobs.gather import recorded_identity
+from jobs.gather import check_samples
 from jobs.interruption import Interruption
 from jobs.pictures import to_x
 from jobs.progress import Progress
@@ -36,11 +36,7 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
     """Write evaluation.json: "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
     spec, settings = run.spec, run.spec.evaluate
     network, sampled_with = load_sampler(run, group)
-    if not run.samples_h5.exists():
-        raise UserError(f"{run.samples_h5}: missing; run `iddpm sample {run.path}`")
-    if on_main(lambda: recorded_identity(run.samples_h5)) != sha256_of_json(sampled_with):
-        raise UserError(f"{run.samples_h5}: damaged, or made with other weights or settings. "
-                        f"Remove {run.samples} and run `iddpm sample {run.path}`.")
+    on_main(lambda: check_samples(run, sampled_with))
 
     result: dict = {"weights_sha256": sampled_with["weights_sha256"], "samples": spec.sample.num_samples}
     batches = -(-settings.nll_examples // settings.batch_size)
@@ -67,16 +63,16 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
             if group.is_main:
                 with atomic_path(run.path / "bits_per_dim.npz") as temporary:
                     np.savez(temporary, **terms)
+        if group.is_main:
+            result["headline"] = headline(result)
+            record_hparams(run, result)
+            write_json(run.evaluation, result)  # last: where it is, all is there
         state = "done"
     except _Stopped:
         state = "interrupted"
     finally:
         if progress:
             progress.close(progress.total if state == "done" else steps, state)
-    if state == "done" and group.is_main:
-        result["headline"] = headline(result)
-        write_json(run.evaluation, result)
-        record_hparams(run, result)
     return state
 
 

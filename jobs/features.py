@@ -42,7 +42,15 @@ def open_features(features: str, device: torch.device) -> Features:
 
     def extract(images: Tensor) -> Tensor:
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        result = network(rgb, **options)
+        try:
+            result = network(rgb, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, torch.jit.Error) as error:
+            said = str(error).strip().splitlines()[-1]
+            raise UserError(f"{features}: fails on uint8 images {list(rgb.shape)}: {said}") from error
+        if not isinstance(result, Tensor):
+            raise UserError(f"{features}: must give one tensor of features, not {type(result).__name__}")
         return result.flatten(1)
 
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

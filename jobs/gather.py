@@ -7,9 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from jobs.chunks import chunk_file, chunk_indices, number_of_chunks, read_chunk
+from jobs.chunks import chunk_file, chunk_indices, differences, number_of_chunks, read_chunk
 from jobs.errors import UserError
-from jobs.files import atomic_path, sha256_of_json
+from jobs.files import atomic_path
 from jobs.hdf5 import Layout, lay_out, open_sealed, seal
 from jobs.pictures import grid, write_png
 from jobs.provenance import package_versions
@@ -71,7 +71,7 @@ def _write_h5(run: RunDir, settings: dict, devices: set[str]) -> None:
     if data.class_cond:
         layouts["labels"] = Layout((count,), "<i8")
     attributes = {
-        "spec": dump(spec), "settings": json.dumps(settings), "identity": sha256_of_json(settings),
+        "spec": dump(spec), "settings": json.dumps(settings),
         "weights_sha256": settings["weights_sha256"], "device": ", ".join(sorted(devices)), "sampler": spec.sample.sampler,
         "timestep_respacing": spec.sample.timestep_respacing, "diffusion_steps": spec.diffusion.diffusion_steps,
         "packages": json.dumps(package_versions())}
@@ -107,10 +107,17 @@ def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows:
             member.write(np.ascontiguousarray(dataset[start:start + rows]).tobytes())
 
 
-def recorded_identity(samples_h5: Path) -> str | None:
-    """Which settings samples.h5 was made with, None where it is damaged."""
+def check_samples(run: RunDir, settings: dict) -> None:
+    """Raises UserError where samples.h5 is missing, damaged, or made with other settings than `settings`."""
+    file = run.samples_h5
+    if not file.exists():
+        raise UserError(f"{file}: missing; run `iddpm sample {run.path}`")
     try:
-        with open_sealed(samples_h5) as file:
-            return file.attrs["identity"]
-    except (OSError, KeyError):
-        return None
+        with open_sealed(file) as opened:
+            theirs = json.loads(opened.attrs["settings"])
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}). "
+                        f"Remove it, and `iddpm sample {run.path}` gathers it again.") from error
+    if theirs != settings:
+        raise UserError(f"{file}: made with other weights or settings: {differences(theirs, settings)}. "
+                        f"Remove {run.samples}, and `iddpm sample {run.path}` samples anew.")

@@ -14,11 +14,13 @@ class Interruption:
 
     def __init__(self):
         self.requested = False
+        self.by = ""
+        """Name of the last signal; empty also where another rank got it."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number, frame) -> None:
-        self.requested = True
+        self.requested, self.by = True, signal.Signals(number).name
 
 
 class Agreement:

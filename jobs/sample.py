@@ -14,8 +14,7 @@ from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_
                          write_chunk)
 from jobs.distributed import Group, any_rank, on_main
 from jobs.errors import UserError
-from jobs.files import sha256_of_json
-from jobs.gather import gather, recorded_identity
+from jobs.gather import check_samples, gather
 from jobs.interruption import Interruption
 from jobs.preview import as_images
 from jobs.progress import Progress, note
@@ -39,14 +38,17 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     state = "failed"
     try:
         # A counter that all ranks share: whoever is free takes the next, and a slow rank holds up nobody.
-        while (turn := group.store.add("chunks_taken", 1) - 1) < len(missing) and not asked_to_stop(group, interruption):
+        while (turn := group.store.add("chunks_taken", 1) - 1) < len(missing):
+            if asked_to_stop(group, interruption):
+                break
             chunk = missing[turn]
             images = compute_chunk(spec, network, diffusion, group, chunk, interruption, progress)
             if images is not None:
                 write_chunk(chunk_file(run, chunk), images, settings)
-        state = "interrupted" if any_rank(interruption.requested) else "done"
-        if state == "done" and group.is_main:
+        stopped = any_rank(interruption.requested)
+        if not stopped and group.is_main:
             gather(run, settings)
+        state = "interrupted" if stopped else "done"
     finally:
         if progress:
             progress.close(progress.total if state == "done" else group.store.add("steps_done", 0), state)
@@ -69,11 +71,9 @@ def load_sampler(run: RunDir, group: Group) -> tuple[UNet, dict]:
 
 
 def missing_chunks(run: RunDir, settings: dict) -> list[int]:
-    """Numbers of the chunks to compute. Damaged files are removed and count as missing; foreign ones are a UserError."""
+    """Numbers of the chunks to compute. Damaged ones are removed and count as missing; foreign ones are a UserError."""
     if run.samples_h5.exists():
-        if recorded_identity(run.samples_h5) != sha256_of_json(settings):
-            raise UserError(f"{run.samples_h5}: damaged, or made with other weights or settings. "
-                            f"Remove {run.samples} to sample anew.")
+        check_samples(run, settings)
         return []
     missing = []
     for chunk in range(number_of_chunks(run.spec)):
@@ -86,7 +86,7 @@ def missing_chunks(run: RunDir, settings: dict) -> list[int]:
             note(f"{error}; computing it again")
             file.unlink()
         except UserError as error:
-            raise UserError(f"{error}. Remove {run.samples} to sample anew.") from error
+            raise UserError(f"{error}. Remove {run.samples}, and `iddpm sample {run.path}` samples anew.") from error
         missing.append(chunk)
     return missing
 

@@ -23,7 +23,9 @@ STAGES = ("train", "sample", "evaluate")
 def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     """Do this rank's part of one stage. `meeting` names this attempt, so that its ranks find each other.
 
-    Returns {"state": "done" | "interrupted" | "refused" | "failed", "message": ...}: a plain dict, whatever happens.
+    Returns {"state": ..., "message": ..., "signal": ...}: a plain dict, whatever happens. The state is "done",
+    "interrupted", "refused" (bad input), "failed", or "abandoned" (another rank vanished). "signal" names what interrupted
+    this rank, if anything did.
     """
     from jobs.interruption import Interruption
 
@@ -31,15 +33,22 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     run = RunDir(Path(run_path))
     meeting_file = run.path / f".meeting-{meeting}"
     try:
-        return {"state": _in_group(stage, run, meeting_file, interruption), "message": ""}
+        state, message = _in_group(stage, run, meeting_file, interruption), ""
     except UserError as error:
-        return {"state": "refused", "message": str(error)}
+        state, message = "refused", str(error)
     except StageFailed as error:
-        return {"state": "failed", "message": str(error)}
-    except Exception:
-        text = traceback.format_exc()
-        print(text, file=sys.stderr, flush=True)
-        return {"state": "failed", "message": text}
+        state, message = "failed", str(error)
+    except Exception as error:
+        state, message = "abandoned" if _lost_a_rank(error) else "failed", traceback.format_exc()
+        print(message, file=sys.stderr, flush=True)
+    return {"state": state, "message": message, "signal": interruption.by}
+
+
+def _lost_a_rank(error: Exception) -> bool:
+    """Whether this is how gloo, NCCL or the store tell that another process of the group is gone."""
+    import torch.distributed as dist
+    return isinstance(error, dist.DistError) or any(
+        words in str(error) for words in ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL"))
 
 
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: "Interruption") -> str:
@@ -64,7 +73,7 @@ def main() -> int:
     outcome = run_stage(sys.argv[1], sys.argv[2], meeting=f"pid-{os.getpid()}")
     if outcome["message"] and "Traceback" not in outcome["message"]:
         print(f"iddpm: error: {outcome['message']}", file=sys.stderr)
-    return {"done": 0, "interrupted": 3, "refused": 2, "failed": 1}[outcome["state"]]
+    return {"done": 0, "interrupted": 3, "refused": 2, "failed": 1, "abandoned": 1}[outcome["state"]]
 
 
 if __name__ == "__main__":

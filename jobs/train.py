@@ -59,7 +59,7 @@ class Learner:
 def train_step(learner: Learner, batch: Batch, step: int) -> tuple[dict[str, Tensor], Tensor]:
     """One update from this rank's share of the global batch: its loss terms [n], and the global gradient's norm.
 
-    A gradient that is not finite changes nothing but `bad_steps`. Nothing here waits for the device, except that
+    A gradient that is not finite leaves weights and optimiser as they are. Nothing here waits for the device, except that
     loss-second-moment sampling must read the losses.
     """
     train, group = learner.spec.train, learner.group
@@ -168,6 +168,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 if progress:
                     progress.loss = values["loss"]
             if step % settings.save_interval == 0 or last:
+                board.flush()  # a killed run goes on from here and will not log again what came before
                 save(learner, run, step)
                 saved = step
                 show_samples(learner, board, step)
@@ -246,11 +247,12 @@ def check_progress(learner: Learner, run: RunDir, step: int, saved: int) -> None
     """Raise StageFailed where too many updates in a row were skipped."""
     bad_steps = int(learner.bad_steps)
     if bad_steps >= MAX_BAD_STEPS:
-        advice = "lower train.lr, set train.grad_clip or train.warmup"
+        advice = "a lower train.lr, train.grad_clip or train.warmup"
         if learner.spec.train.precision == "fp16":
-            advice += ", or use precision: bf16"
+            advice += ", or precision: bf16"
         raise StageFailed(f"{run.path}: the gradient was not finite in each of the last {bad_steps} steps (step {step}); the "
-                          f"weights were left alone meanwhile, the last checkpoint is of step {saved}. To go on, {advice}.")
+                          f"weights were left alone meanwhile, the last checkpoint is of step {saved}. "
+                          f"Try {advice}, under another name.")
 
 
 def loss_keys(spec: Spec) -> list[str]:

@@ -1,10 +1,12 @@
 """Weights from and to other code: the reference's plain .pt state dict, and .safetensors."""
 
-import pickle
+import io
+import re
+import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from jobs.build import build_network
@@ -26,14 +28,25 @@ def read_weights(path: Path, spec: Spec) -> Weights:
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a plain state dict of tensors ({str(error).splitlines()[0]})") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols that it then reads, or refuses
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
+        raise UserError(f"{path}: not a plain state dict of tensors ({_reason(error)})") from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
-    weights = {key: value.float() for key, value in weights.items()}
+    # Copies: the tensors of one file may be views of another, which safetensors does not write.
+    weights = {key: value.detach().to(torch.float32, copy=True) for key, value in weights.items()}
     load_weights(build_network(spec), weights, path)
     return weights
+
+
+def _reason(error: Exception) -> str:
+    """What helps of a reader's message; torch's own advises to run the code in the file."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds Python objects such as {found[1]}; loading them could run any code, so that is not done"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines and not isinstance(error, UnpicklingError) else "damaged, or of another format"
 
 
 def _describe(value: object) -> str:
@@ -44,9 +57,9 @@ def take_in(run: RunDir, weights: Weights, source: Path) -> None:
     """Make `weights`, read from `source`, the result of the run's training. Raises UserError where it has been trained."""
     if run.trained_steps():
         raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
-    save_checkpoint(run, run.spec.train.iterations, weights, {rate: weights for rate in run.spec.train.ema_rate}, None)
     origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source)}
     write_json(run.path / "provenance.json", read_json(run.path / "provenance.json") | {"imported": origin})
+    save_checkpoint(run, run.spec.train.iterations, weights, {rate: weights for rate in run.spec.train.ema_rate}, None)
 
 
 def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
@@ -61,6 +74,8 @@ def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
     ordered = {key: weights[key] for key in network.state_dict()}
     with atomic_path(output) as temporary:
         if output.suffix == ".pt":
-            torch.save(ordered, temporary)
+            content = io.BytesIO()  # torch itself would not tell of a full disk by an OSError
+            torch.save(ordered, content)
+            temporary.write_bytes(content.getbuffer())
         else:
             save_weights(temporary, ordered, run.spec, {"step": str(checkpoint.step), "ema_rate": str(ema_rate or "")})

@@ -47,6 +47,35 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
     print_check(spec, overrides)
 
 
+@cli.command()
+@SPEC
+@OVERRIDES
+@RUNS
+@click.option("--cluster", metavar="NAME", help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts and what they may cost; submit and write nothing.")
+def submit(spec: Path, overrides: tuple[str, ...], runs_folder: Path, cluster: str | None, dry_run: bool) -> None:
+    """Do the same as SLURM jobs: submit what is neither done nor in the queue."""
+    from slurm.submit import submit_study
+    submit_study(spec, overrides, runs_folder, cluster, dry_run)
+
+
+@cli.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(study: Path, as_json: bool) -> None:
+    """Where every run of STUDY (a directory runs/<study>) stands."""
+    from slurm.status import print_status
+    print_status(study, as_json)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def cancel(path: Path) -> None:
+    """Take the jobs of a study or of one run out of SLURM's queue."""
+    from slurm.cancel import cancel
+    cancel(path)
+
+
 def _stage_command(stage: str, text: str) -> None:
     @cli.command(name=stage, help=text)
     @RUN

@@ -143,8 +143,8 @@ def _judge(job: Job, run: RunDir, stage: str) -> None:
         ranks = [str(rank) for rank, outcome in enumerate(outcomes) if outcome["state"] == "lost"]
         raise StageFailed(f"{run.path}: {stage}: rank {', '.join(ranks)} died without a word (killed, or out of memory?); "
                           f"run again to go on. Log: {log}")
-    if "failed" in by_state:
-        message = by_state["failed"]
+    if "failed" in by_state or "abandoned" in by_state:
+        message = by_state.get("failed") or by_state["abandoned"]
         if "Traceback" in message:
             message = f"{run.path}: {stage} failed: {message.strip().splitlines()[-1]}"
         raise StageFailed(f"{message}\nLog: {log}")

@@ -1,0 +1,85 @@
+import json
+import math
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.hdf5 import Layout, as_bytes, lay_out
+
+RNG = np.random.default_rng(0)
+
+
+@given(rows=st.integers(1, 40), rows_per_chunk=st.none() | st.integers(1, 50),
+       shape=st.lists(st.integers(1, 5), max_size=3), dtype=st.sampled_from(["u1", "<i8", "<f4"]))
+@settings(max_examples=60, deadline=None)
+def test_arrays_written_into_the_laid_out_places_are_read_back(tmp_path_factory, rows, rows_per_chunk, shape, dtype):
+    path = tmp_path_factory.mktemp("layout") / "a.h5"
+    array = RNG.integers(0, 200, (rows, *shape)).astype(dtype)
+    other = np.arange(rows, dtype="<i8")
+    layouts = {"a": Layout(array.shape, dtype, rows_per_chunk), "other": Layout((rows,), "<i8")}
+    places = lay_out(path, layouts, {"n": 3, "é": "ü\n"})
+
+    step = min(rows_per_chunk or rows, rows)
+    assert [len(places["a"]), len(places["other"])] == [math.ceil(rows / step), 1]
+    with open(path, "r+b") as file:
+        for number, place in enumerate(places["a"]):
+            file.seek(place)
+            file.write(array[number * step:(number + 1) * step].tobytes())
+        file.seek(places["other"][0])
+        file.write(other.tobytes())
+    with h5py.File(path, "r") as file:
+        np.testing.assert_array_equal(file["a"][()], array)
+        np.testing.assert_array_equal(file["other"][()], other)
+        assert file["a"].dtype == dtype
+        assert file["a"].chunks == (None if rows_per_chunk is None else (step, *shape))
+        assert dict(file.attrs) == {"n": 3, "é": "ü\n"}
+
+
+LIMITED = """
+import os, resource, sys
+from pathlib import Path
+from jobs.hdf5 import Layout, lay_out
+
+path, rows, rows_per_chunk, side = Path(sys.argv[1]), *map(int, sys.argv[2:])
+layouts = {"images": Layout((rows, side, side, 1), "u1", rows_per_chunk), "labels": Layout((rows,), "<i8")}
+
+def trial(limit):  # the exit status of a process that may write so many bytes to a file
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        lay_out(path, layouts, {"spec": "x" * 4000})
+    except OSError:
+        sys.exit(7)
+    sys.exit(0)
+
+lay_out(path, layouts, {"spec": "x" * 4000})
+size = path.stat().st_size
+print([trial(limit) for limit in (0, 1, 4096, size // 3, size // 2, size - 1, 2 * size + 70_000)])
+"""
+
+
+@pytest.mark.parametrize("rows, rows_per_chunk, side", [(3000, 1, 1), (70, 1, 2), (900, 500, 32)])
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path, rows, rows_per_chunk, side):
+    # A limit on file sizes fails as a full disk does. HDF5 itself would end such a process with a segmentation fault,
+    # at the latest when it exits: 7 says that all that HDF5 writes was tried out beforehand.
+    arguments = [str(tmp_path / "a.h5"), str(rows), str(rows_per_chunk), str(side)]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True)
+    assert (done.stderr, json.loads(done.stdout)) == ("", [7, 7, 7, 7, 7, 7, 0])
+
+
+@given(values=st.lists(st.integers(0, 255), min_size=1, max_size=50),
+       text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+@settings(max_examples=30, deadline=None)
+def test_a_file_made_in_memory_holds_what_was_given(tmp_path_factory, values, text):
+    path = tmp_path_factory.mktemp("bytes") / "a.h5"
+    path.write_bytes(as_bytes({"images": np.array(values, np.uint8), "labels": np.array(values)}, {"text": text}))
+    with h5py.File(path, "r") as file:
+        assert file["images"][:].tolist() == file["labels"][:].tolist() == values
+        assert (file["images"].dtype, file["labels"].dtype, file.attrs["text"]) == (np.uint8, np.int64, text)
