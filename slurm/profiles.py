@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from jobs.errors import UserError
-from jobs.spec import Count, CountOrZero, Section, Text
+from jobs.spec import Count, Section, Text
 
 FOLDERS = (Path("configs/clusters"), Path("~/.config/iddpm/clusters").expanduser())
 
@@ -24,6 +24,7 @@ def _harmless(value: str) -> str:
 
 
 Option = Annotated[Text, AfterValidator(_harmless)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Profile(Section):
@@ -45,7 +46,7 @@ class Profile(Section):
     """Shell lines before the job, such as `module load cuda`; they run as they are."""
     python: Text | None = None
     """Command that runs Python in the job, such as `apptainer exec image.sif python`; null: this one."""
-    environment: dict[Text, str] = {}
+    environment: dict[Variable, Text] = {}
 
 
 def load_profile(name: str | None) -> Profile:

@@ -1,5 +1,6 @@
 """`iddpm submit`: the stages of all runs of a spec as SLURM jobs, one array for each stage and kind of resources."""
 
+import shlex
 import time
 import uuid
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from submitit import SlurmExecutor
 
-from jobs.errors import UserError
+from jobs.errors import StageFailed, UserError
 from jobs.preflight import check_inputs
 from jobs.rundir import RunDir, freeze
 from jobs.spec import StageResources
@@ -98,7 +99,7 @@ def executor(folder: Path, stage: str, resources: StageResources, profile: Profi
         "dependency": dependency, "stderr_to_stdout": True, "additional_parameters": options,
         # A rank that dies must not leave the others waiting for it until the time limit.
         "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": [*(f"export {key}={value!r}" for key, value in profile.environment.items()), *profile.setup] or None}
+        "setup": [*(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()), *profile.setup] or None}
     launcher = SlurmExecutor(folder / "logs" / name, python=profile.python)
     launcher.update_parameters(**{key: value for key, value in parameters.items() if value})
     return launcher
@@ -122,7 +123,7 @@ def test_only(text: str, stage: str) -> None:
     """Ask the cluster whether it would take such a job. Raises UserError with its answer where not."""
     try:
         command("sbatch", "--test-only", text=text)
-    except Exception as error:
+    except StageFailed as error:
         raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error
 
 
