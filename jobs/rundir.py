@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
-from jobs.files import make_dir, read_json, write_json, write_text
+from jobs.files import json_text, read_json, write_json, write_texts
 from jobs.provenance import provenance
 from jobs.spec import Spec
 from jobs.spec_file import difference, dump, load_frozen
@@ -88,7 +88,8 @@ class RunDir:
     def is_done(self, stage: str) -> bool:
         """Whether the results of "train", "sample" or "evaluate" are there."""
         if stage == "train":
-            return self.trained_steps() >= self.spec.train.iterations
+            steps = self.trained_steps()
+            return steps > 0 and steps >= self.spec.train.iterations
         if stage == "sample":
             return all(path.exists() for path in (self.samples_h5, self.samples / "samples.npz", self.samples_png))
         return self.evaluation.exists()
@@ -123,13 +124,13 @@ def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
             if changed:
                 raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
                                 + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")
+    origin, files = json_text(provenance()), {}
     for run, directory in zip(study.runs, directories):
-        make_dir(directory.path)
         if not directory.spec_file.is_file():
-            write_json(directory.path / "provenance.json", provenance())
-            write_text(directory.spec_file, dump(run.spec))
+            files |= {directory.path / "provenance.json": origin, directory.spec_file: dump(run.spec)}
         elif difference(directory.spec, run.spec):
-            write_text(directory.spec_file, dump(run.spec))
+            files[directory.spec_file] = dump(run.spec)
+    write_texts(files)
     _record_study(study, folder)
     return [RunDir(directory.path) for directory in directories]
 

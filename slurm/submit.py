@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError
 
 from jobs.errors import StageFailed, UserError
 from jobs.preflight import check_inputs
@@ -74,8 +75,11 @@ def submit_chain(chain: Chain, folder: Path, profile: Profile) -> None:
         submission = Submission(name, stage, [run.path.name for run in chain.runs], time.time())
         record(folder, submission)
         launcher = executor(folder, stage, resources, profile, name, dependency)
-        with launcher.batch():
-            jobs = [launcher.submit(run_in_slurm, stage, str(run.path)) for run in chain.runs]
+        try:
+            with launcher.batch():
+                jobs = [launcher.submit(run_in_slurm, stage, str(run.path)) for run in chain.runs]
+        except FailedJobError as error:
+            raise StageFailed(f"{stage}: sbatch refused: {error}; submit again for what is missing") from error
         submission = replace(submission, job_id=jobs[0].job_id.split("_")[0])
         record(folder, submission)
         # aftercorr: element i waits for element i, not for the whole array.

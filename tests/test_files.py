@@ -4,7 +4,7 @@ import os
 import pytest
 
 from jobs.errors import UserError
-from jobs.files import atomic_path, make_dir, read_json, remove_leftovers, sha256_of_json, write_json, write_text
+from jobs.files import atomic_path, make_dir, read_json, remove_leftovers, sha256_of_json, write_json, write_text, write_texts
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -26,6 +26,16 @@ def test_a_folder_appears_with_all_its_files(tmp_path):
         (temporary / "inside").write_text("x")
         assert not (tmp_path / "folder").exists()
     assert (tmp_path / "folder" / "inside").read_text() == "x" and os.listdir(tmp_path) == ["folder"]
+
+
+def test_many_files_at_once_or_a_message_that_names_one(tmp_path):
+    write_texts({tmp_path / "a" / "spec.yaml": "one", tmp_path / "b" / "spec.yaml": "two"})
+    assert (tmp_path / "a" / "spec.yaml").read_text() == "one" and (tmp_path / "b" / "spec.yaml").read_text() == "two"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/spec.yaml: a file stands where a folder is needed"):
+        write_texts({tmp_path / "c" / "spec.yaml": "three", tmp_path / "file" / "spec.yaml": "four"})
+    assert sorted(file.name for file in tmp_path.rglob("*.yaml")) == ["spec.yaml", "spec.yaml"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("number, words", [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"),
