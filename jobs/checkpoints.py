@@ -7,13 +7,14 @@ checkpoints/step-00001000/
     training.pt               optimiser, gradient scaler, timestep sampler; absent in imported checkpoints
 """
 
+import io
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from jobs.errors import UserError
@@ -62,7 +63,9 @@ def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, We
         for rate, weights in {None: model, **emas}.items():
             save_weights(folder / weights_name(rate), weights, spec, {"step": str(step), "ema_rate": str(rate or "")})
         if training_state is not None:
-            torch.save(training_state, folder / "training.pt")
+            content = io.BytesIO()
+            torch.save(training_state, content)
+            (folder / "training.pt").write_bytes(content.getbuffer())
         files = sorted(folder.iterdir())
         write_json(folder / "manifest.json", {"format": 1, "step": step,
                                               "sha256": {file.name: sha256_of_file(file) for file in files},
@@ -76,7 +79,8 @@ def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, We
 def save_weights(path: Path, weights: Weights, spec: Spec, notes: dict[str, str]) -> None:
     """One .safetensors file that says by itself what network and process the weights belong to."""
     contiguous = {key: value.detach().contiguous().cpu() for key, value in weights.items()}
-    save_file(contiguous, path, metadata={"format": "pt", "spec": dump(spec), **notes})
+    # From Python: a full disk is then an OSError, where the writers of safetensors and torch raise something else.
+    path.write_bytes(save(contiguous, metadata={"format": "pt", "spec": dump(spec), **notes}))
 
 
 def _prune(run: RunDir, newest: int) -> None:

@@ -209,6 +209,9 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
     if model.learn_sigma and diffusion.sigma_small:
         found.append(("diffusion.sigma_small", "chooses a fixed variance, but learn_sigma is on"))
 
+    if diffusion.noise_schedule == "linear" and diffusion.diffusion_steps <= 20:
+        found.append(("diffusion.diffusion_steps", f"{diffusion.diffusion_steps} is too few for noise_schedule: linear, "
+                      "which is scaled to reach the same noise; it needs at least 21"))
     if spec.sample.ema_rate is not None and spec.sample.ema_rate not in train.ema_rate:
         found.append(("sample.ema_rate", f"{spec.sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
     if spec.evaluate.nll_examples and spec.evaluate.nll_data is None:

@@ -32,8 +32,8 @@ from jobs.stage import run_stage
 world_size, path = int(sys.argv[1]), sys.argv[2]
 for rank in range(world_size):
     if not os.fork():
-        os.environ |= {"SUBMITIT_LOCAL_GLOBALID": str(rank), "SUBMITIT_LOCAL_NTASKS": str(world_size),
-                       "SUBMITIT_LOCAL_LOCALID": str(rank)}
+        os.environ |= {f"SUBMITIT_LOCAL_{key}": str(value)
+                       for key, value in {"GLOBALID": rank, "LOCALID": rank, "NTASKS": world_size}.items()}
         sys.exit(run_stage("train", path, "forked")["state"] != "done")
 print(*(os.wait()[1] for _ in range(world_size)))
 """

@@ -139,6 +139,8 @@ def test_resolving_again_changes_nothing():
      ["simple", "loss: hybrid"]),
     ({"model": {"learn_sigma": False}}, "model.learn_sigma", ["hybrid", "loss: simple"]),
     ({"diffusion": {"sigma_small": True}}, "diffusion.sigma_small", ["learn_sigma"]),
+    ({"diffusion": {"noise_schedule": "linear", "diffusion_steps": 20}}, "diffusion.diffusion_steps",
+     ["20", "linear", "at least 21"]),
     ({"train": {"ema_rate": [0.99]}}, "sample.ema_rate", ["0.9999", "[0.99]"]),
     ({"evaluate": {"nll_examples": 10}}, "evaluate.nll_data", ["held-out"]),
     ({"train": {"batch_size": 10}, "resources": {"train": {"tasks_per_node": 4}}}, "train.batch_size",
