@@ -85,17 +85,11 @@ def save_weights(path: Path, weights: Weights, spec: Spec, notes: dict[str, str]
 
 def _prune(run: RunDir, newest: int) -> None:
     """Later ones than `newest` are damaged, or training would have gone on from them: they do not count."""
-    folders = [folder for folder in _folders(run) if _step_of(folder) <= newest]
+    folders = [folder for folder in run.checkpoint_folders() if _step_of(folder) <= newest]
     every = run.spec.train.keep_interval
     for folder in folders[:-KEPT]:
         if not (every and _step_of(folder) % every == 0):
             shutil.rmtree(folder)
-
-
-def _folders(run: RunDir) -> list[Path]:
-    """By step. Not what a person put beside them, such as step-00001000.bak."""
-    return sorted((folder for folder in run.checkpoints.glob("step-*") if folder.name.removeprefix("step-").isdecimal()),
-                  key=_step_of)
 
 
 def _step_of(folder: Path) -> int:
@@ -122,7 +116,7 @@ def newest_checkpoint(run: RunDir, report=lambda text: None) -> Checkpoint | Non
 
     Damaged ones are passed over, each with a line to `report`. Raises UserError where all are damaged.
     """
-    folders = _folders(run)[::-1]
+    folders = run.checkpoint_folders()[::-1]
     for index, folder in enumerate(folders):
         try:
             return open_checkpoint(folder)

@@ -74,9 +74,14 @@ class RunDir:
         file = self.path.parent / "study.json"
         return read_json(file)["runs"].get(self.path.name, {"differs": {}})["differs"] if file.is_file() else {}
 
+    def checkpoint_folders(self) -> list[Path]:
+        """The folders step-NNNNNNNN by step. Not what a person put beside them, such as step-00001000.bak."""
+        folders = [folder for folder in self.checkpoints.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
     def trained_steps(self) -> int:
         """Step of the newest checkpoint whose files have their recorded sizes, 0 without one. Reads no weights."""
-        for folder in sorted(self.checkpoints.glob("step-*"), reverse=True):
+        for folder in reversed(self.checkpoint_folders()):
             try:
                 manifest = read_json(folder / "manifest.json")
                 if all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items()):
