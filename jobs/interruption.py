@@ -15,12 +15,12 @@ class Interruption:
     def __init__(self):
         self.requested = False
         self.by = ""
-        """Name of the last signal; empty also where another rank got it."""
+        """Name of the first signal; empty also where another rank got it."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number, frame) -> None:
-        self.requested, self.by = True, signal.Signals(number).name
+        self.requested, self.by = True, self.by or signal.Signals(number).name
 
 
 class Agreement:

@@ -1,6 +1,7 @@
 """What runs on the cluster, once per rank: one stage of one run, and what becomes of its job afterwards."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from jobs.files import read_json, write_json
 from jobs.stage import run_stage
 
 WAIT_FOR_KILL_S = 120
+SRUN_REACTS_S = 10
 
 
 def run_in_slurm(stage: str, run_path: str) -> dict[str, str]:
@@ -28,7 +30,11 @@ def run_in_slurm(stage: str, run_path: str) -> dict[str, str]:
         if outcome["signal"] not in ("SIGTERM", "SIGINT") and int(os.environ["SLURM_PROCID"]) == 0:
             requeue(stage, Path(run_path), attempt)
         _wait_for_kill()
-    if state == "abandoned":  # a node died, and SLURM will not know for minutes: whoever is left asks for a new start
+    if state == "abandoned":
+        # If a rank failed, srun is ending the others; if its node died, SLURM will not know for minutes, and whoever is
+        # left asks for a new start.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
+        time.sleep(SRUN_REACTS_S)
         requeue(stage, Path(run_path), attempt)
         _wait_for_kill()
     raise StageFailed(outcome["message"])

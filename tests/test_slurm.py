@@ -30,7 +30,8 @@ SPEC = {
                   "sample": {"nodes": 2, "tasks_per_node": 1, "time": "0:20:00"}, "evaluate": {"time": "0:20:00"}},
 }
 SWEEP = {"sweep": {"grid": {"diffusion.noise_schedule": ["linear", "cosine"]}}}
-LONG = ["train.iterations=300", "train.save_interval=50", "evaluate.nll_examples=0"]
+# Long enough to be disturbed in training and in sampling.
+LONG = ["train.iterations=200", "train.save_interval=40", "diffusion.diffusion_steps=500", "evaluate.nll_examples=0"]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,11 @@ def until_empty(cluster) -> None:
     until(drained)
 
 
+def lost(cluster, node: str) -> bool:
+    """Whether SLURM knows of the dead node, or the job that ran on it is back in the queue."""
+    return any("BeginTime" in line for line in queue(cluster)) or "down" in slurm(cluster, "sinfo", "-h", "-n", node, "-o", "%T")
+
+
 def until_trained(run: Path, step: int) -> None:
     until(lambda: (run / "checkpoints" / f"step-{step:08}").exists())
 
@@ -92,12 +98,20 @@ def progress(run: Path) -> dict:
     return json.loads((run / "progress.json").read_text())
 
 
-def same_as_undisturbed(iddpm, tmp_path, run: Path, *overrides) -> None:
-    """The samples are, byte for byte, those of the same run on this machine without SLURM and without trouble."""
-    iddpm("run", "spec.yaml", *overrides, *[f"resources.{stage}.nodes=1" for stage in ("train", "sample")],
-          *[f"resources.{stage}.tasks_per_node=2" for stage in ("train", "sample")], "--runs", "undisturbed")
-    with h5py.File(run / "samples/samples.h5") as a, h5py.File(tmp_path / "undisturbed/study/run/samples/samples.h5") as b:
-        assert np.array_equal(a["images"][:], b["images"][:]) and len(a["images"]) == 10
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> np.ndarray:
+    """The samples of LONG's run on this machine, without SLURM and without trouble."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "spec.yaml").write_text(json.dumps(SPEC))
+    here = [f"resources.{stage}.{field}" for stage in ("train", "sample") for field in ("nodes=1", "tasks_per_node=2")]
+    subprocess.run([IDDPM, "run", "spec.yaml", *LONG, *here], cwd=folder, check=True, timeout=280)
+    return samples(folder / "runs" / "study" / "run")
+
+
+def samples(run: Path) -> np.ndarray:
+    with h5py.File(run / "samples" / "samples.h5") as file:
+        assert file["images"].shape == (10, 8, 8, 1)
+        return file["images"][:]
 
 
 def test_a_sweep_over_two_nodes_runs_in_order_and_is_not_submitted_twice(cluster, iddpm, tmp_path):
@@ -131,28 +145,27 @@ def test_one_run_fails_its_dependants_are_cancelled_the_others_done_and_submit_g
     assert again.count("1 run\n") == 3  # train, sample and evaluate of the one that failed
 
 
-def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, iddpm, tmp_path):
+def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, iddpm, tmp_path, undisturbed):
     iddpm("submit", "spec.yaml", *LONG)
     run = tmp_path / "runs" / "study" / "run"
-    until_trained(run, 50)
+    until_trained(run, 40)
     training = next(line.split()[0] for line in queue(cluster) if "study-train" in line)
     slurm(cluster, "sbatch", "--partition=urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5")
     until(lambda: "Restarts=1" in slurm(cluster, "scontrol", "show", "job", training))
     assert progress(run)["state"] == "interrupted"
     saved = max(int(folder.name[5:]) for folder in (run / "checkpoints").glob("step-*"))
-    assert saved == progress(run)["done"] and 50 <= saved < 300
+    assert saved == progress(run)["done"] and 40 <= saved < 200
     until_empty(cluster)
     assert "Restarts=1" in slurm(cluster, "scontrol", "show", "job", training)
-    same_as_undisturbed(iddpm, tmp_path, run, *LONG)
+    assert np.array_equal(samples(run), undisturbed)
 
 
-def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster, iddpm, tmp_path):
-    overrides = [*LONG, "diffusion.diffusion_steps=600"]
-    iddpm("submit", "spec.yaml", *overrides)
+def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster, iddpm, tmp_path, undisturbed):
+    iddpm("submit", "spec.yaml", *LONG)
     run = tmp_path / "runs" / "study" / "run"
-    until_trained(run, 50)
+    until_trained(run, 40)
     testbed.fail(cluster.home, "n2")
-    until(lambda: any("BeginTime" in line for line in queue(cluster)) or "down" in slurm(cluster, "sinfo", "-h", "-n", "n2", "-o", "%T"))
+    until(lambda: lost(cluster, "n2"))
     testbed.heal(cluster.home, "n2")
 
     def sampling() -> bool:
@@ -163,24 +176,24 @@ def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster
     until(sampling)
     finished = {file.name: file.stat().st_ino for file in (run / "samples").glob("chunk-*.h5")}
     testbed.fail(cluster.home, "n1")
-    until(lambda: any("BeginTime" in line for line in queue(cluster)) or "down" in slurm(cluster, "sinfo", "-h", "-n", "n1", "-o", "%T"))
+    until(lambda: lost(cluster, "n1"))
     testbed.heal(cluster.home, "n1")
     until_empty(cluster)
     assert {name: (run / "samples" / name).stat().st_ino for name in finished} == finished
-    same_as_undisturbed(iddpm, tmp_path, run, *overrides)
+    assert np.array_equal(samples(run), undisturbed)
 
 
-def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again(cluster, iddpm, tmp_path):
+def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again(cluster, iddpm, tmp_path, undisturbed):
     iddpm("submit", "spec.yaml", *LONG)
     run = tmp_path / "runs" / "study" / "run"
-    until_trained(run, 50)
+    until_trained(run, 40)
     assert "3 jobs cancelled" in iddpm("cancel", "runs/study")
     until(lambda: queue(cluster) == [])
-    assert progress(run)["state"] == "interrupted" and progress(run)["done"] >= 50
+    assert progress(run)["state"] == "interrupted" and progress(run)["done"] >= 40
     assert "1 interrupted" in iddpm("status", "runs/study")
     iddpm("submit", "spec.yaml", *LONG)
     until_empty(cluster)
-    same_as_undisturbed(iddpm, tmp_path, run, *LONG)
+    assert np.array_equal(samples(run), undisturbed)
 
 
 def test_an_array_whose_bookkeeping_was_lost_is_found_by_its_name(tmp_path):
