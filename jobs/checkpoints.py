@@ -7,6 +7,7 @@ checkpoints/step-00001000/
     training.pt               optimiser, gradient scaler, timestep sampler; absent in imported checkpoints
 """
 
+import hashlib
 import io
 import shutil
 from dataclasses import dataclass
@@ -138,6 +139,15 @@ def final_checkpoint(run: RunDir) -> Checkpoint:
         return open_checkpoint(last)
     except UserError as error:
         raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` goes on from the one before.") from error
+
+
+def sha256_of_weights(weights: Weights) -> str:
+    """Of names, types, shapes and values: the same for the same weights, which a .safetensors file's own is not."""
+    digest = hashlib.sha256()
+    for key, value in sorted(weights.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_weights(network: torch.nn.Module, weights: Weights, source: Path) -> None:

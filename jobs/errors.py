@@ -9,5 +9,9 @@ class UserError(Exception):
     """
 
 
+class Busy(UserError):
+    """Another process is at work on the run."""
+
+
 class StageFailed(Exception):
     """A stage that cannot go on for a reason worth a sentence rather than a traceback. Exit status 1."""

@@ -5,8 +5,8 @@ import signal
 import torch
 import torch.distributed as dist
 
-# Ctrl-C, kill and scancel, and the warning that SLURM sends before a time limit or preemption.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# Ctrl-C, kill and scancel, a terminal that is closed, and SLURM's warning before a time limit or preemption.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Interruption:
@@ -17,6 +17,8 @@ class Interruption:
         self.by = ""
         """Name of the first signal; empty also where another rank got it."""
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
             signal.signal(number, self._note)
 
     def _note(self, number, frame) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import UserError
+from jobs.errors import Busy, UserError
 from jobs.files import json_text, read_json, write_json, write_texts
 from jobs.provenance import provenance
 from jobs.spec import Spec
@@ -65,7 +65,7 @@ class RunDir:
     def spec(self) -> Spec:
         """The frozen spec. Raises UserError where `path` is not a run's directory."""
         if not self.spec_file.is_file():
-            raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); runs lie in runs/<study>/<run>")
+            raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); `iddpm run SPEC` makes runs/<study>/<run>")
         return load_frozen(self.spec_file)
 
     @property
@@ -102,13 +102,14 @@ class RunDir:
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """Keep a second job off this run while the block lasts; the system lets go when the process dies."""
-        holder = self.path / "lock"
+        holder = self.spec_file.with_name("lock")
+        self.spec  # before anything is written into what is no run's directory
         with open(holder, "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                raise UserError(f"{self.path}: another process is at work on this run ({file.read().strip() or 'unknown'}); "
+                raise Busy(f"{self.path}: another process is at work on this run ({file.read().strip() or 'unknown'}); "
                                 "wait for it or stop it") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -9,7 +9,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.samplers import Step, ancestral, ddim
 from diffusion.unet import UNet
 from jobs.build import build_diffusion, build_network
-from jobs.checkpoints import final_checkpoint, load_weights, weights_name
+from jobs.checkpoints import final_checkpoint, load_weights, sha256_of_weights, weights_name
 from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings,
                          write_chunk)
 from jobs.distributed import Group, any_rank, on_main
@@ -66,8 +66,9 @@ def load_sampler(run: RunDir, group: Group) -> tuple[UNet, dict]:
     checkpoint = final_checkpoint(run)
     name = weights_name(spec.sample.ema_rate)
     network = build_network(spec)
-    load_weights(network, checkpoint.weights(spec.sample.ema_rate), checkpoint.path / name)
-    return network.to(group.device).eval(), sampling_settings(spec, checkpoint.sha256[name])
+    weights = checkpoint.weights(spec.sample.ema_rate)
+    load_weights(network, weights, checkpoint.path / name)
+    return network.to(group.device).eval(), sampling_settings(spec, sha256_of_weights(weights))
 
 
 def missing_chunks(run: RunDir, settings: dict) -> list[int]:

@@ -25,6 +25,7 @@ from jobs.data import open_data
 from jobs.distributed import Group, gather_rows, on_main
 from jobs.errors import StageFailed, UserError
 from jobs.interruption import Agreement, Interruption
+from jobs.preflight import check_same_data
 from jobs.preview import denoising_preview, noising_preview
 from jobs.progress import Progress, note
 from jobs.randomness import derived_seed
@@ -140,6 +141,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
         raise UserError(f"{key}: {problem}")
     data = open_data(spec.data.path, spec.data.image_size, spec.data.channels,
                      spec.data.num_classes if spec.data.class_cond else None)
+    on_main(lambda: check_same_data(run, data))
     learner = new_learner(spec, group)
     step = resume(learner, run)
     board = Board(run.tensorboard if group.is_main else None, step)
@@ -251,7 +253,7 @@ def check_progress(learner: Learner, run: RunDir, step: int, saved: int) -> None
         if learner.spec.train.precision == "fp16":
             advice += ", or precision: bf16"
         raise StageFailed(f"{run.path}: the gradient was not finite in each of the last {bad_steps} steps (step {step}); the "
-                          f"weights were left alone meanwhile, the last checkpoint is of step {saved}. "
+                          f"weights were left alone meanwhile, {f'the last checkpoint is of step {saved}' if saved else 'there is no checkpoint'}. "
                           f"Try {advice}, under another name.")
 
 

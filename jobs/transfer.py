@@ -2,11 +2,13 @@
 
 import io
 import re
+import tempfile
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from jobs.build import build_network
@@ -15,6 +17,7 @@ from jobs.errors import UserError
 from jobs.files import atomic_path, read_json, sha256_of_file, write_json
 from jobs.rundir import RunDir
 from jobs.spec import Spec
+from jobs.spec_file import difference, load_frozen
 
 
 def read_weights(path: Path, spec: Spec) -> Weights:
@@ -38,7 +41,25 @@ def read_weights(path: Path, spec: Spec) -> Weights:
     # Copies: the tensors of one file may be views of another, which safetensors does not write.
     weights = {key: value.detach().to(torch.float32, copy=True) for key, value in weights.items()}
     load_weights(build_network(spec), weights, path)
+    if path.suffix == ".safetensors":
+        _check_recorded_spec(path, spec)
     return weights
+
+
+def _check_recorded_spec(path: Path, spec: Spec) -> None:
+    """A .safetensors of ours says what it was trained as, much of which shows in no shape: UserError where `spec` differs."""
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("spec")
+    if text is None:
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as written:
+        written.write(text)
+        written.flush()
+        recorded = load_frozen(written.name)
+    not_the_network = ("name", "data.path", "data.random_flip", "model.dropout", "diffusion.loss", "train", "sample",
+                       "evaluate", "resources")
+    if changed := difference(recorded, spec, ignore=not_the_network):
+        raise UserError(f"{path}: the spec inside differs from the one given:\n  " + "\n  ".join(changed))
 
 
 def _reason(error: Exception) -> str:

@@ -32,14 +32,18 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
         costs = [run_cost(run.spec) for run in study.runs]
         total = sum(cost.training_flops + cost.sampling_flops + evaluation_flops(cost) for cost in costs)
         print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
-    for problem in dict.fromkeys(problem for run in study.runs for problem in input_problems(run.spec)):
+    missing = list(dict.fromkeys(problem for run in study.runs for problem in input_problems(run.spec)))
+    for problem in missing:
         print(f"not ready to run: {problem}")
-    print(f"{path}: valid")
+    print(f"{path}: valid{', but not ready to run' if missing else ''}")
 
 
 def cost_table(spec: Spec, cost: Cost) -> Table:
     table = Table(box=box.SIMPLE, show_header=False)
     memory, precision = cost.training_memory, spec.train.precision
+    likelihood = "no bits/dim"
+    if spec.evaluate.nll_examples:
+        likelihood = f"bits/dim of {spec.evaluate.nll_examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
     rows = [
         ("parameters", f"{cost.parameters:,} in {cost.tensors} tensors"),
         ("forward pass", f"{amount(cost.forward_flops)}FLOP an image"),
@@ -49,9 +53,8 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
         ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
                   f"a checkpoint is {size(cost.checkpoint_bytes)}"),
         ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps, {amount(cost.sampling_flops)}FLOP, in "
-                   f"{cost.chunks:,} chunks on {where(spec.resources.sample)}; {size(cost.samples_bytes)}"),
-        ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; bits/dim of "
-                     f"{spec.evaluate.nll_examples:,} examples, {amount(evaluation_flops(cost))}FLOP, "
+                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; {size(cost.samples_bytes)}"),
+        ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
                      f"on {where(spec.resources.evaluate)}"),
     ]
     for row in rows:
@@ -75,7 +78,7 @@ def where(resources: StageResources) -> str:
 def amount(number: float) -> str:
     """Three digits with a unit letter: 16.8 G."""
     for factor, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= factor:
+        if number >= 0.9995 * factor:  # what three digits round up to the next unit
             return f"{number / factor:.3g} {letter}"
     return f"{number:.0f} "
 

@@ -32,10 +32,11 @@ def cli() -> None:
 @SPEC
 @OVERRIDES
 @RUNS
-def run(spec: Path, overrides: tuple[str, ...], runs_folder: Path) -> None:
+@click.option("--only", type=click.Choice(["train", "sample", "evaluate"]), help="Do this stage and leave the others.")
+def run(spec: Path, overrides: tuple[str, ...], runs_folder: Path, only: str | None) -> None:
     """Do all stages of all runs of SPEC on this machine; skip what is done, go on with what is not."""
     from slurm.run import run_study
-    sys.exit(run_study(spec, overrides, runs_folder))
+    sys.exit(run_study(spec, overrides, runs_folder, only))
 
 
 @cli.command()

@@ -22,6 +22,9 @@ from jobs.stage import run_stage
 
 FOREVER_MIN = 60 * 24 * 365  # submitit would stop a local job after two minutes; a time limit is for clusters
 POLL_S = 0.25
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KEPT = {"train": "stopped, with a checkpoint of where it was", "sample": "stopped; the finished chunks are kept",
+        "evaluate": "stopped; it starts over next time"}
 
 
 class Interrupted(Exception):
@@ -36,14 +39,16 @@ def run_locally(run: RunDir, stage: str) -> None:
     wanted = getattr(run.spec.resources, stage)
     tasks, gpus = processes_here(wanted)
     make_dir(run.logs)
-    executor = LocalExecutor(folder=run.logs / f"{stage}-%j")
+    executor = LocalExecutor(folder=run.logs / stage / "%j")
     executor.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
     began = time.time()
     with _left_to_the_job():
         job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
-    _follow(job, run, stage, began)
+    asked_to_stop = _follow(job, run, stage, began)
     _repeat_notes(job.paths.stdout)
     _judge(job, run, stage)
+    if asked_to_stop:  # it came too late for this stage, not for the next
+        raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
 
 
 def processes_here(wanted: StageResources) -> tuple[int, int]:
@@ -73,35 +78,41 @@ def _left_to_the_job() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _follow(job: Job, run: RunDir, stage: str, began: float) -> None:
-    """Show progress until the job ends. The first Ctrl-C or kill asks it to stop at its next step, a second kills it."""
-    bar: Bar | None = None
-    stopping = 0
+def _follow(job: Job, run: RunDir, stage: str, began: float) -> bool:
+    """Show progress until the job ends. The first Ctrl-C or kill asks it to stop at its next step, a second kills it.
+
+    Returns whether it was asked to.
+    """
+    stopping, told = 0, False
 
     def stop(number, frame) -> None:
         nonlocal stopping
         stopping += 1
-        job._process.send_signal(signal.SIGTERM)  # the controller passes it to all ranks
         if stopping == 1:
             print("\nstopping at the next step boundary, saving first; once more to kill", file=sys.stderr, flush=True)
         else:
             for child in _descendants(job._process.pid):
                 os.kill(child, signal.SIGKILL)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    bar = Bar(stage, 1, "")
+    bar.show(0, None, "starting")
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         while not job.done():
             time.sleep(POLL_S)
             progress = _progress(run, stage, began)
             if progress:
-                bar = bar or Bar(stage, progress["total"], progress["unit"])
+                bar.total, bar.unit = progress["total"], progress["unit"]
                 note = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
                 bar.show(progress["done"], progress["rate"], note)
+                if stopping and not told:  # not before: processes that are still starting would just die
+                    job._process.send_signal(signal.SIGTERM)  # the controller passes it to all ranks
+                    told = True
     finally:
-        if bar:
-            bar.close()
+        bar.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+    return stopping > 0
 
 
 def _repeat_notes(log: Path) -> None:
@@ -149,4 +160,4 @@ def _judge(job: Job, run: RunDir, stage: str) -> None:
             message = f"{run.path}: {stage} failed: {message.strip().splitlines()[-1]}"
         raise StageFailed(f"{message}\nLog: {log}")
     if "interrupted" in by_state:
-        raise Interrupted(f"{run.path}: {stage} stopped and saved; run again to go on")
+        raise Interrupted(f"{run.path}: {stage} {KEPT[stage]}; run again to go on")

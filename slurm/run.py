@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.errors import StageFailed, UserError
+from jobs.errors import Busy, StageFailed, UserError
 from jobs.files import read_json
 from jobs.preflight import check_inputs
 from jobs.progress import duration
@@ -22,25 +22,25 @@ from slurm.local import Interrupted, run_locally
 FAILED, INTERRUPTED = 1, 130
 
 
-def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path) -> int:
+def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str | None) -> int:
     """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
     study = load(spec, overrides)
     check_inputs([run.spec for run in study.runs])
     runs = freeze(study, runs_folder)
     print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
-    status, failures = 0, {}
+    status, states = 0, {}
     for run in runs:
         try:
-            for stage in STAGES:
+            for stage in STAGES if only is None else (only,):
                 _do(run, stage)
         except (UserError, StageFailed) as error:
             print(f"{run.path.name}: {error}", flush=True)
-            failures[run.path] = str(error)
+            states[run.path] = "busy" if isinstance(error, Busy) else "failed"
             status = 2 if isinstance(error, UserError) else FAILED
         except Interrupted as stopped:
             print(stopped, flush=True)
             return INTERRUPTED
-    print_summary(runs, failures)
+    print_summary(runs, states)
     return status
 
 
@@ -60,6 +60,8 @@ def _do(run: RunDir, stage: str) -> None:
         print(f"{label} done before", flush=True)
         return
     began = time.monotonic()
+    with run.exclusively():  # tell at once, not after the processes have started
+        pass
     run_locally(run, stage)
     print(f"{label} done in {duration(time.monotonic() - began)}", flush=True)
 
@@ -67,16 +69,15 @@ def _do(run: RunDir, stage: str) -> None:
 def gather_run(path: Path) -> None:
     from jobs.gather import gather, settings_of_chunks
     run = RunDir(path)
-    if run.samples_h5.exists():
+    if run.is_done("sample"):
         print(f"{run.samples_h5}: done before")
         return
-    run.spec
     gather(run, settings_of_chunks(run))
     print(run.samples_h5)
 
 
-def print_summary(runs: Sequence[RunDir], failures: dict[Path, str]) -> None:
-    """One row a run, with its metrics; then where to look."""
+def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
+    """One row a run, with its metrics; then where to look. `states`: of the runs that did not come through."""
     evaluations = {run.path: read_json(run.evaluation) for run in runs if run.is_done("evaluate")}
     names = list(dict.fromkeys(name for result in evaluations.values() for name in result["headline"]))
     table = Table(box=box.SIMPLE_HEAD)
@@ -86,9 +87,9 @@ def print_summary(runs: Sequence[RunDir], failures: dict[Path, str]) -> None:
         table.add_column(name, justify="right")
     for run in runs:
         result = evaluations.get(run.path, {"headline": {}})
-        state = "failed" if run.path in failures else "done"
+        state = states.get(run.path) or ("done" if run.is_done("evaluate") else "not evaluated")
         values = [f"{result['headline'][name]:.4g}" if name in result["headline"] else "" for name in names]
-        table.add_row(run.path.name, state, str(run.spec.sample.num_samples), *values)
+        table.add_row(run.path.name, state, str(run.spec.sample.num_samples) if run.is_done("sample") else "", *values)
     Console(highlight=False).print(table)
     for result in evaluations.values():
         if "fid" in result:
@@ -97,7 +98,7 @@ def print_summary(runs: Sequence[RunDir], failures: dict[Path, str]) -> None:
     study = runs[0].path.parent
     for run in runs[:3]:
         if run.is_done("sample"):
-            print(f"picture      {run.samples_png}\nsamples      {run.samples_h5}")
+            print(f"pictures     {run.samples_png}, {run.samples / 'samples-grid.png'}\nsamples      {run.samples_h5}")
     if len(runs) > 3:
         print("... and so on in each run's samples/")
     print(f"TensorBoard  {command_beside_python('tensorboard')} --logdir {study}")

@@ -16,7 +16,8 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
     weights = read_weights(checkpoint, study.runs[0].spec)  # refuse what does not fit before anything is written
     run = freeze(study, runs_folder)[0]
     take_in(run, weights, checkpoint)
-    print(f"{run.path}: imported; `iddpm run {spec}` samples and evaluates it")
+    again = " ".join(["iddpm run", str(spec), *overrides, *([] if runs_folder == Path("runs") else ["--runs", str(runs_folder)])])
+    print(f"{run.path}: imported; `{again}` samples and evaluates it")
 
 
 def export_run(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from jobs.rundir import RunDir
+
 ROOT = Path(__file__).parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.yaml"))
@@ -109,6 +111,25 @@ def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbe
     assert all(np.array_equal(ours[key], theirs[key]) for key in theirs) and len(ours) == len(theirs)
     with h5py.File(run / "samples/samples.h5") as a, h5py.File(tmp_path / "undisturbed/long/run/samples/samples.h5") as b:
         assert np.array_equal(a["images"][:], b["images"][:])
+
+
+def test_ctrl_c_while_a_stage_starts_is_not_lost(tmp_path):
+    process = started(tmp_path, "run", *LONG)
+    wait_for(tmp_path / "runs" / "long" / "run" / "logs" / "train", process)
+    os.killpg(process.pid, signal.SIGINT)
+    text = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "run again to go on" in text and "died" not in text, text
+    assert not (tmp_path / "runs" / "long" / "run" / "samples").exists()
+
+
+def test_one_stage_at_a_time_and_a_run_that_is_busy(tmp_path):
+    small = [*QUICK, *SHORT, "train.iterations=5"]
+    text = iddpm("run", *small, "--only", "train", cwd=tmp_path)
+    assert "train     done in" in text and "sample" not in text.split("\n")[1] and "not evaluated" in text
+    run = RunDir(tmp_path / "runs" / "quickstart" / "run")
+    with run.exclusively():
+        text = iddpm("run", *small, cwd=tmp_path, status=2)
+    assert "another process is at work" in text and "busy" in text and "failed" not in text
 
 
 @pytest.mark.parametrize("config", CONFIGS)

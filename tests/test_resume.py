@@ -18,6 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 import jobs.train
 from jobs.build import build_network
 from jobs.checkpoints import final_checkpoint, newest_checkpoint, save_checkpoint
+from jobs.data_import import import_digits
 from jobs.errors import UserError
 from jobs.files import read_json
 
@@ -328,3 +329,16 @@ def test_sampling_wants_the_last_checkpoint_whole(make_run, alone):
     assert not run.samples.exists()
     save(run, 12)
     assert final_checkpoint(run).step == 12
+
+
+def test_other_data_under_the_same_path_are_refused_and_the_same_again_are_taken(make_run, alone, tmp_path):
+    import_digits(tmp_path / "data.h5", "train")
+    run = make_run(f"data.path={tmp_path}/data.h5", "train.iterations=4")
+    assert alone(run, "train") == "done"
+    shutil.rmtree(run.checkpoints)
+    import_digits(tmp_path / "data.h5", "test")
+    with pytest.raises(UserError, match=r"data.h5: not the data that .* was trained on so far \(297 images now, 1500 then\)"):
+        alone(run, "train")
+    assert not run.checkpoints.exists()
+    import_digits(tmp_path / "data.h5", "train")
+    assert alone(run, "train") == "done"

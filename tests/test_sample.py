@@ -289,7 +289,7 @@ print(json.dumps([trial(*arguments) for arguments in json.loads(sys.argv[1])]))
 def files(run):
     """All contents of the run's folder but for what any attempt may leave."""
     return {path: path.read_bytes() for path in run.path.rglob("*")
-            if path.is_file() and path.name not in ("progress.json", "lock") and "tensorboard" not in path.parts}
+            if path.is_file() and path.name not in ("progress.json", "data.json", "lock") and "tensorboard" not in path.parts}
 
 
 def assert_refused_for_want_of_space(trials):

@@ -231,6 +231,15 @@ def test_safetensors_carry_their_spec(exporting, tmp_path):
         assert_same(read_weights(file, run.spec), weights)
 
 
+def test_a_spec_that_contradicts_the_one_inside_is_refused(exporting, make_run, tmp_path):
+    write_weights(exporting[0], tmp_path / "a.safetensors", 0.9)
+    other = make_run("model.num_heads=1", "diffusion.noise_schedule=linear", "train.lr=3e-3", folder="other")
+    with pytest.raises(UserError) as error:
+        read_weights(tmp_path / "a.safetensors", other.spec)
+    assert "model.num_heads: 2 -> 1" in str(error.value) and "noise_schedule: cosine -> linear" in str(error.value)
+    assert "train.lr" not in str(error.value)
+
+
 def test_pt_files_are_the_networks_plain_state_dict(exporting, tmp_path):
     run, averaged, raw = exporting
     for rate, weights in ((0.9, averaged), (None, raw)):
