@@ -141,9 +141,9 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
         raise UserError(f"{key}: {problem}")
     data = open_data(spec.data.path, spec.data.image_size, spec.data.channels,
                      spec.data.num_classes if spec.data.class_cond else None)
-    on_main(lambda: check_same_data(run, data))
     learner = new_learner(spec, group)
     step = resume(learner, run)
+    on_main(lambda: check_same_data(run, data))
     board = Board(run.tensorboard if group.is_main else None, step)
     if step == 0:
         board.spec(spec)
