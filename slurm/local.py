@@ -38,6 +38,8 @@ def run_locally(run: RunDir, stage: str) -> None:
     """
     wanted = getattr(run.spec.resources, stage)
     tasks, gpus = processes_here(wanted)
+    if wanted.gpus_per_node and not gpus:
+        print(f"note: {stage} asks for GPUs and there are none here; going on on the CPU, processes: {tasks}", flush=True)
     make_dir(run.logs)
     executor = LocalExecutor(folder=run.logs / stage / "%j")
     executor.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
