@@ -5,8 +5,6 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from submitit import LocalExecutor
@@ -41,11 +39,13 @@ def run_locally(run: RunDir, stage: str) -> None:
     if wanted.gpus_per_node and not gpus:
         print(f"note: {stage} asks for GPUs and there are none here; going on on the CPU, processes: {tasks}", flush=True)
     make_dir(run.logs)
+    # Ctrl-C waits until `_follow` is ready for it. The processes inherit this: submitit's controller would otherwise kill
+    # the ranks before they have saved; they hear of it by SIGTERM.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     executor = LocalExecutor(folder=run.logs / stage / "%j")
     executor.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
     began = time.time()
-    with _left_to_the_job():
-        job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
+    job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
     asked_to_stop = _follow(job, run, stage, began)
     _repeat_notes(job.paths.stdout)
     _judge(job, run, stage)
@@ -70,16 +70,6 @@ def gpus_here() -> int:
     return len([path for path in Path("/dev").glob("nvidia[0-9]*")])
 
 
-@contextmanager
-def _left_to_the_job() -> Iterator[None]:
-    """Start processes that Ctrl-C does not kill: submitit's controller would kill the ranks before they have saved."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _follow(job: Job, run: RunDir, stage: str, began: float) -> bool:
     """Show progress until the job ends. The first Ctrl-C or kill asks it to stop at its next step, a second kills it.
 
@@ -99,6 +89,7 @@ def _follow(job: Job, run: RunDir, stage: str, began: float) -> bool:
     bar = Bar(stage, 1, "")
     bar.show(0, None, "starting")
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         while not job.done():
             time.sleep(POLL_S)
