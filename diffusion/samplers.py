@@ -24,14 +24,16 @@ class Step:
     pred_xstart: Tensor
 
 
-def ancestral(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Randn, *, clip_denoised: bool = True,
-              denoised_fn: Callable[[Tensor], Tensor] | None = None, model_kwargs: dict | None = None) -> Iterator[Step]:
+def ancestral(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Randn, *, first_step: int | None = None,
+              clip_denoised: bool = True, denoised_fn: Callable[[Tensor], Tensor] | None = None,
+              model_kwargs: dict | None = None) -> Iterator[Step]:
     """Draw x_{t-1} ~ p(x_{t-1} | x_t) for t = K-1 .. 0 (Ho et al. 2020, algorithm 2). The last step adds no noise.
 
     x_T: [N, C, H, W] standard normal. `randn` is called once for each step but the last, in order.
+    `first_step`: begin there instead of at K-1, with the x of that step as x_T: what Step s gave goes on at s - 1.
     """
     x = x_T
-    for step, t in _walk(range(diffusion.num_timesteps - 1, -1, -1), x):
+    for step, t in _walk(_downwards(diffusion, first_step), x):
         with torch.no_grad():
             p = diffusion.p_mean_variance(network, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
                                           model_kwargs=model_kwargs)
@@ -40,14 +42,14 @@ def ancestral(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn
 
 
 def ddim(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Randn, *, eta: float = 0.0,
-         clip_denoised: bool = True, denoised_fn: Callable[[Tensor], Tensor] | None = None,
-         model_kwargs: dict | None = None) -> Iterator[Step]:
+         first_step: int | None = None, clip_denoised: bool = True,
+         denoised_fn: Callable[[Tensor], Tensor] | None = None, model_kwargs: dict | None = None) -> Iterator[Step]:
     """The non-Markovian sampler of Song et al. 2021 (DDIM, eq. 12 and 16): deterministic for eta 0, ancestral-like for 1.
 
-    `randn` is called as `ancestral` calls it, and not at all for eta 0.
+    `randn` is called as `ancestral` calls it, and not at all for eta 0; `first_step` is `ancestral`'s too.
     """
     x = x_T
-    for step, t in _walk(range(diffusion.num_timesteps - 1, -1, -1), x):
+    for step, t in _walk(_downwards(diffusion, first_step), x):
         with torch.no_grad():
             pred_xstart = diffusion.p_mean_variance(network, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
                                                     model_kwargs=model_kwargs).pred_xstart
@@ -88,6 +90,10 @@ def final(steps: Iterator[Step]) -> Tensor:
     if step is None:
         raise ValueError("a walk without steps has no end")
     return step.x
+
+
+def _downwards(diffusion: GaussianDiffusion, first_step: int | None) -> range:
+    return range(diffusion.num_timesteps - 1 if first_step is None else first_step, -1, -1)
 
 
 def _walk(steps: range, x: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.files import atomic_path, read_json, sha256_of_file, write_json
+from jobs.points import points
 from jobs.rundir import RunDir
 from jobs.spec import Spec
 from jobs.spec_file import dump
@@ -56,7 +57,7 @@ class Checkpoint:
 
 def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, Weights],
                     training_state: dict[str, Any] | None) -> Path:
-    """Write the state after `step` updates; then forget older ones, but for the last two and keep_interval's."""
+    """Write the state after `step` updates; then forget older ones, but for the last two and those to be kept for good."""
     spec = run.spec
     final = run.checkpoints / f"step-{step:08}"
     with atomic_path(final) as folder:
@@ -87,9 +88,10 @@ def save_weights(path: Path, weights: Weights, spec: Spec, notes: dict[str, str]
 def _prune(run: RunDir, newest: int) -> None:
     """Later ones than `newest` are damaged, or training would have gone on from them: they do not count."""
     folders = [folder for folder in run.checkpoint_folders() if _step_of(folder) <= newest]
-    every = run.spec.train.keep_interval
+    every, sampled = run.spec.train.keep_interval, {point.step for point in points(run.spec)}
     for folder in folders[:-KEPT]:
-        if not (every and _step_of(folder) % every == 0):
+        step = _step_of(folder)
+        if not (step in sampled or every and step % every == 0):
             shutil.rmtree(folder)
 
 
@@ -139,6 +141,21 @@ def final_checkpoint(run: RunDir) -> Checkpoint:
         return open_checkpoint(last)
     except UserError as error:
         raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` goes on from the one before.") from error
+
+
+def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
+    """The checkpoint of a step to sample from. Raises UserError where it is gone or damaged, or training not finished."""
+    if step == run.spec.train.iterations:
+        return final_checkpoint(run)
+    folder = run.checkpoints / f"step-{step:08}"
+    if not folder.exists():
+        there = ", ".join(str(_step_of(other)) for other in run.checkpoint_folders()) or "none"
+        raise UserError(f"{folder}: not there, but sample.at names step {step}. It can name the steps whose checkpoints are "
+                        f"there: {there}.")
+    try:
+        return open_checkpoint(folder)
+    except UserError as error:
+        raise UserError(f"{error}. Restore it, or take step {step} out of sample.at.") from error
 
 
 def sha256_of_weights(weights: Weights) -> str:

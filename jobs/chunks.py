@@ -1,7 +1,8 @@
 """Chunks of samples: what makes two of them belong together, and their files.
 
-samples/chunk-NNNNN.h5 holds sample.batch_size consecutive samples (the last one what is left): /images uint8
-[n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes: `settings` (JSON) and `device`.
+chunk-NNNNN.h5 in a point's folder (`jobs.points.samples_folder`) holds sample.batch_size consecutive samples (the last
+one what is left): /images uint8 [n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes:
+`settings` (JSON) and `device`.
 """
 
 import json
@@ -13,7 +14,6 @@ import numpy as np
 from jobs.errors import UserError
 from jobs.files import atomic_path
 from jobs.hdf5 import as_bytes, open_sealed
-from jobs.rundir import RunDir
 from jobs.spec import Spec
 
 
@@ -29,13 +29,13 @@ class Chunk:
 
 
 def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
-    """All that a sample depends on besides its index, by name.
+    """All that a sample depends on besides its index, by name; `spec` is a point's own (`jobs.points.at_point`).
 
     The device is recorded beside it: another kind rounds differently, but a run may go on where there is room.
     """
     return {"weights_sha256": weights_sha256, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
             "model": spec.model.model_dump(exclude={"dropout"}), "diffusion": spec.diffusion.model_dump(exclude={"loss"}),
-            "sample": spec.sample.model_dump(exclude={"num_samples"})}
+            "sample": spec.sample.model_dump(exclude={"num_samples", "at"})}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:
@@ -48,8 +48,8 @@ def number_of_chunks(spec: Spec) -> int:
     return -(-spec.sample.num_samples // spec.sample.batch_size)
 
 
-def chunk_file(run: RunDir, chunk: int) -> Path:
-    return run.samples / f"chunk-{chunk:05}.h5"
+def chunk_file(folder: Path, chunk: int) -> Path:
+    return folder / f"chunk-{chunk:05}.h5"
 
 
 def write_chunk(path: Path, chunk: Chunk, settings: dict) -> None:

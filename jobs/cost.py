@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from math import ceil
 
 from diffusion.respacing import space_timesteps
+from jobs.points import points
 from jobs.spec import Model, Spec
 
 FP32, HALF = 4, 2  # bytes
@@ -65,14 +66,16 @@ class Cost:
     """The global batch, forward and backward."""
     training_flops: int
     sampling_steps: int
-    """Of the respaced chain."""
+    """Of the main point's respaced chain."""
     sampling_flops: int
+    """Of all points."""
     evaluate_forward_passes: int
     """Images through the network for bits/dim: every training timestep of every example."""
     training_memory: TrainingMemory
     chunks: int
+    """Of one point."""
     samples_bytes: int
-    """The arrays of samples.h5."""
+    """The arrays of one point's samples.h5."""
     checkpoint_bytes: int
     """Weights, their averages and the optimizer's moments, in fp32."""
 
@@ -86,7 +89,7 @@ def run_cost(spec: Spec) -> Cost:
     # A backward pass has two products for each of the forward's: one for the weights, one for the input.
     # Checkpointing runs the forward once more; torch skips what needs no recomputing, so 4 is an upper bound.
     step = forward * train.batch_size * (4 if train.gradient_checkpointing else 3)
-    steps = len(space_timesteps(spec.diffusion.diffusion_steps, sample.timestep_respacing))
+    steps = [len(space_timesteps(spec.diffusion.diffusion_steps, point.timestep_respacing)) for point in points(spec)]
     bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
     return Cost(
         parameters=parameters,
@@ -94,8 +97,8 @@ def run_cost(spec: Spec) -> Cost:
         forward_flops=forward,
         training_step_flops=step,
         training_flops=step * train.iterations,
-        sampling_steps=steps,
-        sampling_flops=forward * sample.num_samples * steps,
+        sampling_steps=steps[0],
+        sampling_flops=forward * sample.num_samples * sum(steps),
         evaluate_forward_passes=spec.evaluate.nll_examples * spec.diffusion.diffusion_steps,
         training_memory=_training_memory(spec, layers),
         chunks=ceil(sample.num_samples / sample.batch_size),

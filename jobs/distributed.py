@@ -38,9 +38,14 @@ class Group:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """"cpu" or a GPU's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a launcher says that this process stands."""
 
     rank: int
@@ -48,15 +53,16 @@ class _Place:
     local_rank: int
 
 
-def _place() -> _Place:
+def place() -> Place:
+    """Rank and world size as the launcher's environment says; one process alone without one."""
     names = [("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
              ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")]
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # a shell inside an allocation has SLURM's names too
         names.insert(0, ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
     for keys in names:
         if all(key in os.environ for key in keys):
-            return _Place(*(int(os.environ[key]) for key in keys))
-    return _Place(0, 1, 0)
+            return Place(*(int(os.environ[key]) for key in keys))
+    return Place(0, 1, 0)
 
 
 def _own_address() -> str:
@@ -89,11 +95,11 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
     `meeting` is a path on a file system that all ranks see and that no other group uses; rank 0 leaves its address
     there (under torchrun the launcher's own meeting place serves). `threads`: of this process, on the CPU.
     """
-    place = _place()
+    here = place()
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     # gloo would look for its network by the host's name, which need not resolve.
     if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
@@ -101,18 +107,18 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
         if interface:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
-    store = None if "RANK" in os.environ else _meet(place, meeting)
+    store = None if "RANK" in os.environ else _meet(here, meeting)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=COLLECTIVE_TIMEOUT)
-    if place.rank == 0:
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=COLLECTIVE_TIMEOUT)
+    if here.rank == 0:
         meeting.unlink(missing_ok=True)  # all are here
     try:
-        yield Group(place.rank, place.world_size, device, dist.distributed_c10d._get_default_store())
+        yield Group(here.rank, here.world_size, device, dist.distributed_c10d._get_default_store())
     finally:
         dist.destroy_process_group()
 
 
-def _meet(place: _Place, meeting: Path) -> dist.Store:
+def _meet(place: Place, meeting: Path) -> dist.Store:
     """A store that all ranks share: rank 0 serves it on a port the system chooses, so none can be taken."""
     if place.world_size == 1:
         return dist.HashStore()

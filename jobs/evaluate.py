@@ -1,163 +1,231 @@
-"""The evaluation stage: Fréchet distance of the samples, bits/dim of held-out examples; into evaluation.json."""
+"""The evaluation stage: metrics of the samples at every point, bits/dim of held-out examples; into evaluation.json.
 
-import math
+What is evaluated once is kept in evaluated.json, piece by piece with what it depends on: a stage that was stopped goes on
+with the next piece, and one with changed settings does only what they change.
+"""
+
 import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from diffusion.losses import bits_per_dim
+from diffusion.respacing import space_timesteps
 from jobs.board import Board
-from jobs.build import build_diffusion
-from jobs.data import open_data
-from jobs.distributed import Group, any_rank, gather_rows, on_main
+from jobs.build import build_network
+from jobs.chunks import sampling_settings
+from jobs.data import fingerprint
+from jobs.distributed import Group, from_main, on_main
 from jobs.errors import UserError
-from jobs.features import Features, open_features
-from jobs.files import atomic_path, write_json
-from jobs.frechet import Moments, frechet_distance
+from jobs.extraction import Stopped, own_batches
+from jobs.features import open_features
+from jobs.files import atomic_path, read_json, write_json
 from jobs.gather import check_samples
+from jobs.image_sources import open_reference, reference_problems
 from jobs.interruption import Interruption
-from jobs.pictures import to_x
+from jobs.likelihood import batches_of_rank, negative_log_likelihood, open_held_out
+from jobs.metrics import measure, named, parts_needed
+from jobs.points import Point, at_point, points, samples_folder
 from jobs.progress import Progress
-from jobs.randomness import generator_for, randn_from
+from jobs.reference import reference_identity, reference_statistics
 from jobs.rundir import RunDir
-from jobs.sample import TELL_EVERY, asked_to_stop, load_sampler
+from jobs.sample import TELL_EVERY, asked_to_stop, load_sampler, load_step
 from jobs.spec import Spec
 
+BITS = "bits/dim"
+_VERSION = 1  # of all that a piece of evaluated.json depends on besides what it names
 
-class _Stopped(Exception):
-    """Asked to stop; evaluation starts over next time."""
+
+class Steps:
+    """How far this rank is, in batches of images and steps of chains; raises Stopped where all are to leave."""
+
+    def __init__(self, run: RunDir, group: Group, interruption: Interruption, total: int):
+        self.group, self.interruption, self.done = group, interruption, 0
+        self.progress = Progress(run.progress, "evaluate", max(total, 1), "steps") if group.is_main else None
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress.update(self.done)
+        if self.interruption.requested or self.done % TELL_EVERY == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Not a step of its own: for work whose length nobody counted."""
+        if self.progress:
+            self.progress.update(self.done)  # a sign of life
+        if asked_to_stop(self.group, self.interruption):
+            raise Stopped
+
+    def reach(self, done: int) -> None:
+        """What was known already counts as done."""
+        self.done = max(self.done, done)
+
+    def close(self, state: str) -> None:
+        if self.progress:
+            self.progress.close(self.progress.total if state == "done" else min(self.done, self.progress.total), state)
+
+
+class Evaluated:
+    """evaluated.json: results by name, each with the identity of what it was computed from. The same on every rank."""
+
+    def __init__(self, file: Path, group: Group):
+        self.file, self.is_main = file, group.is_main
+        self.pieces = on_main(self._read)
+
+    def _read(self) -> dict:
+        try:
+            pieces = read_json(self.file)
+        except (OSError, UserError):  # it only spares work
+            return {}
+        return pieces if isinstance(pieces, dict) else {}
+
+    def piece(self, name: str, identity: dict, compute: Callable[[], dict]) -> dict:
+        """The result known under `name` and `identity`, or else that of `compute`, which all ranks call."""
+        identity = identity | {"version": _VERSION}
+        known = self.pieces.get(name)
+        if known is None or known["identity"] != identity:
+            self.pieces[name] = {"identity": identity, "result": compute()}
+            if self.is_main:
+                write_json(self.file, self.pieces)
+        return self.pieces[name]["result"]
 
 
 def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
     """Write evaluation.json: "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
     spec, settings = run.spec, run.spec.evaluate
-    network, sampled_with = load_sampler(run, group)
-    on_main(lambda: check_samples(run, sampled_with))
-
-    result: dict = {"weights_sha256": sampled_with["weights_sha256"], "samples": spec.sample.num_samples}
-    batches = -(-settings.nll_examples // settings.batch_size)
-    own_batches = range(group.rank, batches, group.world_size)
-    total = len(own_batches) * spec.diffusion.diffusion_steps
-    progress = Progress(run.progress, "evaluate", max(total, 1), "steps") if group.is_main else None
-    steps = 0
-
-    def on_step() -> None:
-        nonlocal steps
-        steps += 1
-        if (interruption.requested or steps % TELL_EVERY == 0) and asked_to_stop(group, interruption):
-            raise _Stopped
-        if progress:
-            progress.update(steps)
-
-    state = "failed"
+    sampled_with = on_main(lambda: check_points(run))
+    chains = likelihoods(spec)
+    batches = own_batches(spec.sample.num_samples, settings.batch_size, group)
+    lengths = {chain: len(batches_of_rank(spec, group)) * chain_length(spec, chain[1]) for chain in chains}
+    plan = points(spec) if settings.metrics else []
+    steps = Steps(run, group, interruption, len(plan) * batches + sum(lengths.values()))
+    evaluated = Evaluated(run.path / "evaluated.json", group)
+    main, state = points(spec)[0], "failed"
+    result: dict = {"weights_sha256": sampled_with[main]["weights_sha256"], "samples": spec.sample.num_samples,
+                    "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {}}
     try:
-        if "fid" in settings.metrics:
-            result["fid"] = fid(run, group)
-        if settings.nll_examples:
-            terms = negative_log_likelihood(spec, network, group, own_batches, on_step)
-            result["bits_per_dim"] = terms.pop("summary")
-            if group.is_main:
-                with atomic_path(run.path / "bits_per_dim.npz") as temporary:
-                    np.savez(temporary, **terms)
+        measured, names = {}, {}
+        if plan:
+            measure_point, features, reference = comparison(run, group, steps, sampled_with, evaluated)
+            result |= {"features": features.summary(),
+                       "reference": {"path": reference.path, "images": len(reference.images) if reference.images else None}}
+            for number, point in enumerate(plan, start=1):
+                measured[point] = measure_point(point)
+                steps.reach(number * batches)
+            result["metrics"] = measured[main]
+            names = named(measured[main], features)
+        bounds = {}
+        for chain in chains:
+            done = steps.done + lengths[chain]
+            bounds[chain] = bound(run, group, evaluated, steps, chain, sampled_with)
+            steps.reach(done)
+        if chains:
+            result["bits_per_dim"] = bounds[main.step, ""]
+            names[BITS] = bounds[main.step, ""]["value"]
+        result |= {"headline": names, "curve": [curve_entry(spec, point, measured, bounds) for point in points(spec)]}
         if group.is_main:
-            result["headline"] = headline(result)
+            if not chains:
+                (run.path / "bits_per_dim.npz").unlink(missing_ok=True)  # of other settings
             record_hparams(run, result)
             write_json(run.evaluation, result)  # last: where it is, all is there
         state = "done"
-    except _Stopped:
+    except Stopped:
         state = "interrupted"
     finally:
-        if progress:
-            progress.close(progress.total if state == "done" else steps, state)
+        steps.close(state)
     return state
 
 
-def fid(run: RunDir, group: Group) -> dict:
-    """Fréchet distance between the samples and the reference data set, by the spec's features."""
-    spec, data = run.spec, run.spec.data
-    features = open_features(spec.evaluate.features, group.device)
-    reference = open_data(spec.evaluate.reference, data.image_size, data.channels)
-    with h5py.File(run.samples_h5, "r") as file:
-        ours = moments(file["images"], features, group, spec.evaluate.batch_size)
-    theirs = moments(reference.images, features, group, spec.evaluate.batch_size)
-    try:
-        value = frechet_distance(*ours.mean_and_covariance(), *theirs.mean_and_covariance())
-    except ValueError as error:
-        raise UserError(f"evaluate.metrics: fid: {error}") from error
-    return {"value": value, "features": features.name, "features_sha256": features.sha256,
-            "note": features.note, "samples": spec.sample.num_samples,
-            "reference": spec.evaluate.reference, "reference_images": len(reference)}
+def check_points(run: RunDir) -> dict[Point, dict]:
+    """What the samples of each point were made with. Raises UserError where some are missing, damaged or of other weights."""
+    network, spec = build_network(run.spec), run.spec
+    sha256 = {step: load_step(run, network, step) for step in {point.step for point in points(spec)}}
+    settings = {point: sampling_settings(at_point(spec, point), sha256[point.step]) for point in points(spec)}
+    for point in settings:
+        check_samples(run, settings[point], point)
+    return settings
 
 
-def moments(images: h5py.Dataset | np.ndarray, features: Features, group: Group, batch_size: int) -> Moments:
-    """Moments of the features of uint8 [N, H, W, C] `images`, each rank computing its share."""
-    result, width = Moments(group.device), 0
-    starts = range(0, len(images), batch_size)
-    with torch.no_grad():
-        for start in starts[group.rank::group.world_size]:
-            batch = torch.from_numpy(np.array(images[start:start + batch_size])).permute(0, 3, 1, 2).to(group.device)
-            extracted = features.extract(batch)
-            width = extracted.shape[1]
-            result.add(extracted)
-    widest = torch.tensor(width, device=group.device)
-    dist.all_reduce(widest, dist.ReduceOp.MAX)
-    result.reduce(int(widest))
-    return result
+def likelihoods(spec: Spec) -> list[tuple[int, str]]:
+    """The chains to compute bits/dim over, (training step, timestep_respacing): the full one, and those of ancestral points.
 
-
-def negative_log_likelihood(spec: Spec, network, group: Group, own_batches: range, on_step) -> dict:
-    """Bits/dim of the first nll_examples held-out examples over the full chain, every one once.
-
-    Returns `summary` and arrays: total and prior [N] in the data's order, and the means over examples of vb, mse and
-    xstart_mse [T], column t belonging to timestep t.
+    A sample of DDIM has no likelihood of its own.
     """
-    settings, data = spec.evaluate, spec.data
-    held_out = open_data(settings.nll_data, data.image_size, data.channels, data.num_classes if data.class_cond else None)
-    count = settings.nll_examples
-    if count > len(held_out):
-        raise UserError(f"evaluate.nll_examples: {count}, but {settings.nll_data} has {len(held_out)} examples")
-    diffusion = build_diffusion(spec, group.device)
-    # (index, total, prior) of every example: small. The terms per timestep are kept as sums.
-    rows: list[Tensor] = [torch.zeros(0, 3, dtype=torch.float64, device=group.device)]
-    sums = torch.zeros(3, diffusion.num_timesteps, dtype=torch.float64, device=group.device)
-    stopped = False
-    try:
-        for number in own_batches:
-            rows_of = slice(number * settings.batch_size, min((number + 1) * settings.batch_size, count))
-            x_start = to_x(torch.from_numpy(np.array(held_out.images[rows_of])).to(group.device)).permute(0, 3, 1, 2)
-            labels = {"y": torch.from_numpy(held_out.labels[rows_of]).to(group.device)} if data.class_cond else {}
-            randn = randn_from(generator_for(group.device, settings.seed, "bits per dim", number), settings.batch_size)
-            bound = bits_per_dim(diffusion, network, x_start, randn, clip_denoised=spec.sample.clip_denoised,
-                                 model_kwargs=labels, on_step=on_step)
-            index = torch.arange(rows_of.start, rows_of.stop, dtype=torch.float64, device=group.device)
-            rows.append(torch.stack([index, bound.total.double(), bound.prior.double()], dim=1))
-            sums += torch.stack([term.double().sum(dim=0) for term in (bound.vb, bound.mse, bound.xstart_mse)])
-    except _Stopped:
-        stopped = True
-    if any_rank(stopped):
-        raise _Stopped
-    gathered = gather_rows(torch.cat(rows))
-    dist.all_reduce(sums)
-    _, total, prior = gathered[gathered[:, 0].argsort()].T.cpu().numpy()
-    vb, mse, xstart_mse = (sums / count).cpu().numpy()
-    error = total.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
-    summary = {"value": float(total.mean()), "standard_error": None if math.isnan(error) else float(error),
-               "prior": float(prior.mean()), "examples": count, "data": settings.nll_data}
-    return {"summary": summary, "total": total, "prior": prior, "vb": vb, "mse": mse, "xstart_mse": xstart_mse}
+    if not spec.evaluate.nll_examples:
+        return []
+    ancestral = [(point.step, point.timestep_respacing) for point in points(spec) if point.sampler == "ancestral"]
+    return list(dict.fromkeys([(spec.train.iterations, ""), *ancestral]))
 
 
-def headline(result: dict) -> dict[str, float]:
-    """The numbers of evaluation.json that a table shows, by name; the name says which features FID rests on."""
-    values = {}
-    if "fid" in result:
-        values[f"fid ({result['fid']['features']})"] = result["fid"]["value"]
-    if "bits_per_dim" in result:
-        values["bits/dim"] = result["bits_per_dim"]["value"]
-    return values
+def chain_length(spec: Spec, timestep_respacing: str) -> int:
+    return len(space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing))
+
+
+def comparison(run: RunDir, group: Group, steps: Steps, sampled_with: dict[Point, dict], evaluated: Evaluated):
+    """(a function that gives the metrics of a point, the features, the reference), after checking that they go together."""
+    spec, settings, data = run.spec, run.spec.evaluate, run.spec.data
+    reference = open_reference(settings.reference, data.image_size, data.channels)
+    if problems := reference_problems(reference, settings.metrics, settings.features):
+        raise UserError("\n".join(problems))
+    kept = run.path.parent.parent / ".cache"
+    features = open_features(settings.features, data.image_size, data.channels, reference, kept, group)
+    features.check(settings.metrics)
+    identity = on_main(lambda: reference_identity(reference))
+
+    @cache
+    def theirs():
+        return reference_statistics(reference, identity, features, parts_needed(settings.metrics, of_reference=True), group,
+                                    settings.batch_size, kept, steps.check)
+
+    def measure_point(point: Point) -> dict[str, dict]:
+        def compute() -> dict[str, dict]:
+            of_reference = theirs()
+            with h5py.File(samples_folder(run, point) / "samples.h5", "r") as file:
+                return measure(file["images"], settings.metrics, features, of_reference, group, settings.batch_size, steps,
+                               steps.check, interval=point == points(spec)[0])
+        basis = {"samples": sampled_with[point], "num_samples": spec.sample.num_samples, "metrics": sorted(settings.metrics),
+                 "batch_size": settings.batch_size, "features": features.identity, "reference": identity,
+                 "interval": point == points(spec)[0]}
+        return evaluated.piece(f"metrics {samples_folder(run, point).name}", basis, compute)
+    return measure_point, features, reference
+
+
+def bound(run: RunDir, group: Group, evaluated: Evaluated, steps: Steps, chain: tuple[int, str],
+          sampled_with: dict[Point, dict]) -> dict:
+    """The summary of bits/dim over a chain of `likelihoods`; of the full one with bits_per_dim.npz."""
+    spec, settings = run.spec, run.spec.evaluate
+    step, timestep_respacing = chain
+    point = next(point for point in sampled_with if point.step == step)
+    file = run.path / "bits_per_dim.npz" if chain == likelihoods(spec)[0] else None
+
+    def compute() -> dict:
+        network, _ = load_sampler(run, group, point)
+        terms = negative_log_likelihood(spec, network, timestep_respacing, group, steps)
+        summary = terms.pop("summary")
+        if file and group.is_main:
+            with atomic_path(file) as temporary:
+                np.savez(temporary, **terms)
+        return summary
+    name = f"{BITS} step {step}, {timestep_respacing or 'full'}"
+    if file and not from_main(file.exists()):
+        evaluated.pieces.pop(name, None)
+    network_of = {key: value for key, value in sampled_with[point].items() if key != "sample"}
+    basis = {"network": network_of, "clip_denoised": spec.sample.clip_denoised, "timestep_respacing": timestep_respacing,
+             "examples": settings.nll_examples, "data": on_main(lambda: fingerprint(open_held_out(spec))),
+             "batch_size": settings.batch_size, "seed": settings.seed}
+    return evaluated.piece(name, basis, compute)
+
+
+def curve_entry(spec: Spec, point: Point, measured: dict[Point, dict], bounds: dict[tuple[int, str], dict]) -> dict:
+    values = {name: found["value"] for name, found in measured.get(point, {}).items()}
+    if point.sampler == "ancestral" and (point.step, point.timestep_respacing) in bounds:
+        values[BITS] = bounds[point.step, point.timestep_respacing]["value"]
+    return {"step": point.step, "sampler": point.sampler, "timestep_respacing": point.timestep_respacing,
+            "sampling_steps": chain_length(spec, point.timestep_respacing), "samples": spec.sample.num_samples,
+            "metrics": values}
 
 
 def record_hparams(run: RunDir, result: dict) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ from jobs.errors import UserError
 from jobs.files import atomic_path
 from jobs.hdf5 import Layout, lay_out, open_sealed, seal
 from jobs.pictures import grid, write_png
+from jobs.points import Point, points, samples_folder
 from jobs.provenance import package_versions
 from jobs.rundir import RunDir
 from jobs.spec_file import dump
@@ -18,13 +20,17 @@ from jobs.spec_file import dump
 FIRST, LARGER = 16, 100
 
 
-def gather(run: RunDir, settings: dict) -> None:
-    """Write samples.h5, samples.npz and the pictures from the chunks made with `settings`; a samples.h5 that is there stays.
+def gather(run: RunDir, settings: dict, point: Point) -> None:
+    """Write a point's samples.h5 from the chunks made with `settings`, where it is not there already.
 
-    Raises UserError that names every chunk which is missing, damaged or foreign.
+    For the main point samples.npz and the pictures too. Raises UserError that names every chunk which is missing, damaged
+    or foreign.
     """
-    if not run.samples_h5.exists():
-        _write_h5(run, settings, devices=_check(run, settings))
+    folder = samples_folder(run, point)
+    if not (folder / "samples.h5").exists():
+        _write_h5(run, folder, settings, devices=_check(run, folder, settings))
+    if folder != run.samples:
+        return
     _write_npz(run)
     with h5py.File(run.samples_h5, "r") as file:
         images = file["images"][:LARGER]
@@ -32,22 +38,29 @@ def gather(run: RunDir, settings: dict) -> None:
     write_png(run.samples_png, grid(images[:FIRST], columns=4))
 
 
-def settings_of_chunks(run: RunDir) -> dict:
-    """The settings recorded in the first chunk there is, for gathering without the weights at hand."""
-    for file in sorted(run.samples.glob("chunk-*.h5")):
+def gather_points(run: RunDir) -> None:
+    """Gather every point of the run without the weights at hand. Raises UserError as `gather` does."""
+    for point in points(run.spec):
+        gather(run, recorded_settings(run, point), point)
+
+
+def recorded_settings(run: RunDir, point: Point) -> dict:
+    """The settings that a point's samples.h5 was made with, or before there is one the first of its chunks."""
+    folder = samples_folder(run, point)
+    for file in [*folder.glob("samples.h5"), *sorted(folder.glob("chunk-*.h5"))]:
         try:
-            with open_sealed(file) as chunk:
-                return json.loads(chunk.attrs["settings"])
+            with open_sealed(file) as opened:
+                return json.loads(opened.attrs["settings"])
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); `iddpm sample {run.path}` computes it again") from error
-    raise UserError(f"{run.samples}: no chunks to gather; run `iddpm sample {run.path}`")
+    raise UserError(f"{folder}: no chunks to gather; run `iddpm sample {run.path}`")
 
 
-def _check(run: RunDir, settings: dict) -> set[str]:
+def _check(run: RunDir, folder: Path, settings: dict) -> set[str]:
     """The kinds of device that made the chunks, all of which are there and fit."""
     problems, devices = [], set()
     for chunk in range(number_of_chunks(run.spec)):
-        file = chunk_file(run, chunk)
+        file = chunk_file(folder, chunk)
         try:
             if file.exists():
                 devices.add(read_chunk(file, chunk_indices(run.spec, chunk), settings).device)
@@ -61,7 +74,7 @@ def _check(run: RunDir, settings: dict) -> set[str]:
     return devices
 
 
-def _write_h5(run: RunDir, settings: dict, devices: set[str]) -> None:
+def _write_h5(run: RunDir, folder: Path, settings: dict, devices: set[str]) -> None:
     spec, data = run.spec, run.spec.data
     count, size = spec.sample.num_samples, spec.sample.batch_size
     # HDF5's own choice of chunks is 15 times slower; one sampling chunk each is written as it is.
@@ -71,15 +84,16 @@ def _write_h5(run: RunDir, settings: dict, devices: set[str]) -> None:
         layouts["labels"] = Layout((count,), "<i8")
     attributes = {
         "spec": dump(spec), "settings": json.dumps(settings),
-        "weights_sha256": settings["weights_sha256"], "device": ", ".join(sorted(devices)), "sampler": spec.sample.sampler,
-        "timestep_respacing": spec.sample.timestep_respacing, "diffusion_steps": spec.diffusion.diffusion_steps,
+        "weights_sha256": settings["weights_sha256"], "device": ", ".join(sorted(devices)),
+        "sampler": settings["sample"]["sampler"], "timestep_respacing": settings["sample"]["timestep_respacing"],
+        "diffusion_steps": spec.diffusion.diffusion_steps,
         "packages": json.dumps(package_versions())}
-    with atomic_path(run.samples_h5) as temporary:
+    with atomic_path(folder / "samples.h5") as temporary:
         places = lay_out(temporary, layouts, attributes)
         with open(temporary, "r+b") as file:
             for number, place in enumerate(places["images"]):
                 indices = chunk_indices(spec, number)
-                chunk = read_chunk(chunk_file(run, number), indices, settings)
+                chunk = read_chunk(chunk_file(folder, number), indices, settings)
                 arrays = {place: chunk.images, places["sample_index"][0] + 8 * indices.start: chunk.sample_index}
                 if chunk.labels is not None:
                     arrays[places["labels"][0] + 8 * indices.start] = chunk.labels
@@ -106,9 +120,9 @@ def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows:
             member.write(np.ascontiguousarray(dataset[start:start + rows]).tobytes())
 
 
-def check_samples(run: RunDir, settings: dict) -> None:
-    """Raises UserError where samples.h5 is missing, damaged, or made with other settings than `settings`."""
-    file = run.samples_h5
+def check_samples(run: RunDir, settings: dict, point: Point | None = None) -> None:
+    """Raises UserError where the samples.h5 of `point` is missing, damaged, or not made with `settings`. None: the main one."""
+    file = samples_folder(run, point or points(run.spec)[0]) / "samples.h5"
     if not file.exists():
         raise UserError(f"{file}: missing; run `iddpm sample {run.path}`")
     try:
@@ -119,4 +133,4 @@ def check_samples(run: RunDir, settings: dict) -> None:
                         f"Remove it, and `iddpm sample {run.path}` gathers it again.") from error
     if theirs != settings:
         raise UserError(f"{file}: made with other weights or settings: {differences(theirs, settings)}. "
-                        f"Remove {run.samples}, and `iddpm sample {run.path}` samples anew.")
+                        f"Remove {file.parent}, and `iddpm sample {run.path}` samples anew.")

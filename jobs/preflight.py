@@ -5,6 +5,7 @@ from pathlib import Path
 from jobs.data import ImageData, fingerprint, open_data
 from jobs.errors import UserError
 from jobs.files import read_json, write_json
+from jobs.image_sources import open_reference, reference_problems
 from jobs.rundir import RunDir
 from jobs.spec import Spec
 
@@ -14,8 +15,6 @@ def input_problems(spec: Spec) -> list[str]:
     data, evaluate = spec.data, spec.evaluate
     classes = data.num_classes if data.class_cond else None
     inputs = {(data.path, classes)}
-    if evaluate.metrics:
-        inputs.add((evaluate.reference, None))
     if evaluate.nll_examples:
         inputs.add((evaluate.nll_data, classes))
     problems, names = {}, {}
@@ -29,8 +28,15 @@ def input_problems(spec: Spec) -> list[str]:
             problems[path] = str(error)
     if classes is not None:
         problems |= _class_problems(spec, names)
-    if evaluate.metrics and evaluate.features != "pixels" and not Path(evaluate.features).is_file():
-        problems["features"] = f"{evaluate.features}: no such file; evaluate.features is `pixels` or a TorchScript file"
+    if evaluate.metrics and evaluate.reference not in problems:
+        try:
+            reference = open_reference(evaluate.reference, data.image_size, data.channels)
+            problems |= {text: text for text in reference_problems(reference, evaluate.metrics, evaluate.features)}
+        except UserError as error:
+            problems[evaluate.reference] = str(error)
+    if evaluate.metrics and evaluate.features not in ("pixels", "classifier") and not Path(evaluate.features).is_file():
+        problems["features"] = (f"{evaluate.features}: no such file; evaluate.features is `pixels`, `classifier` or a "
+                                "TorchScript file")
     return list(problems.values())
 
 

@@ -12,18 +12,27 @@ from typing import Any
 
 from jobs.errors import Busy, UserError
 from jobs.files import json_text, read_json, write_json, write_texts
+from jobs.points import points, samples_folder
 from jobs.provenance import provenance
 from jobs.spec import Spec
 from jobs.spec_file import difference, dump, load_frozen
 from jobs.sweep import Study
 
-# What may change under an existing run: it does not touch what the run computes.
-FREE_TO_CHANGE = ("resources", "train.log_interval", "train.save_interval", "train.keep_interval")
+# What may change under an existing run: it does not touch the weights and samples that the run has computed.
+FREE_TO_CHANGE = ("resources", "train.log_interval", "train.save_interval", "train.keep_interval", "sample.at", "evaluate")
 
 
 @dataclass(frozen=True)
 class RunDir:
     path: Path
+
+    @classmethod
+    def expected(cls, path: Path, spec: Spec) -> "RunDir":
+        """The run at `path`, which is likely to hold `spec`: its file is parsed only if not, for the sake of large sweeps."""
+        run = cls(path)
+        if run.spec_file.is_file() and run.spec_file.read_text(encoding="utf-8") == dump(spec):
+            vars(run)["spec"] = spec
+        return run
 
     @property
     def spec_file(self) -> Path:
@@ -96,8 +105,19 @@ class RunDir:
             steps = self.trained_steps()
             return steps > 0 and steps >= self.spec.train.iterations
         if stage == "sample":
-            return all(path.exists() for path in (self.samples_h5, self.samples / "samples.npz", self.samples_png))
-        return self.evaluation.exists()
+            return (all(path.exists() for path in (self.samples_h5, self.samples / "samples.npz", self.samples_png))
+                    and all((samples_folder(self, point) / "samples.h5").exists() for point in points(self.spec)))
+        return self._evaluated_as_asked()
+
+    def _evaluated_as_asked(self) -> bool:
+        """Whether evaluation.json answers what the spec asks now: its `evaluate` section may change under a run."""
+        try:
+            found = read_json(self.evaluation)
+        except (OSError, UserError):
+            return False
+        asked = [(point.step, point.sampler, point.timestep_respacing) for point in points(self.spec)]
+        return (isinstance(found, dict) and found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == [
+            (point["step"], point["sampler"], point["timestep_respacing"]) for point in found.get("curve", [])])
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -123,7 +143,7 @@ def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
     Raises UserError, before anything is written, where a run exists under the same name with another spec.
     """
     folder = runs_folder / study.name
-    directories = [RunDir(folder / run.name) for run in study.runs]
+    directories = [RunDir.expected(folder / run.name, run.spec) for run in study.runs]
     for run, directory in zip(study.runs, directories):
         if directory.spec_file.is_file():
             changed = difference(directory.spec, run.spec, ignore=FREE_TO_CHANGE)

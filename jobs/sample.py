@@ -1,21 +1,29 @@
-"""The sampling stage: chunks of samples by the ranks as they come free, each a pure function of its number."""
+"""The sampling stage: chunks of samples by the ranks as they come free, each a pure function of its number.
 
+A run has one or more points to sample at (`jobs.points`); their chunks are one queue of work.
+"""
+
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from diffusion.gaussian import GaussianDiffusion
+from diffusion.respacing import space_timesteps
 from diffusion.samplers import Step, ancestral, ddim
 from diffusion.unet import UNet
 from jobs.build import build_diffusion, build_network
-from jobs.checkpoints import final_checkpoint, load_weights, sha256_of_weights, weights_name
+from jobs.checkpoints import checkpoint_at, load_weights, sha256_of_weights, weights_name
 from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings,
                          write_chunk)
 from jobs.distributed import Group, any_rank, on_main
 from jobs.errors import UserError
 from jobs.gather import check_samples, gather
 from jobs.interruption import Interruption
+from jobs.partial import Partial, partial_file, partial_identity, save_partial, take_partial
+from jobs.points import Point, at_point, points, samples_folder
 from jobs.preview import as_images
 from jobs.progress import Progress, note
 from jobs.randomness import generator_for, randn_from
@@ -23,31 +31,49 @@ from jobs.rundir import RunDir
 from jobs.spec import Spec
 
 TELL_EVERY = 10  # steps between two words to the main rank about how far this one is
+SAVE_EVERY_S = 300.0  # between two saves of a chunk half-way: what a kill -9 costs at most
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What there is to do at one point."""
+
+    point: Point
+    settings: dict
+    """What names its samples."""
+    missing: dict[int, int]
+    """Number of each chunk to compute: how many steps of its chain are left."""
 
 
 def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     """Compute the chunks that are missing, then gather all: "done" or "interrupted".
 
-    Raises UserError where training is not finished or the folder holds samples of other weights or settings.
+    Raises UserError where training is not finished, the checkpoint of a point is gone, or a folder holds samples of other
+    weights or settings.
     """
-    spec = run.spec
-    network, settings = load_sampler(run, group)
-    missing = on_main(lambda: missing_chunks(run, settings))
-    diffusion = build_diffusion(spec, group.device, spec.sample.timestep_respacing)
-    progress = Progress(run.progress, "sample", len(missing) * diffusion.num_timesteps, "steps") if group.is_main else None
-    state = "failed"
+    network = build_network(run.spec).to(group.device).eval()
+    samplings = on_main(lambda: survey(run, network, group.device_name))
+    # By checkpoint, the last one first, so that weights change as seldom as can be.
+    work = [(sampling, chunk) for sampling in sorted(samplings, key=lambda sampling: -sampling.point.step)
+            for chunk in sampling.missing]
+    steps = sum(sampling.missing[chunk] for sampling, chunk in work)
+    progress = Progress(run.progress, "sample", steps, "steps") if group.is_main else None
+    state, loaded = "failed", None
     try:
         # A counter that all ranks share: whoever is free takes the next, and a slow rank holds up nobody.
-        while (turn := group.store.add("chunks_taken", 1) - 1) < len(missing):
+        while (turn := group.store.add("chunks_taken", 1) - 1) < len(work):
             if asked_to_stop(group, interruption):
                 break
-            chunk = missing[turn]
-            images = compute_chunk(spec, network, diffusion, group, chunk, interruption, progress)
-            if images is not None:
-                write_chunk(chunk_file(run, chunk), images, settings)
+            sampling, chunk = work[turn]
+            if sampling.point.step != loaded:
+                loaded = sampling.point.step
+                if load_step(run, network, loaded) != sampling.settings["weights_sha256"]:
+                    raise UserError(f"{run.checkpoints}: the weights of step {loaded} changed while sampling from them")
+            compute_chunk(run, network, group, sampling, chunk, interruption, progress)
         stopped = any_rank(interruption.requested)
         if not stopped and group.is_main:
-            gather(run, settings)
+            for sampling in samplings:
+                gather(run, sampling.settings, sampling.point)
         state = "interrupted" if stopped else "done"
     finally:
         if progress:
@@ -60,25 +86,42 @@ def asked_to_stop(group: Group, interruption: Interruption) -> bool:
     return group.store.add("asked_to_stop", int(interruption.requested)) > 0
 
 
-def load_sampler(run: RunDir, group: Group) -> tuple[UNet, dict]:
-    """The network with the weights to sample from, in evaluation mode, and the settings that name what it makes."""
+def load_sampler(run: RunDir, group: Group, point: Point | None = None) -> tuple[UNet, dict]:
+    """The network with the weights of `point` (None: the main one), in evaluation mode, and what names its samples."""
+    point = point or points(run.spec)[0]
+    network = build_network(run.spec)
+    sha256 = load_step(run, network, point.step)
+    return network.to(group.device).eval(), sampling_settings(at_point(run.spec, point), sha256)
+
+
+def load_step(run: RunDir, network: UNet, step: int) -> str:
+    """Copy the weights of training step `step` that the spec samples from into the network; their sha256."""
+    ema_rate = run.spec.sample.ema_rate
+    checkpoint = checkpoint_at(run, step)
+    weights = checkpoint.weights(ema_rate)
+    load_weights(network, weights, checkpoint.path / weights_name(ema_rate))
+    return sha256_of_weights(weights)
+
+
+def survey(run: RunDir, network: UNet, device: str) -> list[Sampling]:
+    """What is missing at each point; `network` is for trying whether the weights fit it."""
     spec = run.spec
-    checkpoint = final_checkpoint(run)
-    name = weights_name(spec.sample.ema_rate)
-    network = build_network(spec)
-    weights = checkpoint.weights(spec.sample.ema_rate)
-    load_weights(network, weights, checkpoint.path / name)
-    return network.to(group.device).eval(), sampling_settings(spec, sha256_of_weights(weights))
+    sha256 = {step: load_step(run, network, step) for step in dict.fromkeys(point.step for point in points(spec))}
+    settings = {point: sampling_settings(at_point(spec, point), sha256[point.step]) for point in points(spec)}
+    missing = {point: missing_chunks(run, point, settings[point]) for point in points(spec)}
+    return [Sampling(point, settings[point], steps_left(run, point, settings[point], missing[point], device))
+            for point in points(spec)]
 
 
-def missing_chunks(run: RunDir, settings: dict) -> list[int]:
+def missing_chunks(run: RunDir, point: Point, settings: dict) -> list[int]:
     """Numbers of the chunks to compute. Damaged ones are removed and count as missing; foreign ones are a UserError."""
-    if run.samples_h5.exists():
-        check_samples(run, settings)
+    folder = samples_folder(run, point)
+    if (folder / "samples.h5").exists():
+        check_samples(run, settings, point)
         return []
     missing = []
     for chunk in range(number_of_chunks(run.spec)):
-        file = chunk_file(run, chunk)
+        file = chunk_file(folder, chunk)
         try:
             if file.exists():
                 read_chunk(file, chunk_indices(run.spec, chunk), settings)
@@ -87,39 +130,66 @@ def missing_chunks(run: RunDir, settings: dict) -> list[int]:
             note(f"{error}; computing it again")
             file.unlink()
         except UserError as error:
-            raise UserError(f"{error}. Remove {run.samples}, and `iddpm sample {run.path}` samples anew.") from error
+            raise UserError(f"{error}. Remove {folder}, and `iddpm sample {run.path}` samples anew.") from error
         missing.append(chunk)
     return missing
 
 
-def compute_chunk(spec: Spec, network: UNet, diffusion: GaussianDiffusion, group: Group, chunk: int,
-                  interruption: Interruption, progress: Progress | None) -> Chunk | None:
-    """The samples of chunk number `chunk`; None where the stage was asked to stop half-way."""
+def steps_left(run: RunDir, point: Point, settings: dict, missing: list[int], device: str) -> dict[int, int]:
+    """How many steps each of the `missing` chunks still takes. What was saved of others is removed."""
+    spec, folder = run.spec, samples_folder(run, point)
+    steps, left = len(space_timesteps(spec.diffusion.diffusion_steps, point.timestep_respacing)), {}
+    for chunk in missing:
+        partial = take_partial(partial_file(folder, chunk), partial_identity(settings, chunk_indices(spec, chunk), device))
+        left[chunk] = partial.next_step + 1 if partial else steps
+    for file in set(folder.glob("partial-*.h5")) - {partial_file(folder, chunk) for chunk in missing}:
+        file.unlink()  # a rank was killed between writing its chunk and this
+    return left
+
+
+def compute_chunk(run: RunDir, network: UNet, group: Group, sampling: Sampling, chunk: int, interruption: Interruption,
+                  progress: Progress | None) -> None:
+    """Write chunk number `chunk` of a point; where the stage is asked to stop half-way, save how far it is."""
+    spec, folder = at_point(run.spec, sampling.point), samples_folder(run, sampling.point)
     indices = chunk_indices(spec, chunk)
     labels = np.array(indices) % spec.data.num_classes if spec.data.class_cond else None
-    images = None
-    for step in reverse_chain(spec, network, diffusion, chunk, labels):
-        images = step.x
+    # All the randomness of a chunk comes from one stream, named by seed and chunk.
+    generator = generator_for(group.device, spec.sample.seed, "sample", chunk)
+    diffusion = build_diffusion(spec, group.device, spec.sample.timestep_respacing)
+    file, identity = partial_file(folder, chunk), partial_identity(sampling.settings, indices, group.device_name)
+    begun = take_partial(file, identity)
+    left = begun.next_step + 1 if begun else diffusion.num_timesteps
+    x, saved = None, time.monotonic()
+    for step in reverse_chain(spec, network, diffusion, generator, labels, len(indices), begun):
+        x = step.x
         if step.t % TELL_EVERY == 0:
-            if asked_to_stop(group, interruption):
-                return None
-            done = group.store.add("steps_done", min(TELL_EVERY, diffusion.num_timesteps - step.t))
+            done, left = group.store.add("steps_done", left - step.t), step.t
             if progress:
                 progress.update(done)
-    device = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
-    return Chunk(as_images(images), np.array(indices, dtype=np.int64), labels, device)
+            stop = asked_to_stop(group, interruption)
+            if left and (stop or time.monotonic() - saved >= SAVE_EVERY_S):
+                save_partial(file, Partial(x.cpu().numpy(), left - 1, generator.get_state().numpy()), identity)
+                saved = time.monotonic()
+            if left and stop:
+                return
+    write_chunk(chunk_file(folder, chunk), Chunk(as_images(x), np.array(indices, dtype=np.int64), labels, group.device_name),
+                sampling.settings)
+    file.unlink(missing_ok=True)
 
 
-def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, chunk: int,
-                  labels: np.ndarray | None) -> Iterator[Step]:
-    """The reverse process of one chunk. All its randomness comes from one stream, named by seed and chunk."""
+def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, generator: torch.Generator,
+                  labels: np.ndarray | None, rows: int, begun: Partial | None) -> Iterator[Step]:
+    """The reverse process of one chunk of `rows` samples, from its beginning or from where it was left."""
     settings, data, device = spec.sample, spec.data, diffusion.device
-    rows = len(chunk_indices(spec, chunk))
-    generator = generator_for(device, settings.seed, "sample", chunk)
     randn = randn_from(generator, settings.batch_size)
-    x_T = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device))
+    if begun:
+        generator.set_state(torch.from_numpy(begun.generator))
+        x, first_step = torch.from_numpy(begun.x).to(device), begun.next_step
+    else:
+        x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
     model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
     if settings.sampler == "ddim":
-        return ddim(diffusion, network, x_T, randn, eta=settings.ddim_eta, clip_denoised=settings.clip_denoised,
-                    model_kwargs=model_kwargs)
-    return ancestral(diffusion, network, x_T, randn, clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs)
+        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, first_step=first_step,
+                    clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs)
+    return ancestral(diffusion, network, x, randn, first_step=first_step, clip_denoised=settings.clip_denoised,
+                     model_kwargs=model_kwargs)

@@ -33,6 +33,13 @@ def _study_name(value: str) -> str:
     return value
 
 
+def _training_step(value: Any) -> Any:
+    value = _integral(value)
+    if value == "last" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("must be a training step (1, 2, ...) or last")
+
+
 def _wall_time(value: str) -> str:
     if not re.fullmatch(r"(\d+-)?\d{1,3}:\d{2}(:\d{2})?", value):
         raise ValueError('write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS"')
@@ -43,6 +50,9 @@ Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Text = Annotated[str, AfterValidator(_plain_text), Field(min_length=1)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
+TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
+Metric = Literal["fid", "sfid", "inception_score", "precision_recall", "kid"]
+Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text)]
 
 # Channel multipliers of the reference for the image sizes it knows (improved-diffusion README).
 CHANNEL_MULT = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}
@@ -115,23 +125,27 @@ class Sample(Section):
     """Samples in one chunk: the unit of work and of file, and part of what makes samples repeatable to the byte."""
     sampler: Literal["ancestral", "ddim"] = "ancestral"
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    timestep_respacing: Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text)] = ""
+    timestep_respacing: Respacing = ""
     clip_denoised: bool = True
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the raw weights."""
     seed: CountOrZero = 0
+    at: list[TrainingStep] = ["last"]
+    """Training steps whose checkpoints are kept for good and sampled from, besides the last one."""
 
 
 class Evaluate(Section):
     reference: Text | None = None
     """Data set to compare samples with; null: data.path."""
     features: Text = "pixels"
-    """`pixels`, or a TorchScript file such as inception-2015-12-05.pt."""
-    metrics: list[Literal["fid"]] = ["fid"]
+    """`pixels`, `classifier` (a small one, trained on the reference), or a TorchScript file such as inception-2015-12-05.pt."""
+    metrics: list[Metric] = ["fid"]
     nll_data: Text | None = None
     """Held-out data set for bits/dim."""
     nll_examples: CountOrZero = 0
     """How many of its examples, from the first on; 0: none."""
+    respacings: list[Respacing] = []
+    """Shorter chains to sample with besides the main one, each with both samplers, for a curve over their lengths."""
     batch_size: Count = 64
     seed: CountOrZero = 0
 
@@ -216,12 +230,21 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
         found.append(("sample.ema_rate", f"{spec.sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
     if spec.evaluate.nll_examples and spec.evaluate.nll_data is None:
         found.append(("evaluate.nll_data", "nll_examples needs a held-out data set"))
+    if spec.evaluate.features == "pixels":
+        found += [("evaluate.metrics", f"{metric} needs more than features: pixels has; use classifier or a TorchScript file")
+                  for metric in ("sfid", "inception_score") if metric in spec.evaluate.metrics]
     found += batch_contradictions(train, spec.resources.train.world_size)
 
-    try:
-        space_timesteps(diffusion.diffusion_steps, spec.sample.timestep_respacing)
-    except ValueError as error:
-        found.append(("sample.timestep_respacing", str(error)))
+    found += [("sample.at", f"step {step} is beyond train.iterations {train.iterations}")
+              for step in spec.sample.at if step != "last" and step > train.iterations]
+
+    chains = [("sample.timestep_respacing", spec.sample.timestep_respacing),
+              *(("evaluate.respacings", chain) for chain in spec.evaluate.respacings)]
+    for key, chain in chains:
+        try:
+            space_timesteps(diffusion.diffusion_steps, chain)
+        except ValueError as error:
+            found.append((key, str(error)))
     return found
 
 

@@ -4,18 +4,21 @@
 """
 
 import contextlib
+import json
 import os
 import sys
-import traceback
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.errors import StageFailed, UserError
-from jobs.files import remove_leftovers
+from jobs.errors import Busy, StageFailed, UserError
+from jobs.failures import Failure, describe, forget_failure, write_failure
+from jobs.files import read_json, remove_leftovers
+from jobs.interruption import Interruption
 from jobs.rundir import RunDir
 
 if TYPE_CHECKING:
-    from jobs.interruption import Interruption
+    from jobs.distributed import Group
 
 STAGES = ("train", "sample", "evaluate")
 
@@ -27,31 +30,38 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     "interrupted", "refused" (bad input), "failed", or "abandoned" (another rank vanished). "signal" names what interrupted
     this rank, if anything did.
     """
-    from jobs.interruption import Interruption
-
     interruption = Interruption()
     run = RunDir(Path(run_path))
     meeting_file = run.path / f".meeting-{meeting}"
     try:
         state, message = _in_group(stage, run, meeting_file, interruption), ""
-    except UserError as error:
+    except Busy as error:  # the run is fine: somebody else is at work on it
         state, message = "refused", str(error)
-    except StageFailed as error:
-        state, message = "failed", str(error)
     except Exception as error:
-        state, message = "abandoned" if _lost_a_rank(error) else "failed", traceback.format_exc()
-        print(message, file=sys.stderr, flush=True)
+        failure = _keep(error, stage, run)
+        state = {"bad input": "refused", "node or network": "abandoned"}.get(failure.kind, "failed")
+        message = failure.traceback or str(error)
+        if failure.traceback:
+            print(message, file=sys.stderr, flush=True)
     return {"state": state, "message": message, "signal": interruption.by}
 
 
-def _lost_a_rank(error: Exception) -> bool:
-    """Whether this is how gloo, NCCL or the store tell that another process of the group is gone."""
-    import torch.distributed as dist
-    return isinstance(error, dist.DistError) or any(
-        words in str(error) for words in ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL"))
+def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
+    """Write the run's failure.json, as far as the disk still takes it."""
+    from jobs.distributed import place
+
+    done = None
+    with contextlib.suppress(OSError, UserError):
+        progress = read_json(run.progress)
+        done = progress["done"] if progress["stage"] == stage else None
+    failure = describe(error, stage, done, os.uname().nodename, place().rank)
+    with contextlib.suppress(OSError, UserError):
+        if run.spec_file.is_file():
+            write_failure(run.path, failure)
+    return failure
 
 
-def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: "Interruption") -> str:
+def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
     from jobs.distributed import on_main, process_group
     from jobs.evaluate import evaluate
     from jobs.sample import sample
@@ -62,7 +72,22 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: "Interr
     with process_group(meeting_file, threads) as group, contextlib.ExitStack() as held:
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
-        return work(run, group, interruption)
+        on_main(lambda: forget_failure(run.path))
+        began, state = time.time(), "failed"
+        try:
+            state = work(run, group, interruption)
+        finally:
+            if group.is_main:
+                _record(run, stage, state, began, group)
+        return state
+
+
+def _record(run: RunDir, stage: str, state: str, began: float, group: "Group") -> None:
+    """Add this attempt to the run's stages.jsonl, from which the report tells what it cost."""
+    attempt = {"stage": stage, "state": state, "started": began, "seconds": time.time() - began,
+               "world_size": group.world_size, "device": group.device_name}
+    with contextlib.suppress(OSError), open(run.path / "stages.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(attempt) + "\n")
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.losses import training_losses
 from diffusion.timestep_samplers import TimestepSampler
 from diffusion.unet import UNet
+from jobs.agreement import Agreement
 from jobs.batches import Batch, Batches
 from jobs.board import Board, Tally
 from jobs.build import build_diffusion, build_network, build_timestep_sampler
@@ -24,7 +25,8 @@ from jobs.checkpoints import Checkpoint, load_weights, newest_checkpoint, save_c
 from jobs.data import open_data
 from jobs.distributed import Group, gather_rows, on_main
 from jobs.errors import StageFailed, UserError
-from jobs.interruption import Agreement, Interruption
+from jobs.interruption import Interruption
+from jobs.points import points
 from jobs.preflight import check_same_data
 from jobs.preview import denoising_preview, noising_preview
 from jobs.progress import Progress, note
@@ -151,6 +153,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
     progress = Progress(run.progress, "train", settings.iterations, "steps", step) if group.is_main else None
     agreement = Agreement(interruption)
     tally = Tally(loss_keys(spec), learner.diffusion.num_timesteps, group.device)
+    sampled = {point.step for point in points(spec)}  # the last step is among them
     state, logged, saved = "done", (time.monotonic(), step), step
     try:
         for batch in Batches(spec, data, learner.sampler, group)(step, settings.iterations):
@@ -169,7 +172,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 board.scalars(values, step)
                 if progress:
                     progress.loss = values["loss"]
-            if step % settings.save_interval == 0 or last:
+            if step % settings.save_interval == 0 or step in sampled:
                 board.flush()  # a killed run goes on from here and will not log again what came before
                 save(learner, run, step)
                 saved = step
@@ -254,7 +257,7 @@ def check_progress(learner: Learner, run: RunDir, step: int, saved: int) -> None
             advice += ", or precision: bf16"
         raise StageFailed(f"{run.path}: the gradient was not finite in each of the last {bad_steps} steps (step {step}); the "
                           f"weights were left alone meanwhile, {f'the last checkpoint is of step {saved}' if saved else 'there is no checkpoint'}. "
-                          f"Try {advice}, under another name.")
+                          f"Try {advice}, under another name.", kind="diverged")
 
 
 def loss_keys(spec: Spec) -> list[str]:

@@ -218,6 +218,16 @@ def test_the_spec_sets_the_amounts():
     assert run_cost(halved).training_memory.activations == 2 * per_image
 
 
+def test_every_point_is_sampled():
+    spec = small_spec().model_copy(update={
+        "diffusion": Diffusion(diffusion_steps=40), "train": Train(iterations=12),
+        "sample": Sample(num_samples=10, timestep_respacing="20", at=[4, "last"]), "evaluate": Evaluate(respacings=["5"])})
+    cost = run_cost(spec)
+    assert (cost.sampling_steps, cost.sampling_flops) == (20, 10 * (20 + 20 + 5 + 5) * cost.forward_flops)
+    plain = run_cost(spec.model_copy(update={"sample": Sample(num_samples=10, timestep_respacing="20"), "evaluate": Evaluate()}))
+    assert (cost.chunks, cost.samples_bytes) == (plain.chunks, plain.samples_bytes)
+
+
 def test_it_needs_no_torch():
     code = "import sys, jobs.cost; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -7,25 +7,22 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import jobs.evaluate
+import jobs.likelihood
 from diffusion.losses import bits_per_dim
 from jobs.build import build_diffusion, build_network
 from jobs.checkpoints import save_checkpoint
 from jobs.data import open_data
-from jobs.distributed import process_group
 from jobs.errors import UserError
-from jobs.evaluate import moments
-from jobs.features import open_features
-from jobs.frechet import Moments, frechet_distance
+from jobs.likelihood import negative_log_likelihood
+from jobs.metrics import measure
 from jobs.pictures import to_x
+from jobs.points import points
+from jobs.preflight import input_problems
 from jobs.randomness import generator_for, randn_from
-
-CPU = torch.device("cpu")
 
 
 def noisy_network(spec, seed=0):
@@ -42,8 +39,9 @@ def sampled(make_run, alone):
     """sampled("sample.num_samples=5", ...) -> a run with weights of noise and its samples."""
     def make(*overrides, seed=0, folder="runs"):
         run = make_run(*overrides, folder=folder)
-        weights = noisy_network(run.spec, seed).state_dict()
-        save_checkpoint(run, run.spec.train.iterations, weights, {0.9: weights}, None)
+        for step in sorted({point.step for point in points(run.spec)}):
+            weights = noisy_network(run.spec, seed + (step != run.spec.train.iterations)).state_dict()
+            save_checkpoint(run, step, weights, {0.9: weights}, None)
         assert alone(run, "sample") == "done"
         return run
     return make
@@ -58,80 +56,7 @@ def terms(run):
         return dict(file)
 
 
-# Fréchet distance -----------------------------------------------------------------------------------------------------
-
-def rotation(size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
-
-
-def spread(size, seed):
-    """Variances over four orders of magnitude."""
-    return 10 ** (4 * torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 2)
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 60])
-def test_distance_of_commuting_covariances_has_a_closed_form(size):
-    # Covariances with the same eigenvectors: |m1 - m2|^2 + sum of (sigma1 - sigma2)^2 along them.
-    v1, v2, turn = spread(size, 1), spread(size, 2), rotation(size)
-    mean1, mean2 = torch.linspace(-1, 2, size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
-    expected = ((mean1 - mean2).square().sum() + (v1.sqrt() - v2.sqrt()).square().sum()).item()
-    assert frechet_distance(mean1, v1.diag(), mean2, v2.diag()) == pytest.approx(expected, rel=1e-8)
-    rotated = frechet_distance(turn @ mean1, turn @ v1.diag() @ turn.T, turn @ mean2, turn @ v2.diag() @ turn.T)
-    assert rotated == pytest.approx(expected, rel=1e-8)
-
-
-def test_distance_of_covariances_that_do_not_commute():
-    # 2x2: tr (C1 C2)^(1/2) = sqrt(tr C1 C2 + 2 sqrt(det C1 C2)).
-    c1 = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
-    c2 = torch.tensor([[1.0, -0.7], [-0.7, 3.0]], dtype=torch.float64)
-    root = torch.sqrt((c1 @ c2).trace() + 2 * torch.sqrt(c1.det() * c2.det()))
-    expected = (c1.trace() + c2.trace() - 2 * root).item()
-    zero = torch.zeros(2, dtype=torch.float64)
-    assert frechet_distance(zero, c1, zero, c2) == pytest.approx(expected, rel=1e-8)
-    # Any number of dimensions: with an orthogonal map of both, and independent further ones in common, it stays.
-    big1, big2 = torch.block_diag(c1, torch.eye(5)), torch.block_diag(c2, torch.eye(5))
-    turn, zero = rotation(7), torch.zeros(7, dtype=torch.float64)
-    assert frechet_distance(zero, turn @ big1 @ turn.T, zero, turn @ big2 @ turn.T) == pytest.approx(expected, rel=1e-8)
-
-
-@pytest.mark.parametrize("count, size", [(2, 5), (10, 64), (30, 200)])
-def test_singular_covariances(count, size):
-    rng = np.random.default_rng(0)
-    fitted = []
-    for _ in range(2):
-        fit = Moments(CPU)
-        fit.add(torch.from_numpy(rng.random((count, size))))
-        fitted.append(fit.mean_and_covariance())
-    one, two = fitted
-    distance = frechet_distance(*one, *two)
-    assert np.isfinite(distance) and distance > 0
-    assert frechet_distance(*two, *one) == pytest.approx(distance, rel=1e-7)
-    assert frechet_distance(*one, *one) == pytest.approx(0, abs=1e-7 * one[1].trace().item())
-
-
-def test_distance_of_covariances_of_rank_one_or_none():
-    a, b = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64), torch.tensor([0.0, 5.0, 12.0], dtype=torch.float64)
-    zero = torch.zeros(3, dtype=torch.float64)
-    expected = (a @ a + b @ b - 2 * (a @ b).abs()).item()
-    assert frechet_distance(zero, torch.outer(a, a), zero, torch.outer(b, b)) == pytest.approx(expected, rel=1e-7)
-    nothing = torch.zeros(3, 3, dtype=torch.float64)
-    assert frechet_distance(a, nothing, zero, nothing) == pytest.approx(25, rel=1e-12)
-
-
-@given(data=st.data(), count=st.integers(2, 60), size=st.integers(1, 8), mean=st.sampled_from([0, 1, 1000]))
-@settings(max_examples=60, deadline=None)
-def test_moments_are_numpys_however_features_are_batched(data, count, size, mean):
-    features = np.random.default_rng(count).normal(mean, 1, (count, size)).astype(np.float32)
-    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=5)))
-    streamed = Moments(CPU)
-    for part in np.split(features, cuts):
-        streamed.add(torch.from_numpy(part))
-    ours, covariance = (tensor.numpy() for tensor in streamed.mean_and_covariance())
-    np.testing.assert_allclose(ours, features.astype(np.float64).mean(axis=0), rtol=1e-12, atol=1e-12)
-    expected = np.cov(features.astype(np.float64), rowvar=False).reshape(size, size)
-    np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-8)
-
+# Metrics of the samples ---------------------------------------------------------------------------------------------
 
 def test_one_image_has_no_covariance(sampled, alone):
     run = sampled("sample.num_samples=1")
@@ -140,87 +65,13 @@ def test_one_image_has_no_covariance(sampled, alone):
     assert not run.evaluation.exists()
 
 
-# Features -------------------------------------------------------------------------------------------------------------
-
 TORCHSCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the format that FID networks come in
-
-
-class Plain(torch.nn.Module):
-    def forward(self, x):
-        return x.float().mean(dim=[2, 3], keepdim=True)
 
 
 class WithOption(torch.nn.Module):
     def forward(self, x, return_features: bool = False):
-        assert x.dtype == torch.uint8 and x.dim() == 4 and x.size(1) == 3
         scores = x.float().mean(dim=[2, 3])
         return scores * 2 if return_features else scores * 0
-
-
-class Counts(torch.nn.Module):
-    """Differs between training and evaluation mode."""
-
-    def forward(self, x):
-        return x.float().mean(dim=[2, 3]) * (0.0 if self.training else 1.0)
-
-
-@TORCHSCRIPT
-@pytest.mark.parametrize("network, factor", [(Plain(), 1), (WithOption(), 2), (Counts(), 1)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_torchscript_file_sees_bytes_in_three_channels(tmp_path, network, factor, channels):
-    torch.jit.script(network).save(tmp_path / "net.pt")
-    features = open_features(str(tmp_path / "net.pt"), CPU)
-    images = torch.randint(0, 256, (5, channels, 6, 6), dtype=torch.uint8)
-    extracted = features.extract(images)
-    expected = factor * images.float().mean(dim=(2, 3)).expand(-1, 3)
-    torch.testing.assert_close(extracted, expected)
-    sha256 = hashlib.sha256((tmp_path / "net.pt").read_bytes()).hexdigest()
-    assert (features.name, features.sha256) == ("net.pt", sha256)
-
-
-@TORCHSCRIPT
-def test_what_is_not_a_torchscript_file_is_named(tmp_path):
-    torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pt")
-    (tmp_path / "empty.pt").write_bytes(b"")
-    (tmp_path / "words.pt").write_text("an error page\n")
-    for name in ("weights.pt", "empty.pt", "words.pt"):
-        with pytest.raises(UserError, match=f"^{tmp_path / name}: not a TorchScript file") as caught:
-            open_features(str(tmp_path / name), CPU)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="missing.pt: no such file; .* is `pixels` or a TorchScript file"):
-        open_features(str(tmp_path / "missing.pt"), CPU)
-
-
-class TwoOutputs(torch.nn.Module):
-    def forward(self, x):
-        return x, x
-
-
-class WantsFloats(torch.nn.Module):
-    def forward(self, x):
-        assert x.dtype == torch.float32
-        return x
-
-
-@TORCHSCRIPT
-@pytest.mark.parametrize("network, message", [
-    (TwoOutputs(), "net.pt: must give one tensor of features, not tuple"),
-    (WantsFloats(), r"net.pt: fails on uint8 images \[10, 3, 8, 8\]: .*AssertionError"),
-])
-def test_a_network_that_is_no_feature_extractor_is_named(sampled, alone, tmp_path, network, message):
-    torch.jit.script(network).save(tmp_path / "net.pt")
-    run = sampled(f"evaluate.features={tmp_path / 'net.pt'}", "evaluate.batch_size=16", "diffusion.diffusion_steps=5")
-    with pytest.raises(UserError, match=message):
-        alone(run, "evaluate")
-
-
-def test_pixels_are_scaled_and_large_images_averaged_down():
-    features = open_features("pixels", CPU)
-    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    small = images[:, :, ::2, ::2] // 4 * 4
-    torch.testing.assert_close(features.extract(small), small.flatten(1) / 255)
-    blocks = images.view(2, 3, 32, 2, 32, 2).float().mean(dim=(3, 5)) / 255
-    torch.testing.assert_close(features.extract(images), blocks.flatten(1))
 
 
 @TORCHSCRIPT
@@ -230,9 +81,9 @@ def test_the_file_of_features_is_recorded_with_its_number(sampled, alone, tmp_pa
     assert alone(run, "evaluate") == "done"
     found = result(run)
     sha256 = hashlib.sha256((tmp_path / "small-net.pt").read_bytes()).hexdigest()
-    assert (found["fid"]["features"], found["fid"]["features_sha256"]) == ("small-net.pt", sha256)
-    assert sha256 in found["fid"]["note"]
-    assert found["headline"] == {"fid (small-net.pt)": found["fid"]["value"]}
+    assert found["features"] == {"name": "small-net.pt", "sha256": sha256, "comparable": False,
+                                 "note": f"features of small-net.pt, sha256 {sha256}"}
+    assert found["headline"] == {"fid (small-net.pt)": found["metrics"]["fid"]["value"]}
     assert "bits_per_dim" not in found and not (run.path / "bits_per_dim.npz").exists()
 
 
@@ -247,11 +98,15 @@ def test_distance_of_samples_from_the_data_by_another_way(sampled, alone):
     c1, c2 = np.cov(ours, rowvar=False), np.cov(theirs, rowvar=False)
     root = np.sqrt(np.linalg.eigvals(c1 @ c2).astype(complex)).real.sum()
     expected = ((ours.mean(0) - theirs.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * root
-    found = result(run)["fid"]
-    assert found.pop("value") == pytest.approx(expected, rel=1e-5)
-    assert "not comparable with Inception FID" in found.pop("note")
-    assert found == {"features": "pixels", "features_sha256": None, "samples": 10, "reference": "digits",
-                     "reference_images": 1500}
+    found = result(run)
+    assert found["metrics"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert "of 10 samples: biased upwards" in found["metrics"]["fid"]["note"]
+    assert found["features"].pop("note").endswith("not comparable with Inception's numbers")
+    assert found["features"] == {"name": "pixels", "sha256": None, "comparable": False}
+    assert (found["samples"], found["reference"]) == (10, {"path": "digits", "images": 1500})
+    assert found["settings"] == run.spec.evaluate.model_dump(mode="json")
+    assert found["curve"] == [{"step": 12, "sampler": "ancestral", "timestep_respacing": "", "sampling_steps": 40,
+                               "samples": 10, "metrics": {"fid": found["metrics"]["fid"]["value"]}}]
 
 
 def test_bits_per_dim_of_every_held_out_example_once_and_in_order(sampled, alone):
@@ -287,21 +142,128 @@ def test_bits_per_dim_of_every_held_out_example_once_and_in_order(sampled, alone
 
 def test_two_processes_find_what_one_does(sampled, ranks, alone):
     # The second process has no batch of samples of its own; the first has the short batch of held-out examples.
-    run = sampled("sample.num_samples=5", "evaluate.batch_size=8", "evaluate.nll_examples=17")
+    run = sampled("sample.num_samples=9", "evaluate.batch_size=16", "evaluate.nll_examples=33", "diffusion.diffusion_steps=10",
+                  "evaluate.features=classifier", "evaluate.metrics=[fid, sfid, inception_score, precision_recall, kid]")
     assert ranks(run, "evaluate", 2) == 0
     two, two_terms = result(run), terms(run)
+    (run.path / "evaluated.json").unlink()
+    for file in (run.path.parent.parent / ".cache").glob("reference-*"):
+        file.unlink()
     assert alone(run, "evaluate") == "done"
     one, one_terms = result(run), terms(run)
-    assert two["fid"].pop("value") == pytest.approx(one["fid"].pop("value"), rel=1e-5)
     for name in one_terms:
         np.testing.assert_allclose(two_terms[name], one_terms[name], rtol=1e-5, atol=1e-9)
-    assert len(two_terms["total"]) == 17
-    for either in (one, two):
-        either["headline"].pop("fid (pixels)")
-        for name in ("value", "prior", "standard_error"):
-            either["bits_per_dim"][name] = round(either["bits_per_dim"][name], 5)
-        either["headline"]["bits/dim"] = round(either["headline"]["bits/dim"], 5)
-    assert one == two
+    assert len(two_terms["total"]) == 33
+    assert list(one["headline"]) == [*(f"{name} (classifier)" for name in (
+        "fid", "sfid", "inception score", "precision", "recall", "kid")), "bits/dim"]
+    for key in ("fid", "sfid", "inception_score", "precision", "recall", "kid"):
+        assert two["metrics"][key]["value"] == pytest.approx(one["metrics"][key]["value"], rel=1e-6), key
+    assert two["metrics"]["kid"]["standard_error"] == pytest.approx(one["metrics"]["kid"]["standard_error"], rel=1e-6)
+    for key in ("value", "standard_error", "prior"):
+        assert two["bits_per_dim"][key] == pytest.approx(one["bits_per_dim"][key], rel=1e-5)
+    assert [two[key] for key in ("features", "reference", "settings", "samples")] == \
+        [one[key] for key in ("features", "reference", "settings", "samples")]
+
+
+CURVE = ("sample.at=[6, last]", "evaluate.respacings=[10]", "sample.num_samples=8", "evaluate.nll_examples=4")
+
+
+def test_every_point_has_its_metrics_and_an_ancestral_one_its_bound(sampled, alone):
+    run = sampled(*CURVE)
+    assert alone(run, "evaluate") == "done"
+    found = result(run)
+    assert [(point["step"], point["sampler"], point["timestep_respacing"], point["sampling_steps"], point["samples"])
+            for point in found["curve"]] == [(12, "ancestral", "", 40, 8), (6, "ancestral", "", 40, 8),
+                                             (12, "ancestral", "10", 10, 8), (12, "ddim", "10", 10, 8)]
+    main, earlier, short, ddim = (point["metrics"] for point in found["curve"])
+    assert main == {"fid": found["metrics"]["fid"]["value"], "bits/dim": found["bits_per_dim"]["value"]}
+    assert ddim.keys() == {"fid"} and earlier.keys() == short.keys() == {"fid", "bits/dim"}
+    assert len({point["metrics"]["fid"] for point in found["curve"]}) == 4
+    assert earlier["bits/dim"] != main["bits/dim"]  # of the weights at that step
+    assert len(terms(run)["vb"]) == 40
+    # Over the shorter chain, by another way.
+    spec, data = run.spec, open_data("digits-test", 8, 1, 10)
+    x = to_x(torch.from_numpy(data.images[:4])).permute(0, 3, 1, 2)
+    randn = randn_from(generator_for("cpu", 0, "bits per dim", 0), 4)
+    bound = bits_per_dim(build_diffusion(spec, "cpu", "10"), noisy_network(spec), x, randn,
+                         model_kwargs={"y": torch.from_numpy(data.labels[:4])})
+    assert short["bits/dim"] == pytest.approx(bound.total.mean().item(), rel=1e-5)
+
+
+def test_the_bound_is_over_the_full_chain_whatever_the_samples_took(sampled, alone):
+    run = sampled("sample.sampler=ddim", "sample.timestep_respacing=8", "evaluate.nll_examples=4", "evaluate.metrics=[]")
+    assert alone(run, "evaluate") == "done"
+    assert len(terms(run)["vb"]) == 40 and "bits/dim" in result(run)["headline"]
+    assert result(run)["curve"][0]["metrics"] == {}
+    assert list(json.loads((run.path / "evaluated.json").read_text())) == ["bits/dim step 12, full"]  # nothing more computed
+
+
+def test_what_was_evaluated_survives_a_stop(sampled, alone, monkeypatch):
+    run = sampled(*CURVE)
+    kill_at, measured, bounded = [3], [], []
+
+    def counted_measure(*arguments, **options):
+        if len(measured) + 1 == kill_at[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        found = measure(*arguments, **options)
+        measured.append(found)
+        return found
+
+    def counted_bound(*arguments, **options):
+        if len(bounded) + 1 == kill_at[0]:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        found = negative_log_likelihood(*arguments, **options)
+        bounded.append(found)
+        return found
+    monkeypatch.setattr(jobs.evaluate, "measure", counted_measure)
+    monkeypatch.setattr(jobs.evaluate, "negative_log_likelihood", counted_bound)
+    assert alone(run, "evaluate") == "interrupted"  # at the first batch of the third point
+    assert (len(measured), len(bounded)) == (2, 0) and not run.evaluation.exists()
+    kill_at[0] = 2
+    assert alone(run, "evaluate") == "interrupted"  # in the second bound; all points are measured
+    assert (len(measured), len(bounded)) == (4, 1) and not run.evaluation.exists()
+    kill_at[0] = 0
+    assert alone(run, "evaluate") == "done"
+    assert (len(measured), len(bounded)) == (4, 3)
+    found = result(run)
+    (run.path / "evaluated.json").unlink()
+    assert alone(run, "evaluate") == "done"
+    assert result(run) == found and (len(measured), len(bounded)) == (8, 6)
+
+
+def test_only_what_changed_is_evaluated_again(sampled, make_run, alone, monkeypatch):
+    run = sampled("evaluate.nll_examples=4", "diffusion.diffusion_steps=5")
+    assert alone(run, "evaluate") == "done"
+    before = result(run)
+    monkeypatch.setattr(jobs.evaluate, "measure", None)  # not called
+    again = make_run("evaluate.nll_examples=5", "diffusion.diffusion_steps=5")
+    assert alone(again, "evaluate") == "done"
+    found = result(again)
+    assert found["metrics"] == before["metrics"] and found["bits_per_dim"]["examples"] == 5
+    (run.path / "bits_per_dim.npz").unlink()
+    assert alone(again, "evaluate") == "done" and len(terms(run)["total"]) == 5
+    monkeypatch.undo()
+    without = make_run("evaluate.nll_examples=0", "evaluate.batch_size=3", "diffusion.diffusion_steps=5")
+    assert alone(without, "evaluate") == "done"
+    assert not (run.path / "bits_per_dim.npz").exists() and "bits_per_dim" not in result(run)
+
+
+@pytest.mark.parametrize("metrics, message", [
+    ("[sfid]", "sfid needs more than features: pixels has"),
+    ("[inception_score]", "inception_score needs more than features: pixels has"),
+])
+def test_metrics_that_pixels_cannot_give_are_refused_in_the_spec(make_run, metrics, message):
+    with pytest.raises(UserError, match=message):
+        make_run(f"evaluate.metrics={metrics}")
+
+
+def test_a_reference_that_cannot_give_a_metric_is_refused_before_anything_runs(make_run, sampled, alone, tmp_path):
+    np.savez(tmp_path / "edm.npz", mu=np.zeros(64), sigma=np.eye(64))
+    run = sampled(f"evaluate.reference={tmp_path / 'edm.npz'}", "evaluate.metrics=[fid, kid]", "evaluate.nll_examples=0")
+    (fid, kid) = input_problems(run.spec)
+    assert "features is pixels" in fid and "has no images (arr_0), which kid needs" in kid
+    with pytest.raises(UserError, match="which kid needs"):
+        alone(run, "evaluate")
 
 
 def test_one_example_has_no_standard_error(sampled, alone):
@@ -348,7 +310,7 @@ def test_being_asked_to_stop_leaves_no_result(sampled, alone, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return bits_per_dim(*arguments, on_step=on_step, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.evaluate, "bits_per_dim", interrupted)
+        patch.setattr(jobs.likelihood, "bits_per_dim", interrupted)
         assert alone(run, "evaluate") == "interrupted"
     progress = json.loads(run.progress.read_text())
     assert (progress["stage"], progress["state"], progress["done"]) == ("evaluate", "interrupted", 1)
@@ -370,13 +332,3 @@ def test_tensorboard_has_the_metrics_at_the_last_iteration_and_a_row_of_settings
     row = start.session_start_info.hparams
     assert row["noise_schedule"].string_value == "cosine"
     assert (row["lr"].number_value, row["iterations"].number_value) == (1e-3, 12)
-
-
-def test_moments_of_a_file_do_not_depend_on_the_batch(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (23, 8, 8, 1), np.uint8)
-    with process_group(tmp_path / "meeting", threads=1) as group:
-        found = [moments(images, open_features("pixels", CPU), group, size).mean_and_covariance()
-                 for size in (1, 5, 23, 100)]
-    for mean, covariance in found:
-        np.testing.assert_allclose(mean, images.reshape(23, -1).mean(0) / 255, rtol=1e-6)
-        np.testing.assert_allclose(covariance, np.cov(images.reshape(23, -1) / 255, rowvar=False), atol=1e-7)

@@ -12,8 +12,9 @@ from PIL import Image
 
 from jobs.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings, write_chunk
 from jobs.errors import UserError
-from jobs.gather import check_samples, gather, settings_of_chunks
+from jobs.gather import check_samples, gather, gather_points, recorded_settings
 from jobs.pictures import grid, to_uint8, to_x, write_png
+from jobs.points import points
 from jobs.provenance import package_versions
 from jobs.spec_file import load_frozen
 
@@ -28,8 +29,12 @@ def fill(run, device="cpu"):
         indices = np.array(chunk_indices(spec, number))
         made.append(rng.integers(0, 256, (len(indices), data.image_size, data.image_size, data.channels), np.uint8))
         labels = indices % data.num_classes if data.class_cond else None
-        write_chunk(chunk_file(run, number), Chunk(made[-1], indices, labels, device), made_with)
+        write_chunk(chunk_file(run.samples, number), Chunk(made[-1], indices, labels, device), made_with)
     return np.concatenate(made), made_with
+
+
+def main(run):
+    return points(run.spec)[0]
 
 
 def zeros(start, stop):
@@ -53,7 +58,7 @@ UNCONDITIONAL = ("data.class_cond=false", "data.num_classes=null")
 def test_all_forms_hold_the_chunks_one_after_the_other(make_run, overrides):
     run = make_run(*overrides)
     images, made_with = fill(run)
-    gather(run, made_with)
+    gather(run, made_with, main(run))
 
     spec, count = run.spec, run.spec.sample.num_samples
     with h5py.File(run.samples_h5, "r") as file:
@@ -78,8 +83,8 @@ def test_all_forms_hold_the_chunks_one_after_the_other(make_run, overrides):
 def test_samples_say_where_they_come_from(make_run, tmp_path):
     run = make_run("sample.sampler=ddim", "sample.timestep_respacing=ddim10")
     _, made_with = fill(run, device="NVIDIA Something")
-    write_chunk(chunk_file(run, 1), zeros(4, 8), made_with)
-    gather(run, made_with)
+    write_chunk(chunk_file(run.samples, 1), zeros(4, 8), made_with)
+    gather(run, made_with, main(run))
     with h5py.File(run.samples_h5, "r") as file:
         facts = dict(file.attrs)
     (tmp_path / "spec.yaml").write_text(facts.pop("spec"))
@@ -120,7 +125,7 @@ def _other_seed(file, run):
 
 
 def _neighbour(file, run):
-    shutil.copy(chunk_file(run, 0), file)
+    shutil.copy(chunk_file(run.samples, 0), file)
 
 
 WRONG = [(_remove, "chunk-00001.h5: missing"), (_flip, "chunk-00001.h5: cannot be read .damaged"),
@@ -134,10 +139,10 @@ WRONG = [(_remove, "chunk-00001.h5: missing"), (_flip, "chunk-00001.h5: cannot b
 def test_a_chunk_that_is_not_right_is_named_and_nothing_is_written(make_run, harm, message):
     run = make_run()
     _, made_with = fill(run)
-    harm(chunk_file(run, 1), run)
+    harm(chunk_file(run.samples, 1), run)
     before = contents(run)
     with pytest.raises(UserError, match=f"^{run.samples}/{message}") as caught:
-        gather(run, made_with)
+        gather(run, made_with, main(run))
     assert "chunk-00000" not in str(caught.value) and "chunk-00002" not in str(caught.value)
     assert contents(run) == before
 
@@ -145,17 +150,17 @@ def test_a_chunk_that_is_not_right_is_named_and_nothing_is_written(make_run, har
 def test_all_that_is_wrong_is_named_at_once_but_not_without_end(make_run):
     run = make_run()
     _, made_with = fill(run)
-    _remove(chunk_file(run, 0), run)
-    _flip(chunk_file(run, 2), run)
+    _remove(chunk_file(run.samples, 0), run)
+    _flip(chunk_file(run.samples, 2), run)
     with pytest.raises(UserError) as caught:
-        gather(run, made_with)
+        gather(run, made_with, main(run))
     named = [line.split(": ")[0] for line in str(caught.value).splitlines()[:-1]]
-    assert named == [str(chunk_file(run, 0)), str(chunk_file(run, 2))]
+    assert named == [str(chunk_file(run.samples, 0)), str(chunk_file(run.samples, 2))]
     assert f"`iddpm sample {run.path}` computes" in str(caught.value)
 
     many = make_run("sample.batch_size=1", "sample.num_samples=500", folder="many")
     with pytest.raises(UserError, match="chunk-00009.h5: missing\n... and 490 more\n"):
-        gather(many, sampling_settings(many.spec, WEIGHTS))
+        gather(many, sampling_settings(many.spec, WEIGHTS), main(many))
 
 
 @given(data=st.data())
@@ -178,15 +183,15 @@ def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
 def test_gathering_without_the_weights_goes_by_the_first_chunk(make_run):
     run = make_run()
     with pytest.raises(UserError, match=f"{run.samples}: no chunks to gather"):
-        settings_of_chunks(run)
+        recorded_settings(run, main(run))
     images, made_with = fill(run)
-    assert settings_of_chunks(run) == made_with
-    _other_weights(chunk_file(run, 1), run)
+    assert recorded_settings(run, main(run)) == made_with
+    _other_weights(chunk_file(run.samples, 1), run)
     with pytest.raises(UserError, match="chunk-00001.h5: made with other weights"):
-        gather(run, settings_of_chunks(run))
-    _flip(chunk_file(run, 0), run)
+        gather_points(run)
+    _flip(chunk_file(run.samples, 0), run)
     with pytest.raises(UserError, match="chunk-00000.h5: cannot be read .* computes it again"):
-        settings_of_chunks(run)
+        recorded_settings(run, main(run))
 
 
 # Afterwards ----------------------------------------------------------------------------------------------------------
@@ -194,13 +199,13 @@ def test_gathering_without_the_weights_goes_by_the_first_chunk(make_run):
 def test_gathering_again_leaves_samples_alone_and_replaces_what_is_missing_beside_them(make_run):
     run = make_run()
     _, made_with = fill(run)
-    gather(run, made_with)
+    gather(run, made_with, main(run))
     before, inode = contents(run), run.samples_h5.stat().st_ino
     for chunk in run.samples.glob("chunk-*.h5"):
         chunk.unlink()
     (run.samples / "samples.npz").unlink()
     run.samples_png.unlink()
-    gather(run, made_with)
+    gather(run, made_with, main(run))
     assert run.samples_h5.stat().st_ino == inode
     after = contents(run)
     assert after["samples.png"] == before["samples.png"]
@@ -214,7 +219,7 @@ def test_samples_are_checked_before_they_are_used(make_run):
     _, made_with = fill(run)
     with pytest.raises(UserError, match=f"{run.samples_h5}: missing; run `iddpm sample {run.path}`"):
         check_samples(run, made_with)
-    gather(run, made_with)
+    gather(run, made_with, main(run))
     check_samples(run, made_with)
     with pytest.raises(UserError, match="samples.h5: made with other .*: weights_sha256 abab.* instead of cdcd"):
         check_samples(run, sampling_settings(run.spec, "cd" * 32))
@@ -234,11 +239,11 @@ def test_memory_does_not_grow_with_the_number_of_chunks(make_run):
         run = make_run("data.image_size=32", "data.channels=1", "sample.batch_size=256", f"sample.num_samples={count}",
                        "model.attention_resolutions=[16]", folder=str(count))
         _, made_with = fill(run)
-        gather(run, made_with)  # whatever is imported or cached once
+        gather(run, made_with, main(run))  # whatever is imported or cached once
         for path in (run.samples_h5, run.samples / "samples.npz"):
             path.unlink()
         tracemalloc.start()
-        gather(run, made_with)
+        gather(run, made_with, main(run))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     few, many = peaks
@@ -250,7 +255,7 @@ def test_memory_does_not_grow_with_the_number_of_chunks(make_run):
 def test_pictures_have_a_tile_for_each_of_the_first_samples(make_run):
     run = make_run("sample.num_samples=120", "sample.batch_size=30")
     images, made_with = fill(run)
-    gather(run, made_with)
+    gather(run, made_with, main(run))
     tile = 8 * 8 + 2  # eightfold, and the gap
     for name, columns, rows in (("samples.png", 4, 4), ("samples-grid.png", 10, 10)):
         with Image.open(run.samples / name) as picture:
@@ -265,7 +270,7 @@ def test_pictures_have_a_tile_for_each_of_the_first_samples(make_run):
 def test_few_samples_leave_the_rest_of_the_grid_white(make_run):
     run = make_run(*UNCONDITIONAL, "data.channels=3", "sample.num_samples=6")
     images, made_with = fill(run)
-    gather(run, made_with)
+    gather(run, made_with, main(run))
     with Image.open(run.samples_png) as picture:
         assert (picture.mode, picture.size) == ("RGB", (4 * 66 + 2, 2 * 66 + 2))
         pixels = np.array(picture)

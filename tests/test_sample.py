@@ -179,6 +179,8 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_once(make_run, ranks, al
     assert progress["state"] == "interrupted" and 100 <= progress["done"] < progress["total"] == 800
 
     assert alone(run, "sample") == "done"
+    assert json.loads(run.progress.read_text())["total"] == 800 - progress["done"]  # whatever was walked was saved
+    assert not list(run.samples.glob("partial-*"))
     assert before.items() <= states(run).items()
     assert identical(samples(run), unbroken(make_run, alone))
 
@@ -233,7 +235,7 @@ def test_a_damaged_chunk_is_computed_again_and_a_finished_run_is_left_alone(make
         assert alone(either, "sample") == "done"
     before = states(run)
     run.samples_h5.unlink()
-    file = chunk_file(run, 1)
+    file = chunk_file(run.samples, 1)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     damaged = states(run)
     capsys.readouterr()
@@ -288,8 +290,9 @@ print(json.dumps([trial(*arguments) for arguments in json.loads(sys.argv[1])]))
 
 def files(run):
     """All contents of the run's folder but for what any attempt may leave."""
+    left = ("progress.json", "data.json", "lock", "failure.json", "stages.jsonl")
     return {path: path.read_bytes() for path in run.path.rglob("*")
-            if path.is_file() and path.name not in ("progress.json", "data.json", "lock") and "tensorboard" not in path.parts}
+            if path.is_file() and path.name not in left and "tensorboard" not in path.parts}
 
 
 def assert_refused_for_want_of_space(trials):
@@ -311,12 +314,12 @@ def test_a_disk_too_full_for_samples_is_named_and_nothing_is_half_written(make_r
                            for name in ("chunk", "h5", "npz", "png"))
     for run in (chunk, h5, npz, png):
         assert alone(run, "sample") == "done"
-    chunk_file(chunk, 1).unlink()
+    chunk_file(chunk.samples, 1).unlink()
     for run in (chunk, h5):
         run.samples_h5.unlink()
     (npz.samples / "samples.npz").unlink()
     png.samples_png.unlink()
-    trials = [(2_000, "sample", chunk, chunk_file(chunk, 1)),
+    trials = [(2_000, "sample", chunk, chunk_file(chunk.samples, 1)),
               (20_000, "sample", h5, h5.samples_h5),
               (1_000, "sample", npz, npz.samples / "samples.npz"),
               (1_500, "sample", png, png.samples / "samples-grid.png")]

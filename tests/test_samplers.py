@@ -39,6 +39,22 @@ def test_progressive_outputs_walk_from_noise_to_the_sample(golden):
     torch.testing.assert_close(steps[-1].x, steps[-1].pred_xstart)  # at t = 0 the mean is the predicted image
 
 
+@pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {}), (ddim, {"eta": 0.5})])
+@pytest.mark.parametrize("first_step", [8, 4, 0])
+def test_a_walk_begun_in_the_middle_ends_as_the_whole_one(golden, sampler, options, first_step):
+    noise = {}
+    def randn(x):
+        return next(noise["rest"])
+    draws = torch.randn(9, 2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    network, x_T = golden.standin(True), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise["rest"] = iter(draws)
+    whole = {step.t: step for step in sampler(_cosine("10"), network, x_T, randn, **options)}
+    noise["rest"] = iter(draws[9 - first_step:])
+    rest = list(sampler(_cosine("10"), network, whole[first_step + 1].x, randn, first_step=first_step, **options))
+    assert [step.t for step in rest] == list(range(first_step, -1, -1))
+    assert all(torch.equal(step.x, whole[step.t].x) for step in rest)
+
+
 def test_ddim_with_eta_one_has_the_ancestral_variance(golden):
     """With eta 1 and the posterior's variance both samplers draw from the same distribution (DDIM, section 4.1)."""
     x_T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -176,7 +176,7 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
     ("zzz: 1", "zzz: unknown key; allowed: name, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
     ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, sampler, ddim_eta, "
-                         "timestep_respacing, clip_denoised, ema_rate, seed"),
+                         "timestep_respacing, clip_denoised, ema_rate, seed, at"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),
     ("model: {dropout: -0.5}", "model.dropout: must be at least 0 (got -0.5)"),
@@ -201,7 +201,7 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
                                         '(got "24h")'),
     ("resources: {train: {mem_gb: 0}}", "resources.train.mem_gb: must be greater than 0 (got 0)"),
     ("evaluate:", "evaluate: must be a mapping with keys among reference, features, metrics, nll_data, nll_examples, "
-                  "batch_size, seed (got null)"),
+                  "respacings, batch_size, seed (got null)"),
     ("resources: {train: 3}", "resources.train: must be a mapping with keys among nodes, gpus_per_node, "
                               "tasks_per_node, cpus_per_task, mem_gb, time (got 3)"),
     ("evaluate: {features: [" + "abcdefg, " * 20 + "]}",
@@ -227,7 +227,7 @@ def test_wrong_values_of_train(write):
 
 def test_an_item_is_placed_where_it_begins(write):
     assert said(write(SMALLEST + "evaluate:\n  metrics:\n    - fid\n    - [1,\n       2]\n")) == [
-        "x.yaml:7: evaluate.metrics[1]: must be 'fid' (got [1, 2])"]
+        "x.yaml:7: evaluate.metrics[1]: must be 'fid', 'sfid', 'inception_score', 'precision_recall' or 'kid' (got [1, 2])"]
 
 
 def test_missing_keys_are_named_at_their_section_or_file(write):
@@ -467,7 +467,8 @@ def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:
 
 WORDS = ["null", "Yes", "1e5", "12", "24:00:00", "a: b", "- x", "#", "...", "---", "'", '"\\', " a ", "<<", "~", "\x85"]
 TEXT = st.one_of(st.sampled_from(WORDS), st.text("aé0 .:-_#'\"\\{[&*!|>%@`,\x85\u2028\ufeff\U0001F600", min_size=1))
-SPECIAL = {"name": st.just("a.b-c"), "time": st.sampled_from(["24:00:00", "1-00:00", "30:00"])}
+SPECIAL = {"name": st.just("a.b-c"), "time": st.sampled_from(["24:00:00", "1-00:00", "30:00"]),
+           "at": st.lists(st.one_of(st.just("last"), st.integers(1, 10**9)), max_size=3)}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

@@ -1,0 +1,38 @@
+"""Inception Score (Salimans et al. 2016) from streamed sums of class probabilities."""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+SPLIT = 5000  # guided-diffusion's evaluator; the last split is what is left, however short
+
+
+class ClassSums:
+    """Per split of SPLIT consecutive images: their number, the sum of p(y|x) and that of sum_y p log p; float64."""
+
+    def __init__(self, images: int, classes: int, device: torch.device):
+        splits = -(-images // SPLIT)
+        self.count = torch.zeros(splits, dtype=torch.float64, device=device)
+        self.sum = torch.zeros(splits, classes, dtype=torch.float64, device=device)
+        self.negative_entropy = torch.zeros(splits, dtype=torch.float64, device=device)
+
+    def add(self, probabilities: Tensor, start: int) -> None:
+        """p(y|x) [n, classes] of the images from number `start` on."""
+        probabilities = probabilities.double()
+        split = torch.arange(start, start + len(probabilities), device=probabilities.device) // SPLIT
+        self.count.index_add_(0, split, torch.ones_like(split, dtype=torch.float64))
+        self.sum.index_add_(0, split, probabilities)
+        self.negative_entropy.index_add_(0, split, torch.xlogy(probabilities, probabilities).sum(dim=1))
+
+    def reduce(self) -> None:
+        """Add up all ranks' sums; complete on the main rank only."""
+        for tensor in (self.count, self.sum, self.negative_entropy):
+            dist.reduce(tensor, 0)
+
+    def score(self) -> dict:
+        """value: the mean over splits of exp E KL(p(y|x) || p(y)); standard_deviation over them, null with one split."""
+        marginal = self.sum / self.count[:, None]
+        divergence = self.negative_entropy / self.count - torch.xlogy(marginal, marginal).sum(dim=1)
+        scores = divergence.exp().cpu().numpy()
+        return {"value": float(scores.mean()), "standard_deviation": float(np.std(scores)) if len(scores) > 1 else None}
