@@ -1,0 +1,28 @@
+"""Numbers as a person reads them."""
+
+import math
+
+
+def amount(number: float) -> str:
+    """Three digits with a unit letter: 16.8 G."""
+    for factor, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= 0.9995 * factor:  # what three digits round up to the next unit
+            return f"{number / factor:.3g} {letter}"
+    return f"{number:,.0f} "
+
+
+def size(number: float) -> str:
+    """Bytes: 1.5 GiB."""
+    for factor, unit in ((2 ** 40, "TiB"), (2 ** 30, "GiB"), (2 ** 20, "MiB"), (2 ** 10, "KiB")):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
+def figure(value: float | None) -> str:
+    """Four digits, without an exponent where that can be: 0.01234, 12,345; an en dash for None."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:.4g}"
