@@ -1,23 +1,36 @@
 """`iddpm cancel`: take a study's, or one run's, jobs out of the queue."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jobs.errors import UserError
-from slurm.queue import command, live_jobs, needs_slurm
-from slurm.submissions import jobs_by_run
+from slurm.queue import Job, command, live_jobs, needs_slurm
+from slurm.submissions import jobs_by_run, reports
 
 
 def cancel(path: Path) -> None:
     """`path` is a study's or a run's directory. What a running stage has saved stays. Raises UserError for other paths."""
     needs_slurm()
+    study, name = study_and_run(path)
+    live = live_jobs()
+    jobs = [job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run)]
+    if name is None:
+        jobs += reports(study, live)
+    if jobs:
+        command("scancel", *ids(jobs, whole_arrays=name is None))
+    print(f"{len(jobs):,} job{'' if len(jobs) == 1 else 's'} cancelled")
+
+
+def ids(jobs: Iterable[Job], whole_arrays: bool) -> list[str]:
+    """The jobs as SLURM's commands take them; by their arrays where all of those are meant, so that the line stays short."""
+    return sorted({job.id.split("_")[0] if whole_arrays else job.id for job in jobs})
+
+
+def study_and_run(path: Path) -> tuple[Path, str | None]:
+    """The study's directory, and the run's name where `path` is a run's. Raises UserError where it is neither."""
     path = path.resolve()
     if (path / "study.json").is_file():
-        study, wanted = path, None
-    elif (path / "spec.yaml").is_file():
-        study, wanted = path.parent, path.name
-    else:
-        raise UserError(f"{path}: neither a study's nor a run's directory")
-    ids = sorted({job.id for (run, _), job in jobs_by_run(study, live_jobs()).items() if wanted in (None, run)})
-    if ids:
-        command("scancel", *ids)
-    print(f"{len(ids)} jobs cancelled")
+        return path, None
+    if (path / "spec.yaml").is_file():
+        return path.parent, path.name
+    raise UserError(f"{path}: neither a study's nor a run's directory; they lie in runs/")

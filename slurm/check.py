@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cost import Cost, run_cost
+from jobs.points import points
 from jobs.preflight import input_problems
 from jobs.spec import Spec, StageResources
 from jobs.spec_file import dump, load
@@ -44,6 +45,8 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
     likelihood = "no bits/dim"
     if spec.evaluate.nll_examples:
         likelihood = f"bits/dim of {spec.evaluate.nll_examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
+    others = len(points(spec)) - 1
+    besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
     rows = [
         ("parameters", f"{cost.parameters:,} in {cost.tensors} tensors"),
         ("forward pass", f"{amount(cost.forward_flops)}FLOP an image"),
@@ -52,7 +55,7 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
                    f"optimiser {size(memory.optimizer)}, EMA {size(memory.ema)}"),
         ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
                   f"a checkpoint is {size(cost.checkpoint_bytes)}"),
-        ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps, {amount(cost.sampling_flops)}FLOP, in "
+        ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
                    f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; {size(cost.samples_bytes)}"),
         ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
                      f"on {where(spec.resources.evaluate)}"),

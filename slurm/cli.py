@@ -6,11 +6,14 @@ from pathlib import Path
 import click
 
 from jobs.errors import StageFailed, UserError
+from slurm.cli_cluster import cluster
+from slurm.cli_data import data
 
 RUNS = click.option("--runs", "runs_folder", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                     help="Folder of all studies.")
 SPEC = click.argument("spec", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+STUDY = click.argument("study", type=click.Path(path_type=Path))
 RUN = click.argument("run", type=click.Path(path_type=Path))
 OUTPUT = click.argument("output", type=click.Path(path_type=Path))
 
@@ -53,20 +56,37 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
 @OVERRIDES
 @RUNS
 @click.option("--cluster", metavar="NAME", help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
-@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts and what they may cost; submit and write nothing.")
-def submit(spec: Path, overrides: tuple[str, ...], runs_folder: Path, cluster: str | None, dry_run: bool) -> None:
+@click.option("--max-parallel", type=click.IntRange(1), metavar="N",
+              help="GPUs that the whole study may use at once (processes, where its stages ask for none).")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts, what waits for what, and what it may cost; write nothing.")
+def submit(spec: Path, overrides: tuple[str, ...], runs_folder: Path, cluster: str | None, max_parallel: int | None,
+           dry_run: bool) -> None:
     """Do the same as SLURM jobs: submit what is neither done nor in the queue."""
-    from slurm.submit import submit_study
-    submit_study(spec, overrides, runs_folder, cluster, dry_run)
+    from slurm.submit import Wanted, submit_study
+    submit_study(spec, overrides, runs_folder, Wanted(cluster, max_parallel), dry_run)
 
 
 @cli.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=click.Path(path_type=Path), required=False)
+@RUNS
+@click.option("--watch", "-w", is_flag=True, help="Stay, and show every few seconds what has changed.")
+@click.option("--all", "everything", is_flag=True, help="All rows, also of a study with thousands of runs.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def status(study: Path, as_json: bool) -> None:
-    """Where every run of STUDY (a directory runs/<study>) stands."""
-    from slurm.status import print_status
-    print_status(study, as_json)
+def status(study: Path | None, runs_folder: Path, watch: bool, everything: bool, as_json: bool) -> None:
+    """Where every run of STUDY (a directory runs/<study>; the newest if not given) stands."""
+    from slurm.status_table import print_status
+    print_status(study, runs_folder, as_json, watch, everything)
+
+
+@cli.command()
+@RUN
+@click.option("--stage", type=click.Choice(["train", "sample", "evaluate"]), help="The newest stage that has one, if not given.")
+@click.option("--rank", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--follow", "-f", is_flag=True, help="Stay, and print what comes, also of the stages to come.")
+def logs(run: Path, stage: str | None, rank: int, follow: bool) -> None:
+    """Print the newest log of RUN."""
+    from slurm.logs import print_log
+    print_log(run, stage, rank, follow)
 
 
 @cli.command()
@@ -75,6 +95,14 @@ def cancel(path: Path) -> None:
     """Take the jobs of a study or of one run out of SLURM's queue."""
     from slurm.cancel import cancel
     cancel(path)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def requeue(path: Path) -> None:
+    """Get the jobs of a study or of one run going again: release held ones, restart running ones, submit failed ones."""
+    from slurm.requeue import requeue
+    requeue(path)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -96,6 +124,50 @@ def gather(run: Path) -> None:
     """Check RUN's chunks and gather them into samples.h5, samples.npz and pictures."""
     from slurm.run import gather_run
     gather_run(run)
+
+
+@cli.command()
+@STUDY
+@click.option("--markdown", is_flag=True, help="Print the table for a README as well.")
+def report(study: Path, markdown: bool) -> None:
+    """Write STUDY's report.html, one self-contained page, and its numbers as .json, .csv and .md."""
+    from jobs.report import report
+    page = report(study)
+    if markdown:
+        print((study / "report.md").read_text(encoding="utf-8"))
+    print(page)
+
+
+@cli.command()
+@STUDY
+@click.option("--port", type=click.IntRange(1, 65535), help="The first free one from 6006 on, if not given.")
+def tensorboard(study: Path, port: int | None) -> None:
+    """Show all runs of STUDY in TensorBoard."""
+    from slurm.board import show_board
+    show_board(study, port)
+
+
+@cli.command()
+@click.argument("a", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("b", type=click.Path(path_type=Path), metavar="RUN")
+def diff(a: Path, b: Path) -> None:
+    """What differs between two runs: spec, code, packages, data, results."""
+    from slurm.diff import print_diff
+    print_diff(a, b)
+
+
+@cli.command()
+@click.argument("samples")
+@click.option("--reference", required=True, help="Data set (.h5, or `digits`), or .npz with images or with mu and sigma.")
+@click.option("--features", default="pixels", show_default=True, help="`pixels`, `classifier`, or a TorchScript file.")
+@click.option("--metrics", default="fid", show_default=True, help="fid,sfid,inception_score,precision_recall,kid")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@RUNS
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def score(samples: str, reference: str, features: str, metrics: str, batch_size: int, runs_folder: Path, as_json: bool) -> None:
+    """Metrics of any SAMPLES: our .h5, an .npz with arr_0, or a folder of PNGs."""
+    from slurm.score import print_score
+    print_score(samples, reference, features, metrics, runs_folder, batch_size, as_json)
 
 
 @cli.command(name="import")
@@ -120,100 +192,8 @@ def export(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
     export_run(run, output, ema_rate, raw)
 
 
-@cli.group()
-def cluster() -> None:
-    """A real SLURM on this machine (Debian or Ubuntu, as root), to try things before one has an account."""
-
-
-HOME = click.option("--home", type=click.Path(path_type=Path), default=Path("~/.cache/iddpm/cluster").expanduser,
-                    show_default="~/.cache/iddpm/cluster", help="Folder of the cluster; another folder is another cluster.")
-
-
-@cluster.command()
-@HOME
-@click.option("--nodes", type=click.IntRange(1, 64), default=3, show_default=True)
-@click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="Per node; they need not exist.")
-@click.option("--gpus", type=click.IntRange(0), default=2, show_default=True, help="Per node, in name only.")
-@click.option("--accounting/--no-accounting", default=True, show_default=True, help="With slurmdbd, so that sacct answers.")
-def up(home: Path, nodes: int, cpus: int, gpus: int, accounting: bool) -> None:
-    """Start it; print the line that points SLURM's commands to it."""
-    from slurm import testbed
-    print(f"export SLURM_CONF={testbed.up(home, nodes, cpus, gpus, accounting).conf}")
-
-
-@cluster.command()
-@HOME
-def down(home: Path) -> None:
-    """Stop it, and whatever its jobs left running."""
-    from slurm import testbed
-    testbed.down(home)
-
-
-@cluster.command()
-@click.argument("node")
-@HOME
-def fail(node: str, home: Path) -> None:
-    """Let NODE (n1, n2, ...) crash with all its processes; SLURM notices after 10 s."""
-    from slurm import testbed
-    testbed.fail(home, node)
-
-
-@cluster.command()
-@click.argument("node")
-@HOME
-def heal(node: str, home: Path) -> None:
-    """Bring the crashed NODE back."""
-    from slurm import testbed
-    testbed.heal(home, node)
-
-
-@cli.group()
-def data() -> None:
-    """Make data sets: each command writes one HDF5 file."""
-
-
-@data.command()
-@OUTPUT
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
-def digits(output: Path, split: str) -> None:
-    """scikit-learn's handwritten digits, 8x8. (Specs can also say `path: digits` without a file.)"""
-    from slurm.make_data import digits
-    digits(output, split)
-
-
-@data.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@OUTPUT
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
-def cifar10(archive: Path, output: Path, split: str) -> None:
-    """CIFAR-10 from its python ARCHIVE, cifar-10-python.tar.gz, or the folder it unpacks to."""
-    from slurm.make_data import cifar10
-    cifar10(archive, output, split)
-
-
-@data.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@OUTPUT
-@click.option("--image-size", type=click.IntRange(min=1), required=True,
-              help="Side in pixels; images are shrunk, then cropped.")
-@click.option("--labels", type=click.Choice(["subfolder", "prefix", "none"]), default="none", show_default=True,
-              help="Where an image's class is written: its first sub-folder, or its file name up to the first '_'.")
-@click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
-@click.option("--on-error", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
-              help="With images that are broken or too small: write nothing and name them, or leave them out.")
-def folder(folder: Path, output: Path, image_size: int, labels: str, channels: str, on_error: str) -> None:
-    """All images below FOLDER: jpg, png, gif, webp, bmp."""
-    from slurm.make_data import folder as make
-    make(folder, output, image_size, labels, int(channels), on_error)
-
-
-@data.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@OUTPUT
-def npz(source: Path, output: Path) -> None:
-    """An .npz with arr_0 (or images) uint8 [N, H, W, C] and, if it has them, arr_1 (or labels)."""
-    from slurm.make_data import npz
-    npz(source, output)
+cli.add_command(data)
+cli.add_command(cluster)
 
 
 def main() -> None:

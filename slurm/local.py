@@ -39,17 +39,16 @@ def run_locally(run: RunDir, stage: str) -> None:
     if wanted.gpus_per_node and not gpus:
         print(f"note: {stage} asks for GPUs and there are none here; going on on the CPU, processes: {tasks}", flush=True)
     make_dir(run.logs)
-    # Ctrl-C waits until `_follow` is ready for it. The processes inherit this: submitit's controller would otherwise kill
-    # the ranks before they have saved; they hear of it by SIGTERM.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     executor = LocalExecutor(folder=run.logs / stage / "%j")
     executor.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
     began = time.time()
-    job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
-    asked_to_stop = _follow(job, run, stage, began)
+    with _Stopping() as stopping:
+        job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
+        stopping.job = job
+        _follow(job, run, stage, began, stopping)
     _repeat_notes(job.paths.stdout)
     _judge(job, run, stage)
-    if asked_to_stop:  # it came too late for this stage, not for the next
+    if stopping.asked:  # it came too late for this stage, not for the next
         raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
 
 
@@ -70,26 +69,40 @@ def gpus_here() -> int:
     return len([path for path in Path("/dev").glob("nvidia[0-9]*")])
 
 
-def _follow(job: Job, run: RunDir, stage: str, began: float) -> bool:
-    """Show progress until the job ends. The first Ctrl-C or kill asks it to stop at its next step, a second kills it.
+class _Stopping:
+    """Counts Ctrl-C and kills while the block lasts: the first asks the stage to stop at its next step, a second kills it."""
 
-    Returns whether it was asked to.
-    """
-    stopping, told = 0, False
+    def __init__(self):
+        self.asked = 0
+        self.job: Job | None = None
 
-    def stop(number, frame) -> None:
-        nonlocal stopping
-        stopping += 1
-        if stopping == 1:
+    def __enter__(self) -> "_Stopping":
+        self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        # For the processes, which inherit it: submitit's controller would otherwise take Ctrl-C as an order to kill the
+        # ranks before they have saved. They hear of it from us, by SIGTERM.
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame) -> None:
+        self.asked += 1
+        if self.asked == 1:
             print("\nstopping at the next step boundary, saving first; once more to kill", file=sys.stderr, flush=True)
-        else:
-            for child in _descendants(job._process.pid):
+        elif self.job is not None:
+            for child in _descendants(self.job._process.pid):
                 os.kill(child, signal.SIGKILL)
 
+
+def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping) -> None:
+    """Show progress until the job ends; pass on that it is to stop."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    told = False
     bar = Bar(stage, 1, "")
     bar.show(0, None, "starting")
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         while not job.done():
             time.sleep(POLL_S)
@@ -98,14 +111,11 @@ def _follow(job: Job, run: RunDir, stage: str, began: float) -> bool:
                 bar.total, bar.unit = progress["total"], progress["unit"]
                 note = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
                 bar.show(progress["done"], progress["rate"], note)
-                if stopping and not told:  # not before: processes that are still starting would just die
+                if stopping.asked and not told:  # not before: processes that are still starting would just die
                     job._process.send_signal(signal.SIGTERM)  # the controller passes it to all ranks
                     told = True
     finally:
         bar.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return stopping > 0
 
 
 def _repeat_notes(log: Path) -> None:

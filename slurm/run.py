@@ -17,6 +17,7 @@ from jobs.progress import duration
 from jobs.rundir import RunDir, freeze
 from jobs.spec_file import load
 from jobs.stage import STAGES
+from slurm.limits import check_disk
 from slurm.local import Interrupted, run_locally
 
 FAILED, INTERRUPTED = 1, 130
@@ -25,7 +26,9 @@ FAILED, INTERRUPTED = 1, 130
 def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str | None) -> int:
     """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
     study = load(spec, overrides)
-    check_inputs([run.spec for run in study.runs])
+    specs = [run.spec for run in study.runs]
+    check_inputs(specs)
+    check_disk(specs, runs_folder / study.name)
     runs = freeze(study, runs_folder)
     print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
     status, states = 0, {}
@@ -40,8 +43,17 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
         except Interrupted as stopped:
             print(stopped, flush=True)
             return INTERRUPTED
+        except KeyboardInterrupt:  # between two stages
+            print("stopped; run again to go on", flush=True)
+            return INTERRUPTED
     print_summary(runs, states)
+    print(f"report       {write_report(runs_folder / study.name)}")
     return status
+
+
+def write_report(study: Path) -> Path:
+    from jobs.report import report  # takes a second to load
+    return report(study)
 
 
 def run_one_stage(path: Path, stage: str) -> int:
@@ -67,12 +79,12 @@ def _do(run: RunDir, stage: str) -> None:
 
 
 def gather_run(path: Path) -> None:
-    from jobs.gather import gather, settings_of_chunks
+    from jobs.gather import gather_points
     run = RunDir(path)
     if run.is_done("sample"):
         print(f"{run.samples_h5}: done before")
         return
-    gather(run, settings_of_chunks(run))
+    gather_points(run)
     print(run.samples_h5)
 
 
@@ -92,8 +104,8 @@ def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
         table.add_row(run.path.name, state, str(run.spec.sample.num_samples) if run.is_done("sample") else "", *values)
     Console(highlight=False).print(table)
     for result in evaluations.values():
-        if "fid" in result:
-            print(f"fid: {result['fid']['note']}")
+        if result["features"]:
+            print(f"features: {result['features']['note']}")
             break
     study = runs[0].path.parent
     for run in runs[:3]:

@@ -14,13 +14,17 @@ from slurm.queue import Job
 
 @dataclass(frozen=True)
 class Submission:
-    """One array: element i is the stage of run number i. A single job is no array."""
+    """One array: element i is the stage of run number i. A single job is no array; the report has no runs."""
 
     name: str
     stage: str
     runs: list[str]
     time: float
     job_id: str | None = None
+    code: str | None = None
+    """The snapshot it runs: study/code/CODE."""
+    cluster: str | None = None
+    max_parallel: int | None = None
 
     def element(self, index: int) -> str:
         """SLURM's id of the job of run number `index`."""
@@ -53,3 +57,9 @@ def jobs_by_run(study: Path, live: Mapping[str, Job]) -> dict[tuple[str, str], J
     return {(run, submission.stage): live[submission.element(index)]
             for submission in recorded(study, live) for index, run in enumerate(submission.runs)
             if submission.element(index) in live}
+
+
+def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:
+    """The study's report jobs in the queue."""
+    return [live[submission.job_id] for submission in recorded(study, live)
+            if not submission.runs and submission.job_id in live]

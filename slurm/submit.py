@@ -1,148 +1,132 @@
-"""`iddpm submit`: the stages of all runs of a spec as SLURM jobs, one array for each stage and kind of resources."""
+"""`iddpm submit`: the stages of all runs of a spec as SLURM jobs, and a report at their end."""
 
-import shlex
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
-from jobs.errors import StageFailed, UserError
+from jobs.errors import StageFailed
 from jobs.preflight import check_inputs
 from jobs.rundir import RunDir, freeze
-from jobs.spec import StageResources
+from jobs.spec import Spec
 from jobs.spec_file import load
 from jobs.stage import STAGES
+from slurm.arrays import REPORT, Array, Chain, chains_of, graph, hours, plan
+from slurm.limits import check_cluster, check_disk, check_folder, cluster_limits
 from slurm.profiles import Profile, load_profile
-from slurm.queue import command, live_jobs, max_array_size, needs_slurm
-from slurm.submissions import Submission, jobs_by_run, record
-from slurm.task import run_in_slurm
+from slurm.queue import Job, command, live_jobs, needs_slurm
+from slurm.script import dependency, executor, script
+from slurm.snapshot import snapshot
+from slurm.submissions import Submission, jobs_by_run, record, recorded, reports
+from slurm.task import report_in_slurm, run_in_slurm
+
+NAMED = 5
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Runs that need the same stages with the same resources: an array for each stage, element i of each for run i."""
+class Wanted:
+    """How a study is to be submitted; recorded with it, so that it can be said again without the words."""
 
-    stages: tuple[str, ...]
-    resources: tuple[StageResources, ...]
-    runs: tuple[RunDir, ...]
+    cluster: str | None
+    max_parallel: int | None
 
 
-def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, cluster: str | None, dry_run: bool) -> None:
+def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted: Wanted, dry_run: bool) -> None:
     """Submit what is neither done nor in the queue. Raises UserError for what can be known to go wrong beforehand."""
     needs_slurm()
-    profile = load_profile(cluster)
     study = load(spec, overrides)
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
     folder = runs_folder.resolve() / study.name
-    queued = {run for run, _ in jobs_by_run(folder, live_jobs())}
-    waiting = {name: run for name, run in specs.items() if name not in queued}
-    chains = chains_of(folder, waiting, profile.max_array_size or max_array_size())
-    for stage, resources in {pair for chain in chains for pair in zip(chain.stages, chain.resources)}:
-        test_only(script(executor(folder, stage, resources, profile, "test"), 1), stage)
+    check_folder(folder)
+    arrays, queued = arrays_for(folder, specs, wanted)
+    disk = check_disk(specs.values(), folder)
+    profile = load_profile(wanted.cluster)
+    check_cluster(arrays, folder, profile, cluster_limits())
     if dry_run:
-        print_plan(chains, folder, profile)
+        print_plan(arrays, folder, profile)
+        print(f"# {hours(arrays)}; {disk}")
         return
     freeze(study, runs_folder)
-    print(f"{study.name}: {len(specs)} runs, {len(queued & specs.keys())} in the queue already, "
-          f"{len(waiting) - sum(len(chain.runs) for chain in chains)} done, {hours(chains)}")
-    for chain in chains:
-        submit_chain(chain, folder, profile)
+    unfinished = {run.path.name for array in arrays for run in array.runs}
+    print(f"{study.name}: {len(specs):,} runs, {len(queued & specs.keys()):,} in the queue already, "
+          f"{len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
+    send(arrays, folder, wanted)
 
 
-def chains_of(folder: Path, specs: dict, max_size: int) -> list[Chain]:
-    """Group the runs by what is left to do and what it needs; no chain longer than the cluster's arrays may be."""
-    groups: dict[tuple, list[RunDir]] = {}
+def arrays_for(folder: Path, specs: dict[str, Spec], wanted: Wanted) -> tuple[list[Array], set[str]]:
+    """What to submit for these runs of a study, and which of its runs are in the queue already."""
+    live = live_jobs()
+    queued = {run for run, _ in jobs_by_run(folder, live)}
+    left = {}
     for name, spec in specs.items():
-        run = RunDir(folder / name)
-        left = tuple(stage for stage in STAGES if not (run.spec_file.is_file() and run.is_done(stage)))
-        if left:
-            resources = tuple(getattr(spec.resources, stage) for stage in left)
-            groups.setdefault((left, resources), []).append(run)
-    return [Chain(stages, resources, tuple(runs[start:start + max_size]))
-            for (stages, resources), runs in groups.items() for start in range(0, len(runs), max_size)]
+        if name in queued:
+            continue
+        run = RunDir.expected(folder / name, spec)
+        stages = [stage for stage in STAGES if not (run.spec_file.is_file() and run.is_done(stage))]
+        if stages:
+            left[run] = spec, stages
+    largest = load_profile(wanted.cluster).max_array_size or cluster_limits().array_size
+    chains = [*torn_chains(folder, live), *chains_of(left, largest)]
+    return plan(chains, wanted.max_parallel, last_in_queue(folder, live)), queued
 
 
-def submit_chain(chain: Chain, folder: Path, profile: Profile) -> None:
-    """One sbatch for each stage; each run's next stage starts when its last one succeeded."""
-    dependency = None
-    for stage, resources in zip(chain.stages, chain.resources):
-        name = f"{folder.name}-{stage}-{uuid.uuid4().hex[:8]}"
-        submission = Submission(name, stage, [run.path.name for run in chain.runs], time.time())
+def torn_chains(folder: Path, live: dict[str, Job]) -> list[Chain]:
+    """What is missing behind arrays in the queue: a submission that broke off between two of its arrays."""
+    jobs, torn = jobs_by_run(folder, live), []
+    for submission in recorded(folder, live):
+        queued = [run for index, run in enumerate(submission.runs) if submission.element(index) in live]
+        later = STAGES[STAGES.index(submission.stage) + 1:] if submission.runs else ()
+        if queued and later and not any((run, stage) in jobs for run in submission.runs for stage in later):
+            runs = tuple(RunDir(folder / name) for name in submission.runs)
+            torn.append(Chain(tuple((stage, getattr(runs[0].spec.resources, stage)) for stage in later), runs, submission.job_id))
+    return torn
+
+
+def last_in_queue(folder: Path, live: dict[str, Job]) -> list[str]:
+    """Ids of the study's arrays that still have jobs in the queue, but for reports."""
+    ids = {job.id.split("_")[0] for job in live.values()}
+    return [submission.job_id for submission in recorded(folder, live)
+            if submission.job_id in ids and submission.stage != REPORT]
+
+
+def send(arrays: Sequence[Array], folder: Path, wanted: Wanted) -> None:
+    """One sbatch for each array; a report of the study that waits in the queue gives way to the new one."""
+    if not arrays:
+        return
+    profile, code, ids = load_profile(wanted.cluster), snapshot(folder), []
+    outdated = [job.id for job in reports(folder, live_jobs())]
+    for array in arrays:
+        name = f"{folder.name}-{array.stage}-{uuid.uuid4().hex[:8]}"
+        submission = Submission(name, array.stage, [run.path.name for run in array.runs], time.time(), code=code.name,
+                                cluster=wanted.cluster, max_parallel=wanted.max_parallel)
         record(folder, submission)
-        launcher = executor(folder, stage, resources, profile, name, dependency)
+        launcher = executor(array, folder, profile, name, code, dependency(array, ids))
         try:
-            with launcher.batch():
-                jobs = [launcher.submit(run_in_slurm, stage, str(run.path)) for run in chain.runs]
+            if array.stage == REPORT:
+                jobs = [launcher.submit(report_in_slurm, str(folder), str(Path.cwd()))]
+            else:
+                with launcher.batch():
+                    jobs = [launcher.submit(run_in_slurm, array.stage, str(run.path), str(Path.cwd())) for run in array.runs]
         except FailedJobError as error:
-            raise StageFailed(f"{stage}: sbatch refused: {error}; submit again for what is missing") from error
-        submission = replace(submission, job_id=jobs[0].job_id.split("_")[0])
-        record(folder, submission)
-        # aftercorr: element i waits for element i, not for the whole array.
-        dependency = f"{'aftercorr' if len(chain.runs) > 1 else 'afterok'}:{submission.job_id}"
-        print(f"{stage:<9} job {submission.job_id}, {len(chain.runs)} run{'s' if len(chain.runs) > 1 else ''}", flush=True)
+            raise StageFailed(f"{array.stage}: sbatch refused: {error}; submit again for what is missing") from error
+        ids.append(jobs[0].job_id.split("_")[0])
+        record(folder, replace(submission, job_id=ids[-1]))
+        runs = f", {len(array.runs):,} run{'s' if len(array.runs) > 1 else ''}" if array.runs else ""
+        print(f"{array.stage:<9} job {ids[-1]}{runs}", flush=True)
+    if outdated:
+        command("scancel", *outdated)
 
 
-def executor(folder: Path, stage: str, resources: StageResources, profile: Profile, name: str,
-             dependency: str | None = None) -> SlurmExecutor:
-    """submitit's executor for one stage, with logs in study/logs/NAME."""
-    options = {"kill-on-invalid-dep": "yes", "requeue": True}
-    if resources.gpus_per_node and profile.gpu_request == "gres":
-        options["gres"] = f"gpu:{resources.gpus_per_node}"
-    memory = resources.mem_gb or profile.mem_gb
-    parameters = {
-        "job_name": name, "partition": profile.partition, "account": profile.account, "qos": profile.qos,
-        "constraint": profile.constraint, "time": minutes(resources.time), "nodes": resources.nodes,
-        "ntasks_per_node": resources.tasks, "cpus_per_task": resources.cpus_per_task,
-        "gpus_per_node": resources.gpus_per_node if profile.gpu_request == "gpus_per_node" else None,
-        "mem": f"{memory * 1024:.0f}MB" if memory else None, "signal_delay_s": profile.signal_lead_s,
-        "dependency": dependency, "stderr_to_stdout": True, "additional_parameters": options,
-        # A rank that dies must not leave the others waiting for it until the time limit.
-        "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": [*(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()), *profile.setup] or None}
-    launcher = SlurmExecutor(folder / "logs" / name, python=profile.python)
-    launcher.update_parameters(**{key: value for key, value in parameters.items() if value})
-    return launcher
-
-
-def minutes(wall_time: str) -> int:
-    """"D-HH:MM:SS", "HH:MM:SS" or "HH:MM", rounded up to minutes."""
-    days, _, clock = wall_time.rpartition("-")
-    parts = [int(part) for part in clock.split(":")] + [0]
-    return int(days or 0) * 1440 + parts[0] * 60 + parts[1] + (parts[2] > 0)
-
-
-def script(launcher: SlurmExecutor, runs: int) -> str:
-    """The text that sbatch gets for an array of so many runs."""
-    if runs > 1:
-        launcher.parameters["map_count"] = runs
-    return launcher._make_submission_file_text(launcher._submitit_command_str, "dry-run")
-
-
-def test_only(text: str, stage: str) -> None:
-    """Ask the cluster whether it would take such a job. Raises UserError with its answer where not."""
-    try:
-        command("sbatch", "--test-only", text=text)
-    except StageFailed as error:
-        raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error
-
-
-def hours(chains: Sequence[Chain]) -> str:
-    """What the time limits allow to be spent."""
-    asked = [(resources, len(chain.runs) * minutes(resources.time) / 60) for chain in chains for resources in chain.resources]
-    gpus = sum(each * resources.nodes * resources.gpus_per_node for resources, each in asked)
-    cpus = sum(each * resources.world_size * resources.cpus_per_task for resources, each in asked)
-    return f"at most {gpus:,.0f} GPU-hours" if gpus else f"at most {cpus:,.0f} CPU-hours"
-
-
-def print_plan(chains: Sequence[Chain], folder: Path, profile: Profile) -> None:
-    for chain in chains:
-        for stage, resources in zip(chain.stages, chain.resources):
-            print(f"# {stage}: {len(chain.runs)} runs: {', '.join(run.path.name for run in chain.runs[:5])}")
-            print(script(executor(folder, stage, resources, profile, f"{folder.name}-{stage}"), len(chain.runs)))
-        print(f"# each run: {' -> '.join(chain.stages)}")
-    print(f"# {hours(chains)}")
+def print_plan(arrays: Sequence[Array], folder: Path, profile: Profile) -> None:
+    """The sbatch scripts as they would be submitted (their ids are not known yet), and what waits for what."""
+    code = folder / "code" / "SNAPSHOT"
+    for place, array in enumerate(arrays):
+        names = ", ".join(run.path.name for run in array.runs[:NAMED]) + (", ..." if len(array.runs) > NAMED else "")
+        print(f"# {place + 1}. {array.stage}: {f'{len(array.runs):,} runs: {names}' if array.runs else 'the whole study'}")
+        waits = dependency(array, [f"<{number + 1}>" for number in range(len(arrays))])
+        print(script(executor(array, folder, profile, f"{folder.name}-{array.stage}", code, waits), array.size))
+    print("\n".join(f"# {line}" for line in graph(arrays).splitlines()))

@@ -45,7 +45,7 @@ def test_quickstart_does_all_stages_over_the_full_chain_and_skips_them_the_secon
     with Image.open(run / "samples" / "samples.png") as picture:
         assert picture.size == (4 * 66 + 2, 3 * 66 + 2)
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert evaluation["fid"]["value"] > 0 and 0 < evaluation["bits_per_dim"]["value"] < 20
+    assert evaluation["metrics"]["fid"]["value"] > 0 and 0 < evaluation["bits_per_dim"]["value"] < 20
 
     stamps = {file: file.stat().st_mtime_ns for file in run.rglob("*.h5")}
     again = iddpm("run", *quick, cwd=tmp_path)

@@ -1,0 +1,44 @@
+"""`iddpm tensorboard`: one TensorBoard for all runs of a study."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from jobs.errors import UserError
+
+PORT = 6006  # TensorBoard's own; the first free one from there on
+
+
+def show_board(study: Path, port: int | None) -> None:
+    """Become a TensorBoard of `study`, or of one run. Raises UserError where nothing was logged or the port is taken."""
+    if not any(study.glob("*/tensorboard/events.*")) and not any(study.glob("tensorboard/events.*")):
+        raise UserError(f"{study}: nothing to show: neither a study nor a run with a TensorBoard log; training begins one")
+    if port is None:
+        port = next(candidate for candidate in range(PORT, 2 ** 16) if _is_free(candidate))
+    elif not _is_free(port):
+        raise UserError(f"--port {port}: taken; without --port the first free one from {PORT} on is used")
+    for line in way_here(port, os.environ):
+        print(line)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", f"--logdir={study}", f"--port={port}"])
+
+
+def way_here(port: int, environment: dict[str, str]) -> list[str]:
+    """What to type at home to see it, for one who came by ssh."""
+    if "SSH_CONNECTION" not in environment:
+        return []
+    _, _, host, ssh_port = environment["SSH_CONNECTION"].split()
+    other_port = f"-p {ssh_port} " if ssh_port != "22" else ""
+    user = f"{environment['USER']}@" if "USER" in environment else ""
+    return [f"on your own machine:    ssh -N -L {port}:localhost:{port} {other_port}{user}{host}",
+            f"and then in a browser:  http://localhost:{port}"]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

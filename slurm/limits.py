@@ -1,0 +1,78 @@
+"""What can be known to go wrong before anything is submitted: the cluster's limits, and the disk's."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.cost import run_cost
+from jobs.errors import StageFailed, UserError
+from jobs.points import points
+from jobs.spec import Spec
+from slurm.arrays import Array
+from slurm.check import size
+from slurm.profiles import Profile
+from slurm.queue import command
+from slurm.script import executor, script
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What slurm.conf allows; SLURM's defaults where it is silent."""
+
+    array_size: int = 1001
+    jobs: int = 10_000
+
+
+def cluster_limits() -> Limits:
+    lines = command("scontrol", "show", "config").splitlines()
+    told = dict(line.replace(" ", "").split("=", 1) for line in lines if "=" in line)
+    return Limits(int(told.get("MaxArraySize", Limits.array_size)), int(told.get("MaxJobCount", Limits.jobs)))
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where SLURM would take the path of logs and code apart: it expands %, and sbatch has its own quoting."""
+    bad = sorted({character for character in str(folder) if character in "'\"\\%`$" or not character.isprintable()})
+    if bad:
+        raise UserError(f"--runs: {str(folder)!r} has {' '.join(map(repr, bad))}, which SLURM does not take as part of a path; "
+                        "choose another folder")
+
+
+def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits: Limits) -> None:
+    """Ask the cluster whether it would take such arrays: partition, QOS, account, nodes, time, number of jobs.
+
+    One question for each stage and shape. Raises UserError with the cluster's answer where it would not.
+    """
+    total = sum(array.size for array in arrays)
+    if total >= limits.jobs:
+        raise UserError(f"{total:,} jobs, and the cluster holds at most {limits.jobs:,} (MaxJobCount); submit a part of the "
+                        "sweep, and the rest when it is done")
+    largest: dict[tuple, Array] = {}
+    for array in arrays:
+        shape = (array.stage, array.resources)
+        if shape not in largest or largest[shape].size < array.size:
+            largest[shape] = array
+    for (stage, _), array in largest.items():
+        text = script(executor(array, study, profile, "test", Path.cwd(), None), array.size)
+        try:
+            command("sbatch", "--test-only", text=text)
+        except StageFailed as error:
+            raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error
+
+
+def check_disk(specs: Iterable[Spec], folder: Path) -> str:
+    """How much the runs will store in `folder`, in words. Raises UserError where that is more than is free there."""
+    wanted = sum(stored_bytes(spec) for spec in specs)
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if wanted > free:
+        raise UserError(f"{folder}: the runs will store about {size(wanted)}, and {size(free)} are free there; free some, lower "
+                        "sample.num_samples, raise train.keep_interval, or choose another place (--runs)")
+    return f"about {size(wanted)} on disk ({size(free)} free)"
+
+
+def stored_bytes(spec: Spec) -> int:
+    """What a run leaves on disk: the checkpoints that are kept, and all samples as chunks, samples.h5 and one .npz."""
+    cost, sampled = run_cost(spec), points(spec)
+    kept = 2 + len({point.step for point in sampled}) + spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
+    return kept * cost.checkpoint_bytes + (2 * len(sampled) + 1) * cost.samples_bytes

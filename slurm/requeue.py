@@ -1,0 +1,44 @@
+"""`iddpm requeue`: get a study's, or one run's, jobs going again."""
+
+from pathlib import Path
+
+from jobs.files import read_json
+from jobs.rundir import RunDir
+from slurm.cancel import ids, study_and_run
+from slurm.limits import check_cluster, cluster_limits
+from slurm.profiles import load_profile
+from slurm.queue import command, live_jobs, needs_slurm
+from slurm.submissions import jobs_by_run, recorded
+from slurm.submit import Wanted, arrays_for, send
+
+HELD = ("JobHeldUser", "JobHeldAdmin")
+
+
+def requeue(path: Path) -> None:
+    """Release what is on hold, send what runs back into the queue (it saves first), submit what failed or was lost.
+
+    As it was last submitted: the same cluster profile, the code of now. Raises UserError where `path` is no study or run.
+    """
+    needs_slurm()
+    study, name = study_and_run(path)
+    live = live_jobs()
+    jobs = [job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run)]
+    held = [job for job in jobs if job.reason in HELD]
+    running = [job for job in jobs if job.state == "RUNNING"]
+    if held:
+        command("scontrol", "release", *ids(held, whole_arrays=name is None))
+    if running:
+        command("scancel", "--signal=USR2", "--state=RUNNING", *ids(running, whole_arrays=name is None))
+    if name is None:
+        (study / "held.json").unlink(missing_ok=True)
+    print(f"{len(held):,} jobs released, {len(running):,} told to save and go back into the queue")
+
+    submissions = recorded(study, live)
+    last = submissions[-1] if submissions else None
+    wanted = Wanted(last.cluster, last.max_parallel) if last else Wanted(None, None)
+    queued = {run for run, _ in jobs_by_run(study, live)}
+    names = [name] if name else [name for name in read_json(study / "study.json")["runs"] if name not in queued]
+    runs = [RunDir(study / name) for name in names]
+    arrays, _ = arrays_for(study, {run.path.name: run.spec for run in runs if not run.is_done("evaluate")}, wanted)
+    check_cluster(arrays, study, load_profile(wanted.cluster), cluster_limits())
+    send(arrays, study, wanted)

@@ -1,0 +1,161 @@
+"""What disturbs jobs on a real SLURM, and that the samples are those of an undisturbed run, byte for byte, after each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from slurm import testbed
+
+# One at a time: each cluster wants the machine for itself.
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+# Long enough to be disturbed in training and in sampling; what is evaluated does not matter here.
+LONG = ["train.iterations=200", "train.save_interval=40", "diffusion.diffusion_steps=500", "evaluate.nll_examples=0"]
+# Long enough for a time limit of one minute, which SLURM may announce as soon as the job starts.
+LONGER = ["train.iterations=1500", "train.save_interval=750", "evaluate.nll_examples=0"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, spec_for_slurm):
+    """undisturbed(settings) -> samples of such a run on this machine, without SLURM and without trouble."""
+    known: dict[tuple, np.ndarray] = {}
+
+    def samples_of(settings: list[str]) -> np.ndarray:
+        if tuple(settings) not in known:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            (folder / "spec.yaml").write_text(json.dumps(spec_for_slurm))
+            here = [f"resources.{stage}.{field}" for stage in ("train", "sample") for field in ("nodes=1", "tasks_per_node=2")]
+            iddpm = Path(sys.executable).parent / "iddpm"
+            subprocess.run([iddpm, "run", "spec.yaml", *settings, *here], cwd=folder, check=True, timeout=280)
+            known[tuple(settings)] = samples(folder / "runs" / "study" / "run")
+        return known[tuple(settings)]
+    return samples_of
+
+
+def samples(run: Path) -> np.ndarray:
+    with h5py.File(run / "samples" / "samples.h5") as file:
+        assert file["images"].shape == (10, 8, 8, 1)
+        return file["images"][:]
+
+
+def progress(run: Path) -> dict:
+    return json.loads((run / "progress.json").read_text())
+
+
+def until_trained(cluster, run: Path, step: int) -> None:
+    cluster.until((run / "checkpoints" / f"step-{step:08}").exists)
+
+
+def until_sampling(cluster, run: Path) -> dict[str, int]:
+    """Wait for a finished chunk; the inodes of those there are."""
+    def sampling() -> bool:
+        cluster.release_requeued()
+        return any((run / "samples").glob("chunk-*.h5"))
+    cluster.until(sampling)
+    return {file.name: file.stat().st_ino for file in (run / "samples").glob("chunk-*.h5")}
+
+
+def crash(cluster, node: str) -> None:
+    """Let the node die, wait until SLURM knows or the job that ran on it is back in the queue, and bring it back."""
+    testbed.fail(cluster.testbed.home, node)
+    cluster.until(lambda: any("BeginTime" in line for line in cluster.queue())
+                  or "down" in cluster("sinfo", "-h", "-n", node, "-o", "%T"))
+    testbed.heal(cluster.testbed.home, node)
+
+
+def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, tmp_path, undisturbed):
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
+    cluster("sbatch", "--partition=urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5")
+    cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
+    assert progress(run)["state"] == "interrupted"
+    saved = max(int(folder.name[5:]) for folder in (run / "checkpoints").glob("step-*"))
+    assert saved == progress(run)["done"] and 40 <= saved < 200
+    cluster.until_empty()
+    assert "Restarts=1" in cluster("scontrol", "show", "job", training)
+    assert np.array_equal(samples(run), undisturbed(LONG))
+
+
+def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_nothing(cluster, tmp_path, undisturbed):
+    (tmp_path / "configs" / "clusters").mkdir(parents=True)
+    (tmp_path / "configs" / "clusters" / "short.yaml").write_text("signal_lead_s: 50\n")
+    cluster.iddpm("submit", "spec.yaml", *LONGER, "resources.train.time=0:01", "--cluster", "short")
+    run = tmp_path / "runs" / "study" / "run"
+    training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
+    cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
+    assert 0 < progress(run)["done"] < 1500
+    cluster.until_empty()
+    assert "TIMEOUT" not in cluster("sacct", "-n", "-X", "-D", "-j", training, "-o", "State")
+    assert np.array_equal(samples(run), undisturbed(LONGER))
+
+
+def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster, tmp_path, undisturbed):
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    crash(cluster, "n2")
+    finished = until_sampling(cluster, run)
+    crash(cluster, "n1")
+    cluster.until_empty()
+    assert {name: (run / "samples" / name).stat().st_ino for name in finished} == finished
+    assert np.array_equal(samples(run), undisturbed(LONG))
+
+
+def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again(cluster, tmp_path, undisturbed):
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    assert "4 jobs cancelled" in cluster.iddpm("cancel", "runs/study")
+    cluster.until(lambda: cluster.queue() == [])
+    assert progress(run)["state"] == "interrupted" and progress(run)["done"] >= 40
+    assert "1 interrupted" in cluster.iddpm("status", "runs/study")
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    cluster.until_empty()
+    assert np.array_equal(samples(run), undisturbed(LONG))
+
+
+def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturbed):
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    assert "1 told to save" in cluster.iddpm("requeue", "runs/study/run")
+    cluster.until(lambda: any("BeginTime" in line for line in cluster.queue()))
+    assert 40 <= progress(run)["done"] < 200
+    cluster.until_empty()
+    assert np.array_equal(samples(run), undisturbed(LONG))
+
+
+def test_a_slurmctld_that_dies_and_comes_back_changes_nothing(cluster, tmp_path, undisturbed):
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    bed = cluster.testbed
+    os.kill(int((bed.home / "run" / "slurmctld.pid").read_text()), 9)
+    until_trained(cluster, run, 80)  # the job does not need it
+    assert "does not answer" in cluster.iddpm("status", "runs/study")
+    testbed.up(bed.home, bed.nodes, bed.cpus, bed.gpus, bed.accounting)
+    cluster.until_empty()
+    assert np.array_equal(samples(run), undisturbed(LONG))
+
+
+def test_without_accounting_everything_works_as_well(tmp_path, tmp_path_factory, person, undisturbed):
+    home = tmp_path_factory.mktemp("unaccounted")
+    cluster = person(testbed.up(home, nodes=2, cpus=4, gpus=0, accounting=False), tmp_path)
+    try:
+        cluster.spec("sweep.yaml", sweep={"grid": {"train.lr": [1e-3, 1e30]}})
+        cluster.iddpm("submit", "sweep.yaml", *LONG)
+        run = tmp_path / "runs" / "study" / "lr=0.001"
+        until_sampling(cluster, run)
+        cluster("scontrol", "requeue", next(line.split()[0] for line in cluster.queue() if "study-sample" in line and "RUNNING" in line))
+        cluster.until_empty()
+        assert {status["run"]: status["state"] for status in cluster.status()} == {"lr=0.001": "done", "lr=1e+30": "failed"}
+        assert np.array_equal(samples(run), undisturbed(LONG))
+    finally:
+        testbed.down(home)
