@@ -1,10 +1,9 @@
 """`iddpm cancel`: take a study's, or one run's, jobs out of the queue."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from jobs.errors import UserError
-from slurm.queue import Job, command, live_jobs, needs_slurm
+from slurm.queue import command, compact, live_jobs, needs_slurm
 from slurm.submissions import jobs_by_run, reports
 
 
@@ -17,13 +16,8 @@ def cancel(path: Path) -> None:
     if name is None:
         jobs += reports(study, live)
     if jobs:
-        command("scancel", *ids(jobs, whole_arrays=name is None))
+        command("scancel", *compact(job.id for job in jobs))
     print(f"{len(jobs):,} job{'' if len(jobs) == 1 else 's'} cancelled")
-
-
-def ids(jobs: Iterable[Job], whole_arrays: bool) -> list[str]:
-    """The jobs as SLURM's commands take them; by their arrays where all of those are meant, so that the line stays short."""
-    return sorted({job.id.split("_")[0] if whole_arrays else job.id for job in jobs})
 
 
 def study_and_run(path: Path) -> tuple[Path, str | None]:

@@ -8,7 +8,7 @@ from jobs.errors import StageFailed, UserError
 from jobs.failures import Failure, read_failure
 from jobs.files import read_json, write_json
 from jobs.stage import STAGES
-from slurm.queue import command, live_jobs
+from slurm.queue import command, compact, live_jobs
 from slurm.submissions import jobs_by_run, reports
 
 ALIKE = 3
@@ -29,17 +29,21 @@ def hold_if_alike(run: Path) -> None:
     if len(alike) < ALIKE or sum(_beyond(study / name, failure) for name in names) >= len(alike):
         return
     try:
-        held = hold(study)
+        held = hold(study, failure.stage)
         write_json(study / "held.json", {"time": time.time(), "kind": failure.kind, "message": failure.message, "runs": alike,
                                          "jobs": held})
     except (StageFailed, UserError) as error:  # a cluster that does not let jobs hold jobs: no reason to fail otherwise
         print(f"the rest of the sweep could not be put on hold: {error}", file=sys.stderr, flush=True)
 
 
-def hold(study: Path) -> list[str]:
-    """Put the study's pending jobs on hold and let its report go ahead; ids of the arrays that were held."""
-    live = live_jobs()
-    arrays = sorted({job.id.split("_")[0] for job in jobs_by_run(study, live).values() if job.state == "PENDING"}, key=int)
+def hold(study: Path, failing: str) -> list[str]:
+    """Put the study's pending jobs up to the `failing` stage on hold and let its report go ahead; ids of what is held.
+
+    Later stages wait for these anyway, and those of the failed runs have to be cancelled by SLURM.
+    """
+    live, stages = live_jobs(), STAGES[:STAGES.index(failing) + 1]
+    pending = [job.id for (_, stage), job in jobs_by_run(study, live).items() if stage in stages and job.state == "PENDING"]
+    arrays = compact(pending)
     for array in arrays:
         try:
             command("scontrol", "hold", array)

@@ -1,12 +1,13 @@
 """What SLURM knows of our jobs: squeue for those that wait or run, sacct for those that ended; one call for everything."""
 
+import itertools
 import math
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -100,6 +101,22 @@ def ended_jobs(ids: Collection[str]) -> dict[str, EndedJob]:
         for element in elements(id):  # "CANCELLED by 0" is a word and more
             jobs[element] = EndedJob(element, state.split()[0], exit_code, elapsed, "" if node == "None assigned" else node)
     return jobs
+
+
+def compact(ids: Iterable[str]) -> list[str]:
+    """Job ids as SLURM's commands take them, the elements of an array together: 7, 12_[0-3,5]."""
+    arrays: dict[str, list[int]] = {}
+    for id in ids:
+        base, _, element = id.partition("_")
+        arrays.setdefault(base, []).extend([int(element)] if element else [])
+    return [f"{base}_[{','.join(_ranges(sorted(elements)))}]" if elements else base for base, elements in arrays.items()]
+
+
+def _ranges(numbers: list[int]) -> Iterator[str]:
+    """Ascending `numbers` as 0-3 and 5."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield f"{members[0]}-{members[-1]}" if len(members) > 1 else str(members[0])
 
 
 def elements(id: str) -> Iterator[str]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from jobs.files import read_json
 from jobs.rundir import RunDir
-from slurm.cancel import ids, study_and_run
+from slurm.cancel import study_and_run
 from slurm.limits import check_cluster, cluster_limits
 from slurm.profiles import load_profile
-from slurm.queue import command, live_jobs, needs_slurm
+from slurm.queue import command, compact, live_jobs, needs_slurm
 from slurm.submissions import jobs_by_run, recorded
 from slurm.submit import Wanted, arrays_for, send
 
@@ -26,9 +26,10 @@ def requeue(path: Path) -> None:
     held = [job for job in jobs if job.reason in HELD]
     running = [job for job in jobs if job.state == "RUNNING"]
     if held:
-        command("scontrol", "release", *ids(held, whole_arrays=name is None))
+        for array in compact(job.id for job in held):
+            command("scontrol", "release", array)
     if running:
-        command("scancel", "--signal=USR2", "--state=RUNNING", *ids(running, whole_arrays=name is None))
+        command("scancel", "--signal=USR2", "--state=RUNNING", *compact(job.id for job in running))
     if name is None:
         (study / "held.json").unlink(missing_ok=True)
     print(f"{len(held):,} jobs released, {len(running):,} told to save and go back into the queue")

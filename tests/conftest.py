@@ -198,8 +198,9 @@ class Cluster:
         assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def status(self) -> list[dict]:
-        return json.loads(self.iddpm("status", "runs/study", "--json"))
+    def status(self, study: str = "runs/study") -> list[dict]:
+        shown = self.iddpm("status", study, "--json")
+        return json.loads(shown[shown.index("["):shown.rindex("]") + 1])  # notes go to the other stream
 
     def spec(self, name: str, **sections) -> None:
         """Write SLURM_SPEC with some sections replaced to the file `name`."""

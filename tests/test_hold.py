@@ -16,7 +16,7 @@ def study(tmp_path, monkeypatch):
     (tmp_path / "study.json").write_text(json.dumps({"runs": {name: {"differs": {}} for name in names}}))
     for name in names:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(module, "hold", lambda study: ["12"])
+    monkeypatch.setattr(module, "hold", lambda study, failing: ["12"])
     return tmp_path
 
 

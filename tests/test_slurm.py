@@ -180,5 +180,5 @@ def test_odd_but_harmless_names_of_folders_and_swept_values_work(cluster, tmp_pa
     cluster.spec("sweep.yaml", sweep={"grid": {"data.path": ["digits", "it's; touch x & #1.h5"]}})
     cluster.iddpm("submit", "sweep.yaml", "--runs", "my runs, [new]", "evaluate.nll_examples=0")
     cluster.until_empty()
-    shown = json.loads(cluster.iddpm("status", "my runs, [new]/study", "--json"))
+    shown = cluster.status("my runs, [new]/study")
     assert [status["state"] for status in shown] == ["done", "done"] and not (tmp_path / "x").exists()

@@ -17,7 +17,7 @@ from jobs.errors import UserError
 from jobs.failures import Failure, write_failure
 from jobs.files import write_json
 from slurm import queue
-from slurm.queue import Slurm, elements, ended_jobs, live_jobs
+from slurm.queue import Slurm, compact, elements, ended_jobs, live_jobs
 from slurm.status import HUNG_S, RunStatus, StudyStatus, find_study, study_status
 from slurm.status_table import SPARED, print_status, status_lines
 from slurm.submissions import Submission, record
@@ -352,3 +352,14 @@ def test_watching_ends_with_the_study_or_with_ctrl_c(tmp_path):
     assert status == 0 and "1 done" in text
     status, text = watch(make_study(tmp_path / "s", {"a": {}}), interrupt=True)
     assert status == 0 and "1 running" in text and "Traceback" not in text
+
+
+@given(jobs=st.sets(st.tuples(st.integers(1, 3), st.integers(0, 20))), alone=st.sets(st.integers(4, 9)))
+def test_ids_that_were_put_together_come_apart_again(jobs, alone):
+    ids = {f"{base}_{element}" for base, element in jobs} | {str(base) for base in alone}
+    together = compact(ids)
+    assert {id for words in together for id in elements(words)} == ids and len(together) == len({base for base, _ in jobs}) + len(alone)
+
+
+def test_neighbours_become_ranges():
+    assert compact(["12_3", "12_0", "7", "12_1", "12_2", "12_5"]) == ["12_[0-3,5]", "7"]
