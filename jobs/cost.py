@@ -107,6 +107,13 @@ def run_cost(spec: Spec) -> Cost:
     )
 
 
+def stored_bytes(spec: Spec) -> int:
+    """What a run leaves on disk: the checkpoints that are kept, and all samples as chunks, samples.h5 and one .npz."""
+    cost, sampled = run_cost(spec), points(spec)
+    kept = 2 + len({point.step for point in sampled}) + spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
+    return kept * cost.checkpoint_bytes + (2 * len(sampled) + 1) * cost.samples_bytes
+
+
 def _training_memory(spec: Spec, layers: list[LayerCost]) -> TrainingMemory:
     train, mixed = spec.train, spec.train.precision != "fp32"
     parameters = sum(layer.parameters for layer in layers)

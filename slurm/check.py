@@ -10,6 +10,7 @@ from rich.table import Table
 from jobs.cost import Cost, run_cost
 from jobs.points import points
 from jobs.preflight import input_problems
+from jobs.quantities import amount, size
 from jobs.spec import Spec, StageResources
 from jobs.spec_file import dump, load
 
@@ -76,18 +77,3 @@ def where(resources: StageResources) -> str:
     count, kind = (resources.gpus_per_node, "GPU") if resources.gpus_per_node else (resources.tasks, "process")
     plural = {"GPU": "GPUs", "process": "processes"}[kind] if count > 1 else kind
     return f"{nodes}{count} {plural}"
-
-
-def amount(number: float) -> str:
-    """Three digits with a unit letter: 16.8 G."""
-    for factor, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= 0.9995 * factor:  # what three digits round up to the next unit
-            return f"{number / factor:.3g} {letter}"
-    return f"{number:.0f} "
-
-
-def size(number: float) -> str:
-    for factor, unit in ((2 ** 40, "TiB"), (2 ** 30, "GiB"), (2 ** 20, "MiB"), (2 ** 10, "KiB")):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
-    return f"{number:.0f} B"

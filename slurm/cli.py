@@ -15,6 +15,7 @@ SPEC = click.argument("spec", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 STUDY = click.argument("study", type=click.Path(path_type=Path))
 RUN = click.argument("run", type=click.Path(path_type=Path))
+CLUSTER = click.option("--cluster", metavar="NAME", help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
 OUTPUT = click.argument("output", type=click.Path(path_type=Path))
 
 
@@ -52,10 +53,35 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command()
+@click.argument("spec", type=click.Path(path_type=Path), required=False)
+@OVERRIDES
+@click.option("--quick", is_flag=True, help="Under a minute: fewer variants and repeats, one rank.")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile too; takes minutes.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.json", help="[default: bench-HOST.json]")
+def bench(spec: Path | None, overrides: tuple[str, ...], quick: bool, compiled: bool, output: Path | None) -> None:
+    """Measure how fast this machine trains and samples SPEC's network (configs/quickstart.yaml's if not given)."""
+    from slurm.bench import bench_machine
+    bench_machine(spec, overrides, quick, compiled, output)
+
+
+@cli.command()
+@SPEC
+@OVERRIDES
+@click.option("--bench", "bench_file", type=click.Path(path_type=Path), metavar="FILE.json",
+              help="What `iddpm bench` wrote; the newest bench-*.json here if not given.")
+@CLUSTER
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def plan(spec: Path, overrides: tuple[str, ...], bench_file: Path | None, cluster: str | None, as_json: bool) -> None:
+    """Hours, jobs and disk that SPEC will take, from what `iddpm bench` measured. Writes nothing."""
+    from slurm.plan import print_plan
+    print_plan(spec, overrides, bench_file, cluster, as_json)
+
+
+@cli.command()
 @SPEC
 @OVERRIDES
 @RUNS
-@click.option("--cluster", metavar="NAME", help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
+@CLUSTER
 @click.option("--max-parallel", type=click.IntRange(1), metavar="N",
               help="GPUs that the whole study may use at once (processes, where its stages ask for none).")
 @click.option("--dry-run", is_flag=True, help="Print the sbatch scripts, what waits for what, and what it may cost; write nothing.")

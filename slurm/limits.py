@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cost import run_cost
+from jobs.cost import stored_bytes
 from jobs.errors import StageFailed, UserError
-from jobs.points import points
+from jobs.quantities import size
 from jobs.spec import Spec
 from slurm.arrays import Array
-from slurm.check import size
 from slurm.profiles import Profile
 from slurm.queue import command
 from slurm.script import executor, script
@@ -69,10 +68,3 @@ def check_disk(specs: Iterable[Spec], folder: Path) -> str:
         raise UserError(f"{folder}: the runs will store about {size(wanted)}, and {size(free)} are free there; free some, lower "
                         "sample.num_samples, raise train.keep_interval, or choose another place (--runs)")
     return f"about {size(wanted)} on disk ({size(free)} free)"
-
-
-def stored_bytes(spec: Spec) -> int:
-    """What a run leaves on disk: the checkpoints that are kept, and all samples as chunks, samples.h5 and one .npz."""
-    cost, sampled = run_cost(spec), points(spec)
-    kept = 2 + len({point.step for point in sampled}) + spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
-    return kept * cost.checkpoint_bytes + (2 * len(sampled) + 1) * cost.samples_bytes

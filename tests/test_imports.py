@@ -49,7 +49,8 @@ def test_help_loads_nothing_heavy():
     assert not loaded & {"torch", "numpy", "pydantic", "rich", "h5py", "submitit", "yaml"}
 
 
-@pytest.mark.parametrize("module", ["check", "run", "local", "transfer", "make_data"])
+@pytest.mark.parametrize("module", ["check", "run", "local", "transfer", "make_data", "submit", "status_table", "logs", "diff",
+                                    "board", "score", "requeue", "bench", "plan"])
 def test_the_command_line_never_loads_torch(module):
     assert "torch" not in loaded_by(f"import slurm.{module}")
 

@@ -1,0 +1,102 @@
+"""`iddpm bench`: measure this machine on a spec's network, show it, say what to put into the spec, keep it for `plan`."""
+
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.bench_file import Bench, Rate
+from jobs.errors import UserError
+from jobs.files import write_json
+from jobs.quantities import amount, figure, size
+from jobs.spec_file import load
+
+DEFAULT = Path("configs/quickstart.yaml")
+PIPE_WIDTH = 110  # columns, where there is no terminal that has a width
+PAYS = 0.95  # of the best sampling rate
+
+
+def bench_machine(spec: Path | None, overrides: Sequence[str], quick: bool, compiled: bool, output: Path | None) -> None:
+    """Raises UserError where there is no spec to measure or no place for the result."""
+    if spec is not None and "=" in spec.name and not spec.exists():  # a setting, with the default spec
+        spec, overrides = None, (str(spec), *overrides)
+    if spec is None and not DEFAULT.is_file():
+        raise UserError(f"which network? Name a spec: `iddpm bench SPEC` (there is no {DEFAULT} here to take instead)")
+    study = load(spec or DEFAULT, overrides)
+    output = output or Path(f"bench-{re.sub('[^A-Za-z0-9._-]', '-', socket.gethostname())}.json")
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"--output {output}: {'a folder' if output.is_dir() else 'no such folder'}; name a .json file")
+    from jobs.bench import bench
+    found = bench(study.runs[0].spec, " ".join((str(spec or DEFAULT), *overrides)), quick, compiled,
+                  lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True))
+    write_json(output, found.model_dump(mode="json"))
+    print_bench(found)
+    print(f"{output}: for `iddpm plan`")
+
+
+def print_bench(bench: Bench) -> None:
+    console, network = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH), bench.network
+    where = f"{bench.cores} cores of {bench.processor}" if bench.device == "cpu" else f"{bench.gpus} x {bench.device}"
+    lines = [
+        f"{where}, torch {bench.torch}; {bench.spec}: {network.parameters:,} parameters",
+        f"an image takes {amount(network.forward_flops_by_torch)}FLOP forward, {amount(network.training_flops_by_torch)}FLOP "
+        f"in training, as torch counts; `iddpm check` says {amount(network.forward_flops)}FLOP, "
+        f"{amount(network.training_flops)}FLOP",
+        *(f"peak {kind}: " + ", ".join(f"{precision} {amount(rate)}FLOP/s" for precision, rate in rates.items())
+          for kind, rates in bench.peaks.items())]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    for work, title, unit in (("train", "training", "images/s"), ("sample", "sampling", "image-steps/s")):
+        console.print(rates_table(title, unit, [rate for rate in bench.rates if rate.work == work]))
+    if bench.split:
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in bench.split.items())
+        console.print(f"a training step: {shares}", soft_wrap=True)
+    for scaling in bench.scaling:
+        told = scaling.problem or (f"{scaling.efficiency.median:.0%} of {scaling.ranks} times one rank "
+                                   f"({scaling.efficiency.q25:.0%}–{scaling.efficiency.q75:.0%})")
+        console.print(f"training over {scaling.ranks} ranks: {told}", soft_wrap=True)
+    console.print(recommendation(bench), soft_wrap=True)
+
+
+def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
+    """Quartiles are over repeats; where no memory is known that column is left out."""
+    table = Table(box=box.SIMPLE_HEAD)
+    memory_is = next((f"{rate.memory_is} memory" for rate in rates if rate.memory_is), None)
+    columns = [title, "batch", unit, "quartiles", "of peak", *([memory_is] if memory_is else [])]
+    for column in columns:
+        table.add_column(column, justify="left" if column == title else "right")
+    for rate in rates:
+        name = rate.precision + " checkpointing" * rate.gradient_checkpointing + " compiled" * rate.compiled
+        measured = ["–", rate.problem, ""]
+        if found := rate.per_second:
+            measured = [figure(found.median), f"{figure(found.q25)}–{figure(found.q75)}", f"{rate.share_of_peak:.0%}"]
+        memory = size(rate.memory_bytes) if rate.memory_bytes else ""
+        table.add_row(name, str(rate.batch_size), *measured, *([memory] if memory_is else []))
+    return table
+
+
+def recommendation(bench: Bench) -> str:
+    """The settings that pay on this machine, in one sentence."""
+    rates = [rate for rate in bench.rates if not rate.compiled and rate.per_second]
+    training = [rate for rate in rates if rate.work == "train" and rate.batch_size == bench.asked.train_batch_size]
+    if not training:
+        return (f"No training step with {bench.asked.train_batch_size} images at once works here: set train.microbatch to what "
+                "the table shows, and measure again.")
+    # Checkpointing buys memory with time: only where nothing works without.
+    checkpointing = all(rate.gradient_checkpointing for rate in training)
+    best, *others = [rate for rate in training if rate.gradient_checkpointing == checkpointing]
+    for rate in others:  # fp32 first: half precision has to be clearly faster
+        if rate.per_second.q25 > best.per_second.q75:
+            best = rate
+    settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={str(checkpointing).lower()}"]
+    sampling = [rate for rate in rates if rate.work == "sample" and rate.precision == "fp32"]
+    if sampling:
+        fastest = max(rate.per_second.median for rate in sampling)
+        pays = min(rate.batch_size for rate in sampling if rate.per_second.median >= PAYS * fastest)
+        settings.append(f"sample.batch_size={pays}")
+    return f"For this machine: {' '.join(settings)} (the smallest batch within {1 - PAYS:.0%} of the fastest)"
