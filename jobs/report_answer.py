@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jobs.quantities import figure
-from jobs.report_run import BITS, RunReport, lower_is_better, read_terms
+from jobs.report_error import equal, gap_error, leaders, paired_gaps
+from jobs.report_run import BITS, RunReport, lower_is_better
 
 SEEDS = ("train.seed", "sample.seed", "evaluate.seed")
 FEW_SAMPLES = 10_000
@@ -23,17 +24,42 @@ class Effect:
     means: dict[str, float]
     groups: list[list[RunReport]]
     """Each with one run for every value, in the order of `means`."""
+    unsettled: list[str] | None
+    """Values that the metric's error does not tell from the best, with that; None where the error is not known."""
 
     @property
-    def best(self) -> str:
-        return min(self.means, key=self.means.get) if lower_is_better(self.metric) else max(self.means, key=self.means.get)
+    def leaders(self) -> list[str]:
+        """The value with the best mean, or those that share it."""
+        return [list(self.means)[place] for place in leaders(list(self.means.values()), self.metric)]
+
+    @property
+    def best(self) -> str | None:
+        """None where several share the best mean."""
+        return self.leaders[0] if len(self.leaders) == 1 else None
+
+    @property
+    def all_equal(self) -> bool:
+        return len(self.leaders) == len(self.means)
 
     @property
     def wins(self) -> int:
-        """In how many groups the value that is best on average is best."""
-        sign, place = (1 if lower_is_better(self.metric) else -1), list(self.means).index(self.best)
-        return sum(min(range(len(group)), key=lambda i: sign * group[i].metrics[self.metric].value) == place
-                   for group in self.groups)
+        """In how many groups the value that is best on average is best, alone."""
+        values = [[run.metrics[self.metric].value for run in group] for group in self.groups]
+        return sum([list(self.means)[place] for place in leaders(row, self.metric)] == [self.best] for row in values)
+
+    @property
+    def verdict(self) -> str:
+        """What the means say once the metric's error is taken into account."""
+        if self.all_equal:
+            return "all equal"
+        lead = " and ".join(self.leaders)
+        if self.unsettled is None:
+            return f"{lead} ahead, error not known"
+        if self.unsettled == [self.best]:
+            return f"{self.best} is best"
+        if len(self.unsettled) == len(self.means):
+            return "undecided: within the error"
+        return f"undecided between {' and '.join(self.unsettled)}: within the error"
 
 
 def label(value: Any) -> str:
@@ -65,6 +91,13 @@ def ranked(runs: Sequence[RunReport], metric: str) -> list[RunReport]:
     return sorted((run for run in runs if metric in run.metrics), key=lambda run: sign * run.metrics[metric].value)
 
 
+def best_runs(runs: Sequence[RunReport], metric: str) -> list[RunReport]:
+    """Those to be marked: the best, and its equals; none where all are equal, so that nothing is best."""
+    measured = [run for run in runs if metric in run.metrics]
+    places = leaders([run.metrics[metric].value for run in measured], metric) if measured else []
+    return [measured[place] for place in places] if len(places) < len(measured) else []
+
+
 def effects(runs: Sequence[RunReport]) -> list[Effect]:
     """One for each swept field, seeds apart, and metric, where runs that differ in the field alone have both finished."""
     fields = swept_fields(runs)
@@ -81,8 +114,21 @@ def effects(runs: Sequence[RunReport]) -> list[Effect]:
             whole = [[group[value] for value in values] for group in groups.values() if len(group) == len(values)]
             if whole and len(values) > 1:
                 table = np.array([[run.metrics[metric].value for run in group] for group in whole])
-                found.append(Effect(field, metric, dict(zip(values, table.mean(axis=0).tolist())), whole))
+                means = table.mean(axis=0).tolist()
+                found.append(Effect(field, metric, dict(zip(values, means)), whole, _unsettled(values, means, whole, metric)))
     return found
+
+
+def _unsettled(values: list[str], means: list[float], groups: list[list[RunReport]], metric: str) -> list[str] | None:
+    """Effect.unsettled."""
+    best, unsettled = leaders(means, metric)[0], []
+    for place, value in enumerate(values):
+        error = 0.0 if place == best else gap_error([(group[best], group[place]) for group in groups], metric)
+        if error is None:
+            return None
+        if equal(means[place], means[best]) or abs(means[place] - means[best]) <= error:
+            unsettled.append(value)
+    return unsettled
 
 
 def question(runs: Sequence[RunReport]) -> str:
@@ -110,15 +156,19 @@ def answer(runs: Sequence[RunReport], found: Sequence[Effect]) -> list[str]:
     names = metric_names(runs)
     if not names:
         return ["No run has been evaluated yet."]
-    sentences = [_best(ranked(runs, name), name) for name in names]
-    for effect in found:
-        if effect.metric in names[:1] + [BITS]:  # a table has the others
+    told = [effect for effect in found if effect.metric in names[:1] + [BITS]]  # a table has the others
+    told.sort(key=lambda effect: effect.unsettled != [effect.best])  # what is decided stands first
+    fields = list(dict.fromkeys(effect.field for effect in told))
+    sentences = [f"{'; '.join(_verdicts(field, told) for field in fields)}."] if told else []
+    sentences += [_best(ranked(runs, name), name) for name in names]
+    for effect in told:
+        if not effect.all_equal:
             worst = (max if lower_is_better(effect.metric) else min)(effect.means, key=effect.means.get)
             few = "only " if 2 * effect.wins <= len(effect.groups) else ""
-            over = f"averages of {len(effect.groups)} matched groups, in {few}{effect.wins} of which {effect.best} is best" \
-                if len(effect.groups) > 1 else "one run each"
-            low, high = figure(effect.means[effect.best]), figure(effect.means[worst])
-            sentences.append(f"{effect.field}: {effect.metric} goes from {low} with {effect.best} to {high} with {worst} ({over}).")
+            wins = f", in {few}{effect.wins} of which {effect.best} is best" if effect.best else ""
+            over = f"averages of {len(effect.groups)} matched groups{wins}" if len(effect.groups) > 1 else "one run each"
+            lead, low, high = " and ".join(effect.leaders), *map(figure, (effect.means[effect.leaders[0]], effect.means[worst]))
+            sentences.append(f"{effect.field}: {effect.metric} goes from {low} with {lead} to {high} with {worst} ({over}).")
     return sentences
 
 
@@ -141,29 +191,39 @@ def cautions(runs: Sequence[RunReport]) -> list[str]:
     return notes
 
 
+def _verdicts(field: str, told: Sequence[Effect]) -> str:
+    """The effect of `field` in a clause; metrics of which the same can be said share it."""
+    metrics: dict[str, list[str]] = {}
+    for effect in told:
+        if effect.field == field:
+            metrics.setdefault(effect.verdict, []).append(effect.metric)
+    said = [f"{said} in {' and '.join(names)}{f' ({why})' if why else ''}" for verdict, names in metrics.items()
+            for said, _, why in [verdict.partition(": ")]]
+    return f"{field}: {', '.join(said)}"
+
+
 def _best(best_first: list[RunReport], name: str) -> str:
     first, *others = best_first
     metric, superlatives = first.metrics[name], ("lowest", "highest") if lower_is_better(name) else ("highest", "lowest")
     value = figure(metric.value) + (f" ({metric.spread_is} {metric.spread.removeprefix('± ')})" if metric.spread else "")
     if not others:
         return f"{name}: {value}, {first.name}."
-    text = f"{name}: {superlatives[0]} is {value}, {first.name}; next {figure(others[0].metrics[name].value)}, {others[0].name}"
-    if name == BITS and (gap := _paired(first, others[0])):
-        text += f". Example by example the gap is {gap}"
+    ties = [run for run in others if equal(run.metrics[name].value, metric.value)]
+    if len(ties) == len(others):
+        return f"{name}: all {len(best_first)} runs are equal, {figure(metric.value)}."
+    if ties:
+        text = f"{name}: {superlatives[0]} is {value}, in {1 + len(ties)} runs"
+    else:
+        gap, error = abs(others[0].metrics[name].value - metric.value), gap_error([(first, others[0])], name)
+        within = " (undecided: within the error)" if error is not None and gap <= error else ""
+        text = (f"{name}: {superlatives[0]} is {value}, {first.name}; next {figure(others[0].metrics[name].value)}, "
+                f"{others[0].name}{within}")
+        if name == BITS and (gaps := paired_gaps([(first, others[0])])) is not None:
+            text += (f". Example by example the gap is {gaps.mean():.3f} ± {gaps.std(ddof=1) / len(gaps) ** 0.5:.3f} over "
+                     f"{len(gaps)} examples")
     if len(others) > 1:
         text += f"; {superlatives[1]} {figure(others[-1].metrics[name].value)}, {others[-1].name}"
     return f"{text}."
-
-
-def _paired(better: RunReport, worse: RunReport) -> str:
-    """Mean difference of bits/dim over the same examples with its standard error, which is finer than that of either."""
-    totals = [read_terms(run).get("total") for run in (better, worse)]
-    same = better.spec and worse.spec and (better.spec.evaluate.nll_data, better.spec.evaluate.seed) == (
-        worse.spec.evaluate.nll_data, worse.spec.evaluate.seed)
-    if not same or any(total is None for total in totals) or len(totals[0]) != len(totals[1]) or len(totals[0]) < 2:
-        return ""
-    gap = totals[1] - totals[0]
-    return f"{gap.mean():.3f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.3f} over {len(gap)} examples"
 
 
 def _scatter(runs: Sequence[RunReport]) -> list[str]:

@@ -3,7 +3,8 @@
 from jobs.cost import run_cost
 from jobs.progress import duration
 from jobs.quantities import amount, size
-from jobs.report_cost import (achieved_flops, growths, layer_groups, sampling_costs, stage_flops, with_checkpointing)
+from jobs.report_cost import (achieved_flops, growths, layer_groups, sampled_steps, sampling_costs, stage_flops,
+                              with_checkpointing)
 from jobs.report_html import Cell, bullets, heading, paragraph, table
 from jobs.report_run import RunReport
 from jobs.report_study import StudyReport
@@ -53,21 +54,28 @@ def _speed(study: StudyReport, run: RunReport) -> str:
 
 def _statements(spec: Spec) -> list[str]:
     cost, train, sample = run_cost(spec), spec.train, spec.sample
-    passes, again = (4, ", and the forward once more for checkpointing") if train.gradient_checkpointing else (3, "")
+    R, again = amount(cost.recomputed_flops), ", and R once more for checkpointing" if cost.recomputed_flops else ""
+    passes, counted = ("(3 F + R)", f"(3 × {{F}}FLOP + {R}FLOP)") if again else ("3 F", "3 × {F}FLOP")
+    curve = sampled_steps(spec) - cost.sampling_steps
+    main = cost.forward_flops * sample.num_samples * cost.sampling_steps
     F = amount(cost.forward_flops)
     T, images = spec.diffusion.diffusion_steps, spec.evaluate.nll_examples
     statements = [
         f"F, one forward pass of one image: {F}FLOP. It does not depend on T.",
-        f"Training: {passes} F × batch × iterations = {passes} × {F}FLOP × {train.batch_size} × {train.iterations:,} = "
+        f"Training: {passes} × batch × iterations = {counted.format(F=F)} × {train.batch_size} × {train.iterations:,} = "
         f"{amount(cost.training_flops)}FLOP (forward, twice that backward{again}); "
         "each step draws one t an image, so T costs nothing here.",
-        f"Sampling: F × samples × K steps = {F}FLOP × {sample.num_samples:,} × {cost.sampling_steps:,} = "
-        f"{amount(cost.sampling_flops)}FLOP, linear in the length K ≤ T of the chain.",
+        f"Sampling, the main chain: F × samples × K steps = {F}FLOP × {sample.num_samples:,} × {cost.sampling_steps:,} = "
+        f"{amount(main)}FLOP, linear in the length K ≤ T of the chain.",
         "Within F, convolutions grow with pixels × num_channels²; attention's products with pixels² × num_channels at each "
         "attended resolution; activations with pixels × num_channels; parameters with num_channels². The image's channels "
         "enter the first and the last convolution only."]
+    if curve:
+        statements.insert(3, f"The curve's other points, {curve:,} steps together: F × samples × steps = {F}FLOP × "
+                             f"{sample.num_samples:,} × {curve:,} = {amount(cost.sampling_flops - main)}FLOP more; with the "
+                             f"main chain {amount(cost.sampling_flops)}FLOP.")
     if images:
-        statements.insert(3, f"Bits/dim: F × examples × T = {F}FLOP × {images:,} × {T:,} = "
+        statements.insert(-1, f"Bits/dim: F × examples × T = {F}FLOP × {images:,} × {T:,} = "
                              f"{amount(cost.forward_flops * images * T)}FLOP: every timestep of every example.")
     return statements
 

@@ -45,11 +45,11 @@ def stage_flops(run: RunReport) -> dict[str, int]:
     """Counted operations of the whole stage; sampling with every checkpoint and sampler that was evaluated."""
     cost = run_cost(run.spec)
     return {"train": cost.training_flops,
-            "sample": cost.forward_flops * run.spec.sample.num_samples * _sampled_steps(run.spec),
+            "sample": cost.forward_flops * run.spec.sample.num_samples * sampled_steps(run.spec),
             "evaluate": cost.forward_flops * cost.evaluate_forward_passes}
 
 
-def _sampled_steps(spec: Spec) -> int:
+def sampled_steps(spec: Spec) -> int:
     """Of all samplings of the run together, for one sample each."""
     return sum(len(space_timesteps(spec.diffusion.diffusion_steps, point.timestep_respacing)) for point in points(spec))
 
@@ -59,7 +59,7 @@ def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[tuple[in
     spec, cost = run.spec, run_cost(run.spec)
     images, full = spec.sample.num_samples, spec.diffusion.diffusion_steps
     measured = run.state == "done" and "sample" in times and times["sample"].recorded
-    second = times["sample"].seconds / (images * _sampled_steps(spec)) if measured else None
+    second = times["sample"].seconds / (images * sampled_steps(spec)) if measured else None
     return [(steps, cost.forward_flops * images * steps, second and second * images * steps)
             for steps in sorted({*(steps for steps in CHAINS if steps < full), cost.sampling_steps, full})]
 

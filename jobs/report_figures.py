@@ -2,9 +2,8 @@
 
 import io
 import re
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import matplotlib
@@ -41,6 +40,8 @@ class Style:
     marker: str = ""
     dashes: str | tuple = "-"
     width: float = 1.6
+    hollow: bool = False
+    """Markers only outlined."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +80,41 @@ def panel(title: str, x_label: str, y_label: str, series: Sequence[Series], log:
           categories: Sequence[str] = ()) -> str:
     """One chart as an <svg>. `log`: "x", "y", "xy" or nothing; `categories` name the x 0, 1, 2, ..."""
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        for one in series:
-            few = len(one.x) <= 12
-            axes.plot(one.x, one.y, color=one.style.colour, linestyle=one.style.dashes, linewidth=one.style.width,
-                      marker=one.style.marker, markersize=4.5, markevery=1 if few else max(1, len(one.x) // 6), label=one.name)
-        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-            values = [value for one in series for value in getattr(one, name)]
-            if name in log and min(values) > 0:
-                axes.set(**{f"{name}scale": "log"})
-                _few_labels(axis, max(values) / min(values))
-        if categories:
-            axes.set_xticks(range(len(categories)), [text if len(text) <= 14 else text[:13] + "…" for text in categories],
-                            rotation=30 if sum(map(len, categories)) > 40 else 0)
-            axes.margins(x=0.15)
-        axes.set(title=textwrap.fill(title, 52), xlabel=x_label, ylabel=y_label)
-        axes.grid(True)
-        if any(one.name for one in series):
-            axes.legend(fontsize=8.5, frameon=False, ncols=2 if len(series) > 3 else 1)
-        return _svg(figure, title)
+        return _svg(chart(title, x_label, y_label, series, log, categories), title)
+
+
+def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], log: str, categories: Sequence[str]) -> Figure:
+    """What `panel` turns into an <svg>."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for one in series:
+        few, style = len(one.x) <= 12, one.style
+        axes.plot(one.x, one.y, color=style.colour, linestyle=style.dashes, linewidth=style.width, marker=style.marker,
+                  markersize=6 if style.hollow else 4.5, markerfacecolor="none" if style.hollow else style.colour,
+                  markevery=1 if few else max(1, len(one.x) // 6), label=one.name)
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        values = [value for one in series for value in getattr(one, name)]
+        if name in log and min(values) > 0:
+            axes.set(**{f"{name}scale": "log"})
+            _few_labels(axis, max(values) / min(values))
+    if categories:
+        axes.set_xticks(range(len(categories)), [text if len(text) <= 14 else text[:13] + "…" for text in categories],
+                        rotation=30 if sum(map(len, categories)) > 40 else 0)
+        axes.margins(x=0.15)
+    axes.set(title=_wrapped(title, 52), xlabel=x_label, ylabel=y_label)
+    axes.grid(True)
+    if any(one.name for one in series):
+        figure.legend(loc="outside lower center", fontsize=8.5, frameon=False, ncols=2)  # where no curve can be
+    return figure
+
+
+def _wrapped(text: str, columns: int) -> str:
+    """In lines that end after a blank, a comma or an equals sign, as far as there are any."""
+    lines = [""]
+    for part in re.findall(r"[^ ,=]*[ ,=]?", text):
+        lines += [""] if lines[-1] and len(lines[-1] + part) > columns else []
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _few_labels(axis: Axis, ratio: float) -> None:
@@ -180,7 +196,9 @@ def bound_panel(terms: dict[str, np.ndarray], drawn: dict[str, Style]) -> str:
     series = []
     for name, vb in terms.items():
         t = bound_points(vb)
-        series.append(Series((t + 1) / len(vb), vb[t], drawn[name]))
+        # Noise would hide the dashes, so neighbours that lie closer than a fortieth of the axis are averaged.
+        parts = [part for part in np.split(t, np.searchsorted(t, np.geomspace(1, len(vb), 40))) if len(part)]
+        series.append(Series([(part.mean() + 1) / len(vb) for part in parts], [vb[part].mean() for part in parts], drawn[name]))
     return panel("Terms of the bound", "(t + 1) / T", "bits/dim", series, "xy")
 
 
@@ -204,19 +222,18 @@ def curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style]) -> list[str
                     over_compute.append(Series([point.step * flops for point in same], values, style))
             over_chain += _chains([point for point in points if point.step == main.step], metric, style, len(runs) == 1)
         panels += [panel(f"{metric} over {what}", x_label, metric, series, log) for series, what, x_label, log in (
-            (over_steps, "training", "iteration", ""), (over_chain, "sampling steps", "steps (dotted: DDIM)", "x"),
+            (over_steps, "training", "iteration", ""), (over_chain, "sampling steps", "steps (hollow: DDIM)", "x"),
             (over_compute, "training compute", "FLOPs", "x")) if series]
     return panels
 
 
 def _chains(points: list[CurvePoint], metric: str, style: Style, alone: bool) -> list[Series]:
-    """One line a sampler over the lengths of its chains; DDIM is dotted."""
+    """One line a sampler over the lengths of its chains; DDIM has hollow markers."""
     lines = []
     for sampler in dict.fromkeys(point.sampler for point in points):
         ours = sorted((point for point in points if point.sampler == sampler), key=lambda point: point.sampling_steps)
-        dashes = DASHES[2] if sampler == "ddim" else "-"
         lines.append(Series([point.sampling_steps for point in ours], [point.metrics[metric] for point in ours],
-                            Style(style.colour, style.marker, dashes), sampler if alone else ""))
+                            replace(style, hollow=sampler == "ddim"), sampler if alone else ""))
     return lines if len(points) > 1 else []
 
 

@@ -1,5 +1,6 @@
 """Building blocks of the report's page. Whatever text comes in is escaped; SVG comes from report_figures alone."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -71,7 +72,12 @@ def _one(cell: Cell, column: int, number: bool) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return escape(cell.text).replace(",", ",<wbr>") + (f"<small>{escape(cell.small)}</small>" if cell.small else "")
+    return breakable(cell.text) + (f"<small>{breakable(cell.small)}</small>" if cell.small else "")
+
+
+def breakable(text: str) -> str:
+    """Escaped; a long name may go on in the next line after its commas and equals signs."""
+    return re.sub("([,=])(?! |[0-9]{3}(?![0-9]))", r"\1<wbr>", escape(text))
 
 
 def _class(**kinds: bool) -> str:
@@ -84,14 +90,15 @@ def panels(svgs: Sequence[str], caption: str = "") -> str:
 
 
 def legend(drawn: dict[str, Style]) -> str:
-    items = "".join(f"<li>{swatch(style)}{escape(name)}</li>" for name, style in drawn.items())
+    items = "".join(f"<li>{swatch(style)}{breakable(name)}</li>" for name, style in drawn.items())
     return f'<ul class="legend">{items}</ul>' if drawn else ""
 
 
 def pictures(shown: Sequence[Picture | None]) -> str:
     figures = "\n".join(
         f'<figure style="width:{picture.width}px"><img{_class(pixels=not picture.smooth)} src="{picture.uri}" '
-        f'width="{picture.width}" alt="{escape(picture.caption)}"><figcaption>{escape(picture.caption)}</figcaption></figure>'
+        f'width="{picture.width}" alt="{escape(picture.caption)}">'
+        f"<figcaption>{breakable(picture.caption)}</figcaption></figure>"
         for picture in shown if picture)
     return f'<div class="pictures">\n{figures}\n</div>' if figures else ""
 

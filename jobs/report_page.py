@@ -10,7 +10,7 @@ from jobs.data import ImageData
 from jobs.progress import duration
 from jobs.published import published_for
 from jobs.quantities import amount, figure
-from jobs.report_answer import label, ranked
+from jobs.report_answer import LISTED, best_runs, label, ranked
 from jobs.report_complexity import cost_section
 from jobs.report_cost import stage_flops
 from jobs.report_figures import bound_panel, curve_panels, effect_panels, quartile_panels, schedule_panels, training_panels
@@ -49,6 +49,7 @@ def head(study: StudyReport) -> str:
 
 def runs_section(study: StudyReport) -> list[str]:
     best = {name: ranked(study.runs, name)[0] for name in study.metrics}
+    marked = {name: best_runs(study.runs, name) for name in study.metrics}
     heads = ["run", "state", *(Cell(key.rpartition(".")[2], key.rpartition(".")[0]) for key in study.fields),
              *(Cell(name, _how_to_read(name, best[name])) for name in study.metrics),
              *(Cell(stage, "wall time") for stage in STAGES), Cell("process", "hours"), Cell("FLOP", "all stages, counted")]
@@ -56,7 +57,7 @@ def runs_section(study: StudyReport) -> list[str]:
     for run in study.runs:
         row = [Cell(run.name), Cell(run.state, run.failure.kind if run.failure and run.state == "failed" else "")]
         row += [_swept(run, key) for key in study.fields]
-        row += [_metric(run, name, best[name] is run and len(study.runs) > 1) for name in study.metrics]
+        row += [_metric(run, name, run in marked[name]) for name in study.metrics]
         times = study.times[run.name]
         row += [Cell(("" if times[stage].recorded else "≈ ") + duration(times[stage].seconds), times[stage].device,
                      times[stage].seconds) if stage in times else Cell("") for stage in STAGES]
@@ -95,23 +96,35 @@ def _metric(run: RunReport, name: str, best: bool) -> Cell:
 
 
 def problems_section(study: StudyReport) -> list[str]:
-    failed = [[run.name, run.failure.stage, run.failure.kind, Cell(run.failure.message, wide=True),
-               Cell(run.failure.next_step(run.run.path), wide=True)]
-              for run in study.runs if run.failure and run.state == "failed"]
+    alike: dict[str, list[RunReport]] = {}
+    for run in study.runs:
+        if run.failure and run.state == "failed":
+            alike.setdefault(run.failure.signature, []).append(run)
+    failed = [[_names_of(runs), runs[0].failure.stage, runs[0].failure.kind, Cell(runs[0].failure.message, wide=True),
+               Cell(runs[0].failure.next_step(runs[0].run.path), wide=True)] for runs in alike.values()]
     remarks = [f"{run.name}: {remark}" for run in study.runs for remark in dict.fromkeys(run.remarks)]
     return [table(["run", "stage", "kind", "message", "what to do"], failed), bullets(remarks)]
+
+
+def _names_of(runs: list[RunReport]) -> Cell:
+    """One name, or how many there are and the first of them."""
+    names = ", ".join(run.name for run in runs[:LISTED]) + (", ..." if len(runs) > LISTED else "")
+    return Cell(f"{len(runs)} runs", names) if len(runs) > 1 else Cell(names)
 
 
 def effects_section(study: StudyReport) -> list[str]:
     drawn = effect_panels(study.effects)
     many = any(len(effect.groups) > 1 for effect in study.effects)
+    ties = {True: "all equal", False: "several equal"}
     rows = [[effect.field, effect.metric,
              Cell(", ".join(f"{value} {figure(mean)}" for value, mean in effect.means.items()), wide=True),
-             Cell(str(len(effect.groups)), value=len(effect.groups)), effect.best, f"{effect.wins} of {len(effect.groups)}"]
+             effect.best or ties[effect.all_equal], f"{effect.wins} of {len(effect.groups)}", effect.verdict]
             for effect in study.effects]
-    explained = "Means are over groups of runs that differ in this field alone and have all finished." if rows else ""
+    explained = ("Means are over groups of runs that differ in this field alone and have all finished. Verdicts go by 95 % "
+                 "intervals, of bits/dim over the same examples by that of the differences; what another training seed would "
+                 "change is not in them.") if rows else ""
     marks = "Thick with diamonds: the mean. Thin: each group of runs that differ in this field alone." if many else ""
-    return [table(["field", "metric", "means by value", "matched groups", "best on average", "best in"], rows),
+    return [table(["field", "metric", "means by value", "best on average", Cell("best in", "matched groups"), "verdict"], rows),
             paragraph(explained, "note"), panels(drawn, marks)]
 
 
@@ -135,7 +148,8 @@ def bound_section(study: StudyReport) -> list[str]:
 
 def curves_section(study: StudyReport) -> list[str]:
     drawn = curve_panels(study.shown, study.drawn)
-    return [legend({run.name: study.drawn[run.name] for run in study.shown if run.curve}), panels(drawn)] if drawn else []
+    return [legend({run.name: study.drawn[run.name] for run in study.shown if run.curve}),
+            panels(drawn, "Hollow markers: DDIM. Filled: ancestral sampling.")] if drawn else []
 
 
 def pictures_section(study: StudyReport) -> list[str]:

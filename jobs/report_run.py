@@ -36,6 +36,8 @@ class Metric:
     """With published figures; None: on the same data only."""
     basis: str
     """What it was computed from, in words."""
+    error: float | None = None
+    """Half of its 95 % interval, where that or a standard error is known."""
 
     @property
     def key(self) -> str:
@@ -191,11 +193,12 @@ def metrics_of(evaluation: dict) -> dict[str, Metric]:
         if (value := finite(detail.get("value"))) is not None:
             name = names.get(key, f"{key.replace('_', ' ')} ({features.get('name', '?')})")
             notes = "; ".join(filter(None, [basis, detail.get("note") or features.get("note")]))
-            found[name] = Metric(name, value, *_spread(detail), features.get("comparable"), notes)
+            found[name] = Metric(name, value, *_spread(detail), features.get("comparable"), notes, _error(detail))
     bits = evaluation.get("bits_per_dim") or {}
     if (value := finite(bits.get("value"))) is not None:
         found[BITS] = Metric(BITS, value, *_spread(bits), None,
-                             f"variational bound over all timesteps, {bits.get('examples')} examples of {bits.get('data')}")
+                             f"variational bound over all timesteps, {bits.get('examples')} examples of {bits.get('data')}",
+                             _error(bits))
     for name, value in (evaluation.get("headline") or {}).items():
         if key_of(name) not in details and name not in found and finite(value) is not None:
             found[name] = Metric(name, finite(value), "", "", None, "")
@@ -211,6 +214,14 @@ def _spread(detail: dict) -> tuple[str, str]:
     if interval and all(finite(end) is not None for end in interval):
         return f"{interval[0]:.4g} to {interval[1]:.4g}", "interval"
     return "", ""
+
+
+def _error(detail: dict) -> float | None:
+    """Metric.error. A lower end at 0 may have been cut off, so the larger half counts."""
+    if (value := finite(detail.get("standard_error"))) is not None:
+        return 1.96 * value
+    ends = [finite(end) for end in detail.get("interval") or []]
+    return max(abs(end - finite(detail["value"])) for end in ends) if ends and None not in ends else None
 
 
 def read_terms(report: RunReport) -> dict[str, np.ndarray]:

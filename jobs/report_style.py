@@ -27,7 +27,7 @@ thead th { background: var(--raised); vertical-align: bottom; font-weight: 600 }
 thead small { white-space: normal }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit; cursor: pointer }
 th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
-tbody th { font-weight: 500; white-space: normal; min-width: 12.5rem; overflow-wrap: anywhere }
+tbody th { font-weight: 500; white-space: normal; min-width: 12.5rem; overflow-wrap: break-word }
 td.number, th.number { text-align: right } td.wide { white-space: normal; min-width: 16rem }
 td.best { background: var(--good); font-weight: 700 } tr.ours > * { background: var(--good) }
 td small, th small { display: block; color: var(--faint); font-weight: 400 }
@@ -37,8 +37,8 @@ td small, th small { display: block; color: var(--faint); font-weight: 400 }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; font-size: .875rem; padding: 0; margin: .6rem 0; list-style: none }
 .legend li { margin: 0; max-width: 100% } .swatch { vertical-align: middle; margin-right: .4rem; width: 34px; height: 12px }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem 1rem; align-items: flex-start; margin: .6rem 0 }
-figure { margin: 0; max-width: 100% } figure img { display: block; max-width: 100%; height: auto }
-figcaption { overflow-wrap: anywhere; margin-top: .3rem } .pixels { image-rendering: pixelated }
+figure { margin: 0; max-width: 100%; min-width: min(100%, 11rem) } figure img { display: block; max-width: 100%; height: auto }
+figcaption { overflow-wrap: break-word; margin-top: .3rem } .pixels { image-rendering: pixelated }
 pre { background: var(--raised); border: 1px solid var(--line); border-radius: 4px; padding: .7rem; overflow-x: auto;
   font-size: .8125rem; max-width: 100% } summary { cursor: pointer; margin: .6rem 0 } code { overflow-wrap: anywhere }
 @media print { body { font-size: 10.5pt } main { max-width: none; padding: 0 } nav { display: none }

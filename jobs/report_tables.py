@@ -9,7 +9,7 @@ from typing import Any
 from jobs.cost import run_cost
 from jobs.published import published_for
 from jobs.quantities import amount, figure
-from jobs.report_answer import label, ranked
+from jobs.report_answer import best_runs, label, ranked
 from jobs.report_cost import layer_groups, sampling_costs, stage_flops
 from jobs.report_figures import bound_points, smoothed
 from jobs.report_run import RunReport, lower_is_better
@@ -23,7 +23,8 @@ def as_json(study: StudyReport) -> dict:
     return {"study": study.name, "question": study.question, "answer": study.answer, "cautions": study.cautions,
             "swept": study.fields, "runs": [_run(study, run) for run in study.runs],
             "effects": [{"field": effect.field, "metric": effect.metric, "means": effect.means, "best": effect.best,
-                         "matched_groups": [[run.name for run in group] for group in effect.groups], "wins": effect.wins}
+                         "matched_groups": [[run.name for run in group] for group in effect.groups], "wins": effect.wins,
+                         "verdict": effect.verdict}
                         for effect in study.effects],
             "published": [asdict(row) for row in published_for(study.main.spec)[1]] if study.main else []}
 
@@ -98,7 +99,7 @@ def _numbers_of_main(study: StudyReport, run: RunReport) -> Iterator[tuple]:
 
 def as_markdown(study: StudyReport) -> str:
     """The table of runs, for a README; the best of each metric is bold."""
-    best = {name: ranked(study.runs, name)[0].name for name in study.metrics}
+    best = {name: best_runs(study.runs, name) for name in study.metrics}
     heads = [*(study.fields or ["run"]), *(f"{name} {'↓' if lower_is_better(name) else '↑'}" for name in study.metrics),
              "training FLOP", "state"]
     rows = []
@@ -107,7 +108,7 @@ def as_markdown(study: StudyReport) -> str:
         cells += [label(run.differs[key]) if key in run.differs else "" for key in study.fields]
         for name in study.metrics:
             text = figure(run.metrics[name].value) if name in run.metrics else ""
-            cells.append(f"**{text}**" if best[name] == run.name and len(study.runs) > 1 else text)
+            cells.append(f"**{text}**" if run in best[name] else text)
         cells += [amount(run_cost(run.spec).training_flops).strip() if run.spec else "", run.state]
         rows.append(cells)
     lines = [_line(heads), _line(["---"] * len(heads)), *map(_line, rows)]

@@ -34,6 +34,13 @@ class RunDir:
             vars(run)["spec"] = spec
         return run
 
+    @classmethod
+    def planned(cls, path: Path, spec: Spec) -> "RunDir":
+        """The run at `path` as it will be once `spec` is frozen there, for asking what is left to do."""
+        run = cls(path)
+        vars(run)["spec"] = spec
+        return run
+
     @property
     def spec_file(self) -> Path:
         return self.path / "spec.yaml"
@@ -137,19 +144,24 @@ class RunDir:
             yield
 
 
-def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
-    """Create the study's directories with their frozen specs, or check those that are there.
-
-    Raises UserError, before anything is written, where a run exists under the same name with another spec.
-    """
-    folder = runs_folder / study.name
-    directories = [RunDir.expected(folder / run.name, run.spec) for run in study.runs]
+def refuse_changes(study: Study, runs_folder: Path) -> list[RunDir]:
+    """The study's directories. Raises UserError where a run exists under the same name with another spec."""
+    directories = [RunDir.expected(runs_folder / study.name / run.name, run.spec) for run in study.runs]
     for run, directory in zip(study.runs, directories):
         if directory.spec_file.is_file():
             changed = difference(directory.spec, run.spec, ignore=FREE_TO_CHANGE)
             if changed:
                 raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
                                 + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")
+    return directories
+
+
+def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
+    """Create the study's directories with their frozen specs, or check those that are there, and bring them up to date.
+
+    Raises UserError, before anything is written, as `refuse_changes` does.
+    """
+    directories = refuse_changes(study, runs_folder)
     origin, files = json_text(provenance()), {}
     for run, directory in zip(study.runs, directories):
         if not directory.spec_file.is_file():
@@ -157,7 +169,7 @@ def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
         elif difference(directory.spec, run.spec):
             files[directory.spec_file] = dump(run.spec)
     write_texts(files)
-    _record_study(study, folder)
+    _record_study(study, runs_folder / study.name)
     return [RunDir(directory.path) for directory in directories]
 
 

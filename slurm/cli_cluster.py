@@ -1,5 +1,6 @@
 """`iddpm cluster`: the commands of the test bed."""
 
+import os
 from pathlib import Path
 
 import click
@@ -10,8 +11,14 @@ def cluster() -> None:
     """A real SLURM on this machine (Debian or Ubuntu, as root), to try things before one has an account."""
 
 
-HOME = click.option("--home", type=click.Path(path_type=Path), default=Path("~/.cache/iddpm/cluster").expanduser,
-                    show_default="~/.cache/iddpm/cluster", help="Folder of the cluster; another folder is another cluster.")
+def _home() -> Path:
+    """That of the cluster which SLURM_CONF points to, if it is one of ours."""
+    pointed = Path(os.environ.get("SLURM_CONF", "")).parent
+    return pointed if (pointed / "testbed.json").is_file() else Path("~/.cache/iddpm/cluster").expanduser()
+
+
+HOME = click.option("--home", type=click.Path(path_type=Path), default=_home, show_default="SLURM_CONF's, or ~/.cache/iddpm/cluster",
+                    help="Folder of the cluster; another folder is another cluster.")
 
 
 @cluster.command()

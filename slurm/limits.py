@@ -9,7 +9,7 @@ from jobs.cost import stored_bytes
 from jobs.errors import StageFailed, UserError
 from jobs.quantities import size
 from jobs.spec import Spec
-from slurm.arrays import Array
+from slurm.arrays import Array, minutes
 from slurm.profiles import Profile
 from slurm.queue import command
 from slurm.script import executor, script
@@ -46,6 +46,10 @@ def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits
     if total >= limits.jobs:
         raise UserError(f"{total:,} jobs, and the cluster holds at most {limits.jobs:,} (MaxJobCount); submit a part of the "
                         "sweep, and the rest when it is done")
+    for stage, resources in dict.fromkeys((array.stage, array.resources) for array in arrays):
+        if minutes(resources.time) * 60 <= profile.signal_lead_s:
+            raise UserError(f"resources.{stage}.time: {resources.time} is over before a job is told to save: the cluster profile's "
+                            f"signal_lead_s is {profile.signal_lead_s}")
     largest: dict[tuple, Array] = {}
     for array in arrays:
         shape = (array.stage, array.resources)

@@ -4,6 +4,7 @@ A profile NAME is the YAML file NAME.yaml in configs/clusters/ below the current
 """
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,7 +54,7 @@ def load_profile(name: str | None) -> Profile:
     """The profile called `name`; the empty one for None. Raises UserError where there is none or it is not valid."""
     if name is None:
         return Profile()
-    files = [folder / f"{name}.yaml" for folder in FOLDERS]
+    files = [Path(name)] if name.endswith(".yaml") else [folder / f"{name}.yaml" for folder in FOLDERS]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         known = sorted({found.stem for folder in FOLDERS for found in folder.glob("*.yaml")})
@@ -63,5 +64,13 @@ def load_profile(name: str | None) -> Profile:
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not valid YAML ({str(error).splitlines()[0]})") from error
     except ValidationError as error:
-        lines = [f"{file}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise UserError("\n".join(lines)) from error
+        raise UserError("\n".join(f"{file}: {_complaint(item)}" for item in error.errors())) from error
+
+
+def _complaint(item: dict) -> str:
+    key, fields = str(item["loc"][0]), list(Profile.model_fields)
+    if item["type"] == "extra_forbidden":
+        near = get_close_matches(key, fields, n=1, cutoff=0.5)
+        return f"{key}: unknown key; {f'did you mean `{near[0]}`?' if near else 'allowed: ' + ', '.join(fields)}"
+    said = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{'.'.join(map(str, item['loc']))}: must be {said}" if item["msg"].startswith("Input") else f"{key}: {said}"

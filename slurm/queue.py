@@ -66,6 +66,9 @@ def command(*arguments: str, text: str | None = None) -> str:
         raise StageFailed(f"{arguments[0]}: not on the PATH") from error
     except subprocess.TimeoutExpired as error:
         raise StageFailed(f"{arguments[0]}: no answer in 120 s") from error
+    if "configuration source" in done.stderr:
+        raise StageFailed("SLURM does not find its configuration; for the cluster that `iddpm cluster up` starts: "
+                          'eval "$(iddpm cluster up)"')
     if done.returncode:
         raise StageFailed(f"{' '.join(arguments[:2])}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

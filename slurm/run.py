@@ -95,8 +95,8 @@ def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("run", "state", "samples"):
         table.add_column(column, overflow="fold")
-    for name in names:
-        table.add_column(name, justify="right")
+    for name in names:  # what they rest on is said once, below
+        table.add_column(name.partition(" (")[0], justify="right")
     for run in runs:
         result = evaluations.get(run.path, {"headline": {}})
         state = states.get(run.path) or ("done" if run.is_done("evaluate") else "not evaluated")

@@ -131,8 +131,12 @@ def run_status(run: RunDir, places: Mapping[str, Place], live: Mapping[str, Job]
     jobs = {stage: live[place.job_id] for stage, place in places.items() if place.job_id in live} if live else {}
     evaluation = None if jobs else _read(run.evaluation)
     if evaluation is not None:
-        return RunStatus(run.path.name, "done", None, None, "", "", "", None, None, None, "", None, None, None, None,
-                         evaluation.get("samples"), evaluation.get("headline", {}), None)
+        failure = read_failure(run.path)  # of what was asked for afterwards, such as another metric
+        if failure is None or failure.time < run.evaluation.stat().st_mtime:
+            failure = None
+        return RunStatus(run.path.name, "failed" if failure else "done", failure.stage if failure else None, None, "", "",
+                         failure.host if failure else "", None, None, None, "", None, None, None, None,
+                         evaluation.get("samples"), evaluation.get("headline", {}), failure)
     progress = _read(run.progress) or {}
     stage = _stage(run, progress)
     ours = progress if progress.get("stage") == stage else {}

@@ -29,6 +29,8 @@ STYLES = {"hung": {"fg": "red", "bold": True}, "failed": {"fg": "red", "bold": T
 NUMBERS = ("done", "rate", "loss", "left", "heard of", "restarts", "samples")
 # What a narrow terminal goes without, first to last; then the last of the metrics.
 SPARED = ("job", "restarts", "samples", "node", "loss", "rate", "heard of", "left", "stage")
+# What SLURM says, where its word does not tell.
+WORDS = {"BeginTime": "requeued, starts within 2 min", "JobHeldUser": "on hold", "JobHeldAdmin": "on hold"}
 ADVICE = {"failed": "`iddpm logs {run}` tells why",
           "hung": "`iddpm logs {run}` may tell why; `iddpm cancel {run}` and submit again: it goes on from what was saved",
           "stopped": "neither done nor in the queue: submit (or run) again, it goes on from what was saved",
@@ -138,7 +140,8 @@ def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
 
 def _cells(run: RunStatus) -> dict[str, str]:
     failure = run.failure.kind if run.failure else ""
-    waits = run.reason if run.slurm in ("PENDING", "") else " ".join(filter(None, (run.slurm, run.reason)))
+    reason = WORDS.get(run.reason, run.reason)
+    waits = reason if run.slurm in ("PENDING", "") or run.slurm in reason else " ".join(filter(None, (run.slurm, reason)))
     why = failure or (waits if run.state not in ("running", "hung", "done") else "")
     return {"run": run.run, "state": run.state, "stage": run.stage or "", "why": why,
             "done": "" if run.done is None else f"{run.done:,}/{run.total:,}", "rate": _rate(run.rate),

@@ -10,7 +10,7 @@ from submitit.core.utils import FailedJobError
 
 from jobs.errors import StageFailed
 from jobs.preflight import check_inputs
-from jobs.rundir import RunDir, freeze
+from jobs.rundir import RunDir, freeze, refuse_changes
 from jobs.spec import Spec
 from jobs.spec_file import load
 from jobs.stage import STAGES
@@ -46,13 +46,16 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
     disk = check_disk(specs.values(), folder)
     profile = load_profile(wanted.cluster)
     check_cluster(arrays, folder, profile, cluster_limits())
+    refuse_changes(study, runs_folder)
     if dry_run:
         print_plan(arrays, folder, profile)
         print(f"# {hours(arrays)}; {disk}")
         return
     freeze(study, runs_folder)
     unfinished = {run.path.name for array in arrays for run in array.runs}
-    print(f"{study.name}: {len(specs):,} runs, {len(queued & specs.keys()):,} in the queue already, "
+    if (folder / "held.json").exists():
+        print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
+    print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue already, "
           f"{len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
     send(arrays, folder, wanted)
 
@@ -65,7 +68,7 @@ def arrays_for(folder: Path, specs: dict[str, Spec], wanted: Wanted) -> tuple[li
     for name, spec in specs.items():
         if name in queued:
             continue
-        run = RunDir.expected(folder / name, spec)
+        run = RunDir.planned(folder / name, spec)
         stages = [stage for stage in STAGES if not (run.spec_file.is_file() and run.is_done(stage))]
         if stages:
             left[run] = spec, stages

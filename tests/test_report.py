@@ -24,7 +24,8 @@ from jobs.report import report
 from jobs.report_answer import effects, ranked
 from jobs.report_board import read_board
 from jobs.report_cost import achieved_flops, sampling_costs, stage_times
-from jobs.report_figures import styles
+from jobs.report_complexity import cost_section
+from jobs.report_figures import bound_panel, curve_panels, styles
 from jobs.report_pictures import samples_picture
 from jobs.report_run import read_run
 from jobs.report_study import read_study
@@ -205,6 +206,81 @@ def test_every_run_is_drawn_another_way(runs):
     assert len(set(drawn.values())) == 4
     # Two swept fields: one is the colour, the other the dashes.
     assert len({style.colour for style in drawn.values()}) == 2 and len({style.dashes for style in drawn.values()}) == 2
+
+
+def test_curves_and_bounds_are_drawn_in_each_runs_own_dashes_and_ddim_hollow(study):
+    read = read_study(study)
+    for panel in (bound_panel(read.bounds, read.drawn), curve_panels(read.shown, read.drawn)[1]):
+        lines = re.findall(r'clip-path="[^"]*" style="fill: none; ([^"]*)"', panel)
+        drawn = {(re.search(r"--[a-z]+", line)[0], "dasharray" in line) for line in lines} - {("--faint", False)}
+        assert len(drawn) == 4, drawn  # two colours, each both ways
+    chain = curve_panels(read.shown, read.drawn)[1]
+    assert "hollow: DDIM" in chain and re.search(r'<use [^>]*style="fill-opacity: 0;', chain)
+
+
+def test_equal_values_are_called_equal_and_nothing_is_marked_best(study):
+    read = read_study(study)
+    assert "precision (pixels): all 4 runs are equal, 0.5." in read.answer
+    for effect in read.effects:
+        if effect.metric in ("precision (pixels)", "kid (pixels)"):
+            assert (effect.best, effect.wins, effect.verdict) == (None, 0, "all equal")
+    assert page_of(study).count('class="number best"') == 2  # fid and bits/dim
+    assert "**0.5**" not in as_markdown(read)
+
+
+def test_the_answer_begins_with_what_is_decided(study):
+    for place, name in enumerate(FID):  # fid hardly differs; bits/dim differ by the loss alone
+        write_json(study / name / "evaluation.json", evaluation(5 + place / 10, 3.0))
+        with np.load(study / name / "bits_per_dim.npz") as arrays:
+            kept = dict(arrays)
+        noise = np.random.default_rng(place).normal(0, 0.01, 6)
+        np.savez(study / name / "bits_per_dim.npz", **kept | {"total": 3 + np.arange(6) + noise})
+    first, *others = read_study(study).answer
+    assert first == ("diffusion.noise_schedule: undecided in fid (pixels) (within the error), all equal in bits/dim; "
+                     "diffusion.loss: undecided in fid (pixels) (within the error), all equal in bits/dim.")
+    assert "(undecided: within the error)" in others[0]
+    for name in FID:
+        more = name.endswith("simple") / 20
+        write_json(study / name / "evaluation.json", evaluation(5 + more, 3 + more))
+        with np.load(study / name / "bits_per_dim.npz") as arrays:
+            kept = dict(arrays)
+        np.savez(study / name / "bits_per_dim.npz", **kept | {"total": kept["total"] + more})
+    # The standard error of 0.1 of either would not tell 0.05: example by example it is beyond doubt.
+    assert read_study(study).answer[0].startswith("diffusion.loss: hybrid is best in bits/dim, undecided in fid (pixels)")
+    for name in FID:
+        (study / name / "bits_per_dim.npz").unlink()
+    assert "is best" not in read_study(study).answer[0]
+
+
+def test_the_equations_of_the_cost_hold(study):
+    factors = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+    def number(text):
+        digits, unit = re.fullmatch(r"([\d.,]+) ?([kMGT]?)(?:FLOP)?", text.strip()).groups()
+        return float(digits.replace(",", "")) * factors[unit]
+    read = read_study(study)
+    evaluate = read.main.spec.evaluate.model_copy(update={"respacings": ["10", "20"]})
+    read.main.spec = read.main.spec.model_copy(update={"evaluate": evaluate})
+    page = "".join(cost_section(read))
+    found = re.findall(r"(?:K steps|× steps|× T) = ([^=:]*?) = ([\d.,]+ [MGT]?)FLOP", page)
+    assert len(found) == 3, page  # main chain, the curve's other points, bits/dim
+    for product, total in found:
+        assert np.prod([number(factor) for factor in product.split("×")]) == pytest.approx(number(total), rel=0.01)
+
+
+def test_equal_failures_are_told_once(runs):
+    for run in runs[:3]:
+        write_failure(run.path, Failure("train", "out of memory", f"no memory in {run.path}", "", 3, "n1", 0, 1.0))
+    write_failure(runs[3].path, Failure("train", "diverged", "loss is nan", "", 3, "n1", 0, 1.0))
+    page = page_of(runs[0].path.parent)
+    assert page.count(f'>{NEXT["out of memory"].format(stage="train")}<') == page.count(f'>{NEXT["diverged"]}<') == 1
+    assert "3 runs<small>noise_schedule=<wbr>linear,<wbr>loss=<wbr>simple, " in page
+
+
+def test_captions_break_after_commas_and_equals_signs(study):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page_of(study))
+    assert any("noise_schedule=<wbr>linear,<wbr>loss=<wbr>simple" in caption for caption in captions)
+    assert not any(re.search("[,=][a-z]", caption) for caption in captions)
 
 
 def test_json_and_csv_hold_the_numbers(study):

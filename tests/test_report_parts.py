@@ -18,7 +18,7 @@ from jobs.data import open_data
 from jobs.published import published_for
 from jobs.report_board import read_board
 from jobs.report_cost import growths, layer_groups
-from jobs.report_figures import Series, Style, panel
+from jobs.report_figures import Series, Style, _wrapped, chart, panel
 from jobs.report_pictures import denoising_picture, noising_picture
 from jobs.report_run import metrics_of, read_run
 from jobs.spec_file import load
@@ -116,6 +116,18 @@ def test_noising_begins_with_the_image_and_ends_without(make_run):
     first, last = pixels[:, :8, 0], pixels[:, -8:, 0]
     image = images[0, :, :, 0].astype(float)
     assert np.corrcoef(first.ravel(), image.ravel())[0, 1] > 0.95 and abs(np.corrcoef(last.ravel(), image.ravel())[0, 1]) < 0.5
+
+
+def test_a_legend_lies_beside_the_curves():
+    drawn = chart("t", "x", "y", [Series([1, 2], [1, place], Style(), f"curve {place}") for place in range(4)], "", ())
+    drawn.draw_without_rendering()
+    assert not drawn.legends[0].get_window_extent().overlaps(drawn.axes[0].get_window_extent())
+
+
+def test_long_titles_break_where_a_name_may():
+    name = "noise_schedule=linear,loss=hybrid,learn_sigma=true,num_channels=128"
+    lines = _wrapped(name, 30).split("\n")
+    assert "".join(lines) == name and all(len(line) <= 30 for line in lines) and all(line[-1] in ",=" for line in lines[:-1])
 
 
 def test_a_panel_is_well_formed_and_takes_its_colours_from_the_page():

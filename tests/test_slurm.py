@@ -102,6 +102,10 @@ def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(c
         "train", "sample", "sample", "evaluate", "evaluate", "report"]
     cluster.until_empty()
     assert states(cluster) == {"seed=1": "done", "seed=2": "done", "seed=3": "done"}
+    # Another metric for what is done: the evaluation alone. Another learning rate is another run.
+    planned = cluster.iddpm("submit", "sweep.yaml", "evaluate.metrics=[fid,kid]", "--dry-run")
+    assert "evaluate: 3 runs" in planned and "sample:" not in planned
+    assert "exists with another spec" in cluster.iddpm("submit", "sweep.yaml", "train.lr=2e-3", "--dry-run", status=2)
 
 
 def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path):
@@ -157,6 +161,10 @@ def test_what_the_cluster_would_refuse_is_refused_before_anything_is_written(clu
     text = cluster.iddpm("submit", "spec.yaml", "resources.train.nodes=9", "train.batch_size=9", status=2)
     assert "resources.train" in text and not (tmp_path / "runs").exists()
     assert "no file" in cluster.iddpm("submit", "spec.yaml", "--cluster", "nowhere", status=2)
+    short = cluster.iddpm("submit", "spec.yaml", "resources.train.time=0:01", status=2)  # the default lead is two minutes
+    assert "resources.train.time" in short and "signal_lead_s" in short
+    (tmp_path / "mine.yaml").write_text("memgb: 3\n")
+    assert "did you mean `mem_gb`?" in cluster.iddpm("submit", "spec.yaml", "--cluster", "mine.yaml", status=2)
     full = cluster.iddpm("submit", "spec.yaml", "sample.num_samples=100_000_000_000", "sample.batch_size=1_000_000", status=2)
     assert "are free there" in full and not (tmp_path / "runs").exists()
 

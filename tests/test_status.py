@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -363,3 +364,15 @@ def test_ids_that_were_put_together_come_apart_again(jobs, alone):
 
 def test_neighbours_become_ranges():
     assert compact(["12_3", "12_0", "7", "12_1", "12_2", "12_5"]) == ["12_[0-3,5]", "7"]
+
+
+def test_a_later_evaluation_that_failed_is_not_hidden_by_the_first(slurm, tmp_path):
+    study = make_study(tmp_path / "s", {"a": {}, "b": {}})
+    for run in ("a", "b"):
+        write_json(study / run / "evaluation.json", {"headline": {"fid": 3.0}, "samples": 4})
+    failure = Failure("evaluate", "bad input", "no such reference", "", None, "n1", 0, time.time())
+    write_failure(study / "a", replace(failure, time=time.time() + 5))
+    write_failure(study / "b", replace(failure, time=time.time() - 500))  # mended by the evaluation that came after
+    found = by_name(study_status(study, slurm("")))
+    assert (found["a"].state, found["a"].failure.message, found["a"].metrics) == ("failed", "no such reference", {"fid": 3.0})
+    assert (found["b"].state, found["b"].failure) == ("done", None)
