@@ -17,7 +17,10 @@ from diffusion.schedules import respaced_betas
 Predict = Literal["epsilon", "x_start", "x_prev"]
 Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 Network = Callable[..., Tensor]
-"""network(x_t, time, **model_kwargs) -> [N, C or 2C, H, W]; `time` is float [N] as the network was trained on."""
+"""network(x_t, time, **model_kwargs) -> [N, C or 2C, H, W]; `time` is float [N] as the network was trained on.
+
+Samplers also use its method `along(times [K], **model_kwargs)`, where it has one: (x_t, step) -> the same at times[step].
+"""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,14 @@ class GaussianDiffusion:
             "sqrt_recip_alphas_cumprod": self._table(np.sqrt(1 / c.alphas_cumprod)),
             "sqrt_recipm1_alphas_cumprod": self._table(np.sqrt(1 / c.alphas_cumprod - 1)),
             "log_betas": self._table(np.log(c.betas)),
-            "fixed_large_variance": self._table(np.append(c.posterior_variance[1:2], c.betas[1:])
-                                                if self.num_timesteps > 1 else c.betas),
+            "fixed_large_variance": self._table(self.fixed_large_variance),
         }
+
+    @property
+    def fixed_large_variance(self) -> np.ndarray:
+        """float64 [K]: beta, and at t = 0 the posterior's of t = 1."""
+        c = self.coefficients
+        return np.append(c.posterior_variance[1:2], c.betas[1:]) if self.num_timesteps > 1 else c.betas
 
     def _table(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
@@ -151,17 +159,23 @@ class GaussianDiffusion:
         mean = output if self.predict == "x_prev" else self.q_posterior(pred_xstart, x_t, t)[0]
         return Prediction(mean, variance, log_variance, pred_xstart)
 
-    def _split_variance(self, output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output without its variance channels, the variance and its log, [N, C, H, W] each."""
-        channels = x_t.shape[1]
+    def split(self, output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+        """The network's output as its image channels and those of the variance, None where that is fixed.
+
+        Raises ValueError where it has not as many channels as that takes.
+        """
         learned = self.variance in ("learned", "learned_range")
         if output.shape[1] != channels * (1 + learned):
             raise ValueError(f"variance {self.variance} needs {channels * (1 + learned)} output channels "
                              f"for {channels} image channels; the network gives {output.shape[1]}")
+        return output.chunk(2, dim=1) if learned else (output, None)
+
+    def _split_variance(self, output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output without its variance channels, the variance and its log, [N, C, H, W] each."""
+        output, v = self.split(output, x_t.shape[1])
         if self.variance == "learned":
-            output, log_variance = output.chunk(2, dim=1)
+            log_variance = v
         elif self.variance == "learned_range":  # IDDPM eq. 15, with v in [-1, 1]
-            output, v = output.chunk(2, dim=1)
             fraction = (v + 1) / 2
             log_variance = (fraction * self.at("log_betas", t)
                             + (1 - fraction) * self.at("posterior_log_variance_clipped", t))

@@ -1,10 +1,12 @@
 """The U-Net's building blocks. Attribute names are the keys of published checkpoints: renaming one breaks loading."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
@@ -35,8 +37,40 @@ class Norm(nn.GroupNorm):
         return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
 
 
+class Join(torch.autograd.Function):
+    """x [N, A, H, W] and skip [N, B, H, W] -> [N, A + B, H, W].
+
+    cat's own backward gives views, and that of `skip`, which waits for its input block, would keep the whole alive meanwhile.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, skip: Tensor) -> Tensor:
+        ctx.channels = x.shape[1]
+        return torch.cat([x, skip], dim=1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient[:, :ctx.channels], gradient[:, ctx.channels:].clone()
+
+
+def at_once(function: Callable, *arguments: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+    return function(*arguments)
+
+
+def recomputed(function: Callable, *arguments: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+    """function(*arguments), of which the backward pass finds only the arguments and computes the rest again.
+
+    It stops where nothing more is needed: a convolution at the end, of which its input is kept, is not run twice.
+    """
+    return checkpoint(function, *arguments, use_reentrant=False)  # non-reentrant: also under autocast, DDP and a compiler
+
+
 class ResBlock(nn.Module):
-    """x [N, in, H, W], embedding [N, E] -> [N, out, H, W]."""
+    """x [N, in, H, W], embedding [N or 1, E] -> [N, out, H, W]. With `skip` the two joined are the `in` channels.
+
+    `call` is `at_once`, or `recomputed` for less memory: then x and skip stay. With skip, on the way up, so does what lies
+    between the 3x3 convolutions, and none of them is run twice; without, on the way down, it would wait too long to be worth it.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float, use_scale_shift_norm: bool):
         super().__init__()
@@ -48,16 +82,28 @@ class ResBlock(nn.Module):
         self.skip_connection = (nn.Identity() if in_channels == out_channels
                                 else nn.Conv2d(in_channels, out_channels, 1))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.in_layers(x)
-        modulation = self.emb_layers(embedding)[:, :, None, None]  # [N, out or 2 out, 1, 1]
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None, call: Callable = at_once) -> Tensor:
+        if skip is None:
+            return call(self._whole, x, embedding)
+        residual, h = call(self._first, x, skip)
+        return residual + call(self._second, h, embedding)
+
+    def _whole(self, x: Tensor, embedding: Tensor) -> Tensor:
+        residual, h = self._first(x)
+        return residual + self._second(h, embedding)
+
+    def _first(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if skip is not None:
+            x = Join.apply(x, skip)
+        return self.skip_connection(x), self.in_layers(x)
+
+    def _second(self, h: Tensor, embedding: Tensor) -> Tensor:
+        modulation = self.emb_layers(embedding)[:, :, None, None]  # [N or 1, out or 2 out, 1, 1]
         if self.use_scale_shift_norm:
             scale, shift = modulation.chunk(2, dim=1)
             h = self.out_layers[0](h) * (1 + scale) + shift
-            h = self.out_layers[1:](h)
-        else:
-            h = self.out_layers(h + modulation)
-        return self.skip_connection(x) + h
+            return self.out_layers[1:](h)
+        return self.out_layers(h + modulation)
 
 
 class Attention(nn.Module):
@@ -77,7 +123,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, T, C]
+        tokens = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # [N, T, C]
         # The 1x1 convolutions as products over the last dimension: the layout that the fast attention kernels take.
         qkv = F.linear(tokens, self.qkv.weight.flatten(1), self.qkv.bias)
         q, k, v = qkv.view(n, -1, self.num_heads, 3, c // self.num_heads).permute(3, 0, 2, 1, 4)  # [N, heads, T, C/heads]

@@ -1,14 +1,16 @@
 """Walking the reverse chain. Each sampler is a generator of its steps, so that progress, strips and early stops come free.
 
-No step copies anything from the host to the device: tables and step numbers are there from the start.
+No step copies anything from the host to the device, and none waits for it: see `denoiser`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.denoiser import Denoiser, deviation
 from diffusion.gaussian import GaussianDiffusion, Network
 
 Randn = Callable[[Tensor], Tensor]
@@ -32,13 +34,24 @@ def ancestral(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn
     x_T: [N, C, H, W] standard normal. `randn` is called once for each step but the last, in order.
     `first_step`: begin there instead of at K-1, with the x of that step as x_T: what Step s gave goes on at s - 1.
     """
+    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, denoised_fn=denoised_fn, model_kwargs=model_kwargs)
+    # DDPM eq. 7: the mean of q(x_{t-1} | x_t, x_start)
+    from_x, from_xstart = (diffusion.coefficients.posterior_mean_coef2.tolist(),
+                           diffusion.coefficients.posterior_mean_coef1.tolist())
+    scale, slope = deviation(diffusion)
     x = x_T
-    for step, t in _walk(_downwards(diffusion, first_step), x):
+    for step in _downwards(diffusion, first_step):
         with torch.no_grad():
-            p = diffusion.p_mean_variance(network, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
-                                          model_kwargs=model_kwargs)
-            x = p.mean + torch.exp(0.5 * p.log_variance) * randn(x) if step else p.mean
-        yield Step(step, x, p.pred_xstart)
+            pred_xstart, output, v = denoise(x, step)
+            if diffusion.predict == "x_prev":
+                x = output.clone()
+            else:
+                x = torch.mul(x, from_x[step]).add_(pred_xstart, alpha=from_xstart[step])
+            if step and slope is None:
+                x.add_(randn(x), alpha=scale[step])
+            elif step:
+                x.addcmul_(torch.mul(v, slope[step]).exp_(), randn(x), value=scale[step])
+        yield Step(step, x, pred_xstart)
 
 
 def ddim(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Randn, *, eta: float = 0.0,
@@ -48,19 +61,17 @@ def ddim(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Ran
 
     `randn` is called as `ancestral` calls it, and not at all for eta 0; `first_step` is `ancestral`'s too.
     """
-    x = x_T
-    for step, t in _walk(_downwards(diffusion, first_step), x):
+    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, denoised_fn=denoised_fn, model_kwargs=model_kwargs)
+    c = diffusion.coefficients
+    sigma = eta * np.sqrt((1 - c.alphas_cumprod_prev) / (1 - c.alphas_cumprod) * (1 - c.alphas_cumprod / c.alphas_cumprod_prev))
+    from_x, from_xstart = _towards(diffusion, c.alphas_cumprod_prev, sigma)
+    sigma, x = sigma.tolist(), x_T
+    for step in _downwards(diffusion, first_step):
         with torch.no_grad():
-            pred_xstart = diffusion.p_mean_variance(network, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
-                                                    model_kwargs=model_kwargs).pred_xstart
-            epsilon = diffusion.epsilon(x, t, pred_xstart)
-            alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
-            sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
-            # Rounding can take the direction's variance below 0 where eta is near 1.
-            direction = torch.sqrt((1 - alpha_bar_prev - sigma ** 2).clamp(min=0)) * epsilon
-            x = torch.sqrt(alpha_bar_prev) * pred_xstart + direction
+            pred_xstart = denoise(x, step)[0]
+            x = torch.mul(x, from_x[step]).add_(pred_xstart, alpha=from_xstart[step])
             if eta and step:
-                x = x + sigma * randn(x)
+                x.add_(randn(x), alpha=sigma[step])
         yield Step(step, x, pred_xstart)
 
 
@@ -71,14 +82,13 @@ def ddim_encode(diffusion: GaussianDiffusion, network: Network, x_start: Tensor,
     Ends at the noise level of step K-1, which is where `ddim` starts: its K-1 steps undo each other's, up to the error
     of the discretisation.
     """
+    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, denoised_fn=denoised_fn, model_kwargs=model_kwargs)
+    from_x, from_xstart = _towards(diffusion, diffusion.coefficients.alphas_cumprod_next)
     x = x_start
-    for step, t in _walk(range(diffusion.num_timesteps - 1), x):
+    for step in range(diffusion.num_timesteps - 1):
         with torch.no_grad():
-            pred_xstart = diffusion.p_mean_variance(network, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
-                                                    model_kwargs=model_kwargs).pred_xstart
-            alpha_bar_next = diffusion.at("alphas_cumprod_next", t)
-            x = (torch.sqrt(alpha_bar_next) * pred_xstart
-                 + torch.sqrt(1 - alpha_bar_next) * diffusion.epsilon(x, t, pred_xstart))
+            pred_xstart = denoise(x, step)[0]
+            x = torch.mul(x, from_x[step]).add_(pred_xstart, alpha=from_xstart[step])
         yield Step(step, x, pred_xstart)
 
 
@@ -96,8 +106,12 @@ def _downwards(diffusion: GaussianDiffusion, first_step: int | None) -> range:
     return range(diffusion.num_timesteps - 1 if first_step is None else first_step, -1, -1)
 
 
-def _walk(steps: range, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(step, t) for each step: the number, and the same for every example as int64 [N] on x's device."""
-    numbers = torch.arange(max(steps, default=0) + 1, device=x.device)
-    for step in steps:
-        yield step, numbers[step].expand(len(x))
+def _towards(diffusion: GaussianDiffusion, alphas_cumprod: np.ndarray, sigma: np.ndarray | float = 0.0) -> tuple[list, list]:
+    """(a [K], b [K]): DDIM's mean at the noise level `alphas_cumprod` [K] is a * x_t + b * pred_xstart (DDIM, eq. 12).
+
+    The epsilon between x_t and pred_xstart (DDPM eq. 4) is multiplied out.
+    """
+    now = diffusion.coefficients.alphas_cumprod
+    # Rounding can take what the noise leaves of the variance below 0 where eta is near 1.
+    direction = np.sqrt(np.maximum(1 - alphas_cumprod - sigma ** 2, 0)) / np.sqrt(1 - now)
+    return direction.tolist(), (np.sqrt(alphas_cumprod) - direction * np.sqrt(now)).tolist()

@@ -26,7 +26,7 @@ from jobs.bench_peaks import measure_peaks
 from jobs.bench_ranks import measure_scaling
 from jobs.bench_split import counted_flops, time_split
 from jobs.bench_timing import FULL, QUICK, Effort, Work, rates_in_turns, synchronize
-from jobs.build import build_diffusion, build_network
+from jobs.build import AUTOCAST, build_diffusion, build_network
 from jobs.cost import run_cost
 from jobs.data import ImageData
 from jobs.distributed import Group, process_group
@@ -34,7 +34,7 @@ from jobs.quantities import size
 from jobs.randomness import generator_for
 from jobs.sample import reverse_chain
 from jobs.spec import Spec
-from jobs.train import AUTOCAST, Learner, new_learner, train_step
+from jobs.train import Learner, new_learner, train_step
 
 WARM_UP_STEPS = 2
 PROFILED_STEPS = 2

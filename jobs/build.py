@@ -1,6 +1,10 @@
 """From a spec to the objects of `diffusion`."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.respacing import space_timesteps
@@ -10,7 +14,7 @@ from diffusion.unet import UNet
 from jobs.spec import Spec
 
 
-def build_network(spec: Spec, gradient_checkpointing: bool = False) -> UNet:
+def build_network(spec: Spec, gradient_checkpointing: bool | list[int] = False) -> UNet:
     """The U-Net of a resolved spec, freshly initialised from torch's global random state."""
     data, model = spec.data, spec.model
     return UNet(
@@ -19,6 +23,35 @@ def build_network(spec: Spec, gradient_checkpointing: bool = False) -> UNet:
         attention_resolutions=model.attention_resolutions, num_heads=model.num_heads, dropout=model.dropout,
         use_scale_shift_norm=model.use_scale_shift_norm, num_classes=data.num_classes if data.class_cond else None,
         gradient_checkpointing=gradient_checkpointing)
+
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """A network called under autocast: its convolutions and products in `dtype`, its parameters in float32."""
+
+    network: torch.nn.Module
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor, *arguments: Tensor, **model_kwargs: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=self.dtype):
+            return self.network(x, *arguments, **model_kwargs)
+
+    def along(self, times: Tensor, **model_kwargs: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """As the network's own `along`; embeddings are computed in float32."""
+        at_step = self.network.along(times, **model_kwargs)
+
+        def autocast(x: Tensor, step: int) -> Tensor:
+            with torch.autocast(x.device.type, dtype=self.dtype):
+                return at_step(x, step)
+        return autocast
+
+
+def autocasting(network: torch.nn.Module, precision: str) -> torch.nn.Module | Autocast:
+    """The network as it is for fp32, else under autocast. Losses and samplers around it stay in float32."""
+    return network if precision == "fp32" else Autocast(network, AUTOCAST[precision])
 
 
 def build_diffusion(spec: Spec, device: torch.device | str, timestep_respacing: str = "") -> GaussianDiffusion:

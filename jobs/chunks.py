@@ -17,6 +17,10 @@ from jobs.hdf5 import as_bytes, open_sealed
 from jobs.spec import Spec
 
 
+# Settings younger than samples that exist, with what those were made with: left out, so that they stay what they were.
+LATER = {"precision": "fp32", "compile": False}
+
+
 @dataclass(frozen=True)
 class Chunk:
     """n consecutive samples: images uint8 [n, H, W, C], sample_index int64 [n], labels int64 [n] or None."""
@@ -33,9 +37,10 @@ def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
 
     The device is recorded beside it: another kind rounds differently, but a run may go on where there is room.
     """
+    sample = spec.sample.model_dump(exclude={"num_samples", "at"})
     return {"weights_sha256": weights_sha256, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
             "model": spec.model.model_dump(exclude={"dropout"}), "diffusion": spec.diffusion.model_dump(exclude={"loss"}),
-            "sample": spec.sample.model_dump(exclude={"num_samples", "at"})}
+            "sample": {key: value for key, value in sample.items() if key not in LATER or LATER[key] != value}}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:

@@ -10,7 +10,7 @@ from math import ceil
 
 from diffusion.respacing import space_timesteps
 from jobs.points import points
-from jobs.spec import Model, Spec
+from jobs.spec import Model, Spec, Train
 
 FP32, HALF = 4, 2  # bytes
 
@@ -32,7 +32,9 @@ class LayerCost:
     activations: int
     """Elements per image that autograd keeps for the backward pass."""
     checkpointed_activations: int
-    """The same with gradient checkpointing: of residual and attention blocks only the input is kept."""
+    """The same with gradient checkpointing, where it takes part in that (see `ResBlock` in diffusion/layers.py)."""
+    recomputed_flops: int = 0
+    """Run again in the backward pass of one image with gradient checkpointing."""
     norm_inputs: int = 0
     """Those of `activations` that stay fp32 in mixed precision; counted twice where a half copy is kept as well."""
 
@@ -62,6 +64,8 @@ class Cost:
     tensors: int
     forward_flops: int
     """One image, one timestep."""
+    recomputed_flops: int
+    """What the backward pass of one image runs again: 0 without gradient checkpointing."""
     training_step_flops: int
     """The global batch, forward and backward."""
     training_flops: int
@@ -87,14 +91,15 @@ def run_cost(spec: Spec) -> Cost:
     parameters = sum(layer.parameters for layer in layers)
     forward = sum(layer.flops for layer in layers)
     # A backward pass has two products for each of the forward's: one for the weights, one for the input.
-    # Checkpointing runs the forward once more; torch skips what needs no recomputing, so 4 is an upper bound.
-    step = forward * train.batch_size * (4 if train.gradient_checkpointing else 3)
+    recomputed = sum(layer.recomputed_flops for layer in layers if _is_checkpointed(layer, train))
+    step = (3 * forward + recomputed) * train.batch_size
     steps = [len(space_timesteps(spec.diffusion.diffusion_steps, point.timestep_respacing)) for point in points(spec)]
     bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
     return Cost(
         parameters=parameters,
         tensors=sum(layer.tensors for layer in layers),
         forward_flops=forward,
+        recomputed_flops=recomputed,
         training_step_flops=step,
         training_flops=step * train.iterations,
         sampling_steps=steps[0],
@@ -124,18 +129,23 @@ def _training_memory(spec: Spec, layers: list[LayerCost]) -> TrainingMemory:
         gradients=FP32 * parameters,
         optimizer=2 * FP32 * parameters,
         ema=len(train.ema_rate) * FP32 * parameters,
-        activations=examples * _activation_bytes(layers, mixed, train.gradient_checkpointing),
+        activations=examples * _activation_bytes(layers, mixed, train),
     )
 
 
-def _activation_bytes(layers: list[LayerCost], mixed: bool, checkpointing: bool) -> int:
+def _is_checkpointed(layer: LayerCost, train: Train) -> bool:
+    where = train.gradient_checkpointing
+    return layer.kind in ("res", "attention") and (where if isinstance(where, bool) else layer.resolution in where)
+
+
+def _activation_bytes(layers: list[LayerCost], mixed: bool, train: Train) -> int:
     """Kept for the backward pass, per image."""
     element = HALF if mixed else FP32
-    whole = [element * layer.activations + (FP32 - element) * layer.norm_inputs for layer in layers]
-    if not checkpointing:
-        return sum(whole)
-    # The backward pass recomputes one block at a time; the largest counts.
-    return sum(element * layer.checkpointed_activations for layer in layers) + max(whole)
+    whole = {layer: element * layer.activations + (FP32 - element) * layer.norm_inputs for layer in layers}
+    again = [layer for layer in layers if _is_checkpointed(layer, train)]
+    kept = sum(element * layer.checkpointed_activations if layer in again else whole[layer] for layer in layers)
+    # The backward pass computes anew one layer at a time; the largest counts.
+    return kept + max((whole[layer] for layer in again), default=0)
 
 
 def unet_layers(spec: Spec) -> list[LayerCost]:
@@ -170,7 +180,7 @@ def unet_layers(spec: Spec) -> list[LayerCost]:
     for level, width in reversed(list(enumerate(widths))):
         for index in range(model.num_res_blocks + 1):
             block = f"output_blocks.{blocks - len(skips)}"
-            layers.append(_res_block(f"{block}.0", resolution, channels + skips.pop(), width, model))
+            layers.append(_res_block(f"{block}.0", resolution, channels, width, model, skips.pop()))
             channels = width
             attended = resolution in model.attention_resolutions
             if attended:
@@ -198,22 +208,28 @@ def _conv(name: str, kind: str, resolution: int, in_channels: int, out_channels:
                      2 * products * resolution ** 2, kept, kept)
 
 
-def _res_block(name: str, resolution: int, in_channels: int, out_channels: int, model: Model) -> LayerCost:
-    """Norm, SiLU, conv; plus the embedding; norm, SiLU, dropout, conv; plus the input, by a 1x1 if channels change."""
-    pixels, embedding = resolution ** 2, 4 * model.num_channels
+def _res_block(name: str, resolution: int, channels: int, out_channels: int, model: Model, skip: int = 0) -> LayerCost:
+    """Norm, SiLU, conv; plus the embedding; norm, SiLU, dropout, conv; plus the input, by a 1x1 if channels change.
+
+    On the way up `skip` channels of an input block's output are joined to the `channels` of its input.
+    """
+    pixels, embedding, in_channels = resolution ** 2, 4 * model.num_channels, channels + skip
     projected = out_channels * (1 + model.use_scale_shift_norm)
-    skip, dropout = in_channels != out_channels, model.dropout > 0
-    products = 9 * (in_channels + out_channels) * out_channels + skip * in_channels * out_channels  # per pixel
-    norms, biases = 2 * in_channels + 2 * out_channels, (2 + skip) * out_channels + projected
+    changed, dropout = in_channels != out_channels, model.dropout > 0
+    first, one_by_one = 9 * in_channels * out_channels, changed * in_channels * out_channels  # products per pixel
+    products = first + 9 * out_channels ** 2 + one_by_one
+    norms, biases = 2 * in_channels + 2 * out_channels, (2 + changed) * out_channels + projected
     return LayerCost(
         name, "res", resolution, out_channels,
         parameters=products + embedding * projected + norms + biases,
-        tensors=10 + 2 * skip,
+        tensors=10 + 2 * changed,
         flops=2 * (products * pixels + embedding * projected),
         # What enters norm, SiLU and convolution, twice; scale and dropout, where there are any.
         activations=pixels * (3 * in_channels + (3 + model.use_scale_shift_norm + dropout) * out_channels),
-        checkpointed_activations=pixels * in_channels,
-        norm_inputs=pixels * (in_channels + out_channels + skip * in_channels),  # the 1x1 keeps a half copy
+        # The input, and on the way up what the first convolution gives. That of `skip` is an input elsewhere too.
+        checkpointed_activations=pixels * (channels + (out_channels if skip else 0)),
+        recomputed_flops=2 * ((one_by_one if skip else first + one_by_one) * pixels + embedding * projected),
+        norm_inputs=pixels * (in_channels + out_channels + changed * in_channels),  # the 1x1 keeps a half copy
     )
 
 
@@ -228,6 +244,7 @@ def _attention(name: str, resolution: int, channels: int) -> LayerCost:
         # Norm's input and output, queries, keys, values and their result; fast kernels keep no pixels x pixels matrix.
         activations=6 * channels * pixels,
         checkpointed_activations=channels * pixels,
+        recomputed_flops=2 * 3 * channels ** 2 * pixels + 4 * channels * pixels ** 2,  # all but the projection
         norm_inputs=channels * pixels,
     )
 

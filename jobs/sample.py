@@ -14,10 +14,11 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.respacing import space_timesteps
 from diffusion.samplers import Step, ancestral, ddim
 from diffusion.unet import UNet
-from jobs.build import build_diffusion, build_network
+from jobs.build import autocasting, build_diffusion, build_network
 from jobs.checkpoints import checkpoint_at, load_weights, sha256_of_weights, weights_name
 from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings,
                          write_chunk)
+from jobs.compiling import check_compiler, compile_options
 from jobs.distributed import Group, any_rank, on_main
 from jobs.errors import UserError
 from jobs.gather import check_samples, gather
@@ -52,6 +53,9 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     weights or settings.
     """
     network = build_network(run.spec).to(group.device).eval()
+    if run.spec.sample.compile:
+        check_compiler("sample.compile", group.device)
+        network.compile(**compile_options(run.spec.sample.compile))
     samplings = on_main(lambda: survey(run, network, group.device_name))
     # By checkpoint, the last one first, so that weights change as seldom as can be.
     work = [(sampling, chunk) for sampling in sorted(samplings, key=lambda sampling: -sampling.point.step)
@@ -188,6 +192,7 @@ def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, gener
     else:
         x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
     model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
+    network = autocasting(network, settings.precision)
     if settings.sampler == "ddim":
         return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, first_step=first_step,
                     clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs)

@@ -40,6 +40,18 @@ def _training_step(value: Any) -> Any:
     raise ValueError("must be a training step (1, 2, ...) or last")
 
 
+def _compile(value: Any) -> Any:
+    if value is False or value in ("default", "max-autotune"):
+        return value
+    raise ValueError("must be false, default or max-autotune")
+
+
+def _gradient_checkpointing(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, list) and value and all(type(entry) is int for entry in value)):
+        return value
+    raise ValueError("must be true, false or a list of resolutions, such as [32, 16]")
+
+
 def _wall_time(value: str) -> str:
     if not re.fullmatch(r"(\d+-)?\d{1,3}:\d{2}(:\d{2})?", value):
         raise ValueError('write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS"')
@@ -51,6 +63,8 @@ CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Text = Annotated[str, AfterValidator(_plain_text), Field(min_length=1)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
+Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
 Metric = Literal["fid", "sfid", "inception_score", "precision_recall", "kid"]
 Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text)]
 
@@ -110,8 +124,11 @@ class Train(Section):
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     ema_rate: list[EmaRate] = [0.9999]
     schedule_sampler: Literal["uniform", "loss-second-moment"] = "uniform"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_checkpointing: bool = False
+    precision: Precision = "fp32"
+    compile: Compile = False
+    """torch.compile of the network; max-autotune also tries out kernels, and on a GPU uses CUDA graphs."""
+    gradient_checkpointing: Annotated[bool | list[int], BeforeValidator(_gradient_checkpointing)] = False
+    """Recompute blocks in the backward pass: all of them, or those at the resolutions (in pixels) listed."""
     log_interval: Count = 100
     save_interval: Count = 10_000
     keep_interval: Count | None = None
@@ -127,6 +144,10 @@ class Sample(Section):
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     timestep_respacing: Respacing = ""
     clip_denoised: bool = True
+    precision: Precision = "fp32"
+    """Of the network; the chain's own arithmetic stays in fp32."""
+    compile: Compile = False
+    """As train.compile. With max-autotune samples depend on which kernels were found fastest."""
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the raw weights."""
     seed: CountOrZero = 0
@@ -213,7 +234,7 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
             found.append(("data.image_size", f"{data.image_size} cannot be halved {len(model.channel_mult) - 1} times "
                           f"(channel_mult has {len(model.channel_mult)} levels); use a multiple of {stride}"))
         else:
-            found += _attention_contradictions(data.image_size, model)
+            found += _resolution_contradictions(data.image_size, model, train)
     if diffusion.loss == "simple" and model.learn_sigma:
         found.append(("model.learn_sigma",
                       "loss: simple does not train a variance; leave learn_sigma out, or use loss: hybrid"))
@@ -248,13 +269,14 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
     return found
 
 
-def _attention_contradictions(image_size: int, model: Model) -> list[tuple[str, str]]:
+def _resolution_contradictions(image_size: int, model: Model, train: Train) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     resolutions = [image_size >> level for level in range(len(model.channel_mult))]
-    for resolution in model.attention_resolutions:
-        if resolution not in resolutions:
-            found.append(("model.attention_resolutions", f"{resolution} is not a resolution of this network; "
-                          f"it has {', '.join(map(str, resolutions))}"))
+    checkpointed = train.gradient_checkpointing if isinstance(train.gradient_checkpointing, list) else []
+    for key, named in (("model.attention_resolutions", model.attention_resolutions),
+                       ("train.gradient_checkpointing", checkpointed)):
+        found += [(key, f"{resolution} is not a resolution of this network; it has {', '.join(map(str, resolutions))}")
+                  for resolution in named if resolution not in resolutions]
     attended = [mult for mult, size in zip(model.channel_mult, resolutions) if size in model.attention_resolutions]
     for mult in {*attended, model.channel_mult[-1]}:  # the middle block always attends, at the deepest level
         if (channels := mult * model.num_channels) % model.num_heads:

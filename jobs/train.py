@@ -6,6 +6,7 @@ The way of a step: batches -> losses.training_losses -> gaussian -> unet -> laye
 import contextlib
 import resource
 import time
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -20,8 +21,9 @@ from diffusion.unet import UNet
 from jobs.agreement import Agreement
 from jobs.batches import Batch, Batches
 from jobs.board import Board, Tally
-from jobs.build import build_diffusion, build_network, build_timestep_sampler
+from jobs.build import autocasting, build_diffusion, build_network, build_timestep_sampler
 from jobs.checkpoints import Checkpoint, load_weights, newest_checkpoint, save_checkpoint, weights_name
+from jobs.compiling import check_compiler, compile_options
 from jobs.data import open_data
 from jobs.distributed import Group, gather_rows, on_main
 from jobs.errors import StageFailed, UserError
@@ -34,7 +36,6 @@ from jobs.randomness import derived_seed
 from jobs.rundir import RunDir
 from jobs.spec import Spec, Train, batch_contradictions
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_BAD_STEPS = 50  # fp16's scale starts at 2**16: some 20 overflows in a row are its search for one that fits
 
 
@@ -109,17 +110,6 @@ def apply_gradients(learner: Learner) -> Tensor:
         optimizer.found_inf = bad.float()
         optimizer.step()
     return grad_norm
-
-
-def autocasting(network: torch.nn.Module, precision: str):
-    """The network called under autocast; the losses around it stay in float32."""
-    if precision == "fp32":
-        return network
-
-    def call(x: Tensor, t: Tensor, **model_kwargs) -> Tensor:
-        with torch.autocast(x.device.type, dtype=AUTOCAST[precision]):
-            return network(x, t, **model_kwargs)
-    return call
 
 
 def lr_at(step: int, train: Train) -> float:
@@ -199,12 +189,23 @@ def new_learner(spec: Spec, group: Group) -> Learner:
     torch.manual_seed(derived_seed(spec.train.seed, "weights"))
     network = build_network(spec, spec.train.gradient_checkpointing).to(group.device)
     device_ids = [group.device.index] if group.device.type == "cuda" else None
-    ddp = DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallel(compiled(network, spec, group), device_ids=device_ids, gradient_as_bucket_view=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(group.device.type, enabled=spec.train.precision == "fp16")
     emas = {rate: {key: value.detach().clone() for key, value in network.named_parameters()} for rate in spec.train.ema_rate}
     return Learner(spec, group, network, ddp, build_diffusion(spec, group.device), build_timestep_sampler(spec), optimizer,
                    scaler, emas, torch.zeros((), dtype=torch.int64, device=group.device))
+
+
+def compiled(network: UNet, spec: Spec, group: Group) -> torch.nn.Module:
+    """What shares the parameters of `network` and is trained in its place; previews and checkpoints use the network itself."""
+    if not spec.train.compile:
+        return network
+    check_compiler("train.compile", group.device)
+    # Compiled as a whole: cut at DDP's buckets the network could not have gradient checkpointing.
+    torch._dynamo.config.optimize_ddp = False
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 convolutions; they are copied
+    return torch.compile(network, **compile_options(spec.train.compile))
 
 
 def resume(learner: Learner, run: RunDir) -> int:
@@ -230,13 +231,15 @@ def resume(learner: Learner, run: RunDir) -> int:
 def settle_buckets(learner: Learner) -> None:
     """One backward pass for nothing: DDP lays out its buckets anew after the first, which changes the order of sums.
 
-    Without it the first step after a resume would add up in another order than the same step of an unbroken run.
+    Without it the first step after a resume would add up in another order than the same step of an unbroken run. With
+    train.compile this is also where the network is compiled, for the batches that it is going to see.
     """
-    data, device = learner.spec.data, learner.group.device
-    x = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
-    labels = {"y": torch.zeros(1, dtype=torch.int64, device=device)} if data.class_cond else {}
+    data, train, device = learner.spec.data, learner.spec.train, learner.group.device
+    rows = (train.microbatch or train.batch_size // learner.group.world_size) if train.compile else 1
+    x = torch.zeros(rows, data.channels, data.image_size, data.image_size, device=device)
+    labels = {"y": torch.zeros(rows, dtype=torch.int64, device=device)} if data.class_cond else {}
     for _ in range(2):
-        autocasting(learner.ddp, learner.spec.train.precision)(x, x.new_zeros(1), **labels).float().sum().backward()
+        autocasting(learner.ddp, train.precision)(x, x.new_zeros(rows), **labels).float().sum().backward()
     learner.optimizer.zero_grad()
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.build import build_network
 from jobs.checkpoints import final_checkpoint, save_checkpoint
+from jobs.chunks import sampling_settings
 from jobs.errors import UserError
 from jobs.files import read_json
 from jobs.gather import check_samples, gather, gather_points, recorded_settings
@@ -230,3 +231,8 @@ def test_the_sampler_of_a_point_has_its_weights_and_settings(make_run, alone):
         assert json.loads(json.dumps(settings)) == settings and not network.training
         assert settings["sample"]["sampler"] == at_point(run.spec, point).sample.sampler == point.sampler
     assert load_sampler(run, group)[1] == recorded_settings(run, points(run.spec)[0])
+
+
+def test_a_setting_that_came_later_leaves_earlier_samples_what_they_were(make_run):
+    assert not {"precision", "compile"} & sampling_settings(make_run().spec, "0")["sample"].keys()
+    assert sampling_settings(make_run("sample.precision=bf16", folder="b").spec, "0")["sample"]["precision"] == "bf16"

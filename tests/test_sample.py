@@ -14,6 +14,7 @@ from jobs.build import build_network
 from jobs.checkpoints import save_checkpoint
 from jobs.chunks import chunk_file
 from jobs.errors import UserError
+from jobs.gather import check_samples
 
 
 def weights(run, seed=0):
@@ -76,6 +77,29 @@ def test_one_two_and_three_processes_make_the_same_samples(make_run, ranks, alon
         assert [progress[key] for key in ("stage", "state", "done", "total")] == ["sample", "done", 120, 120]
 
 
+def test_half_precision_is_near_to_single_and_its_samples_are_as_repeatable(make_run, ranks, alone):
+    runs = {precision: trained(make_run(f"sample.precision={precision}", folder=precision)) for precision in ("fp32", "bf16", "fp16")}
+    made = {}
+    for precision, run in runs.items():
+        assert alone(run, "sample") == "done"
+        made[precision] = samples(run)["images"].astype(int)
+    two = trained(make_run("sample.precision=bf16", folder="two"))
+    assert ranks(two, "sample", 2) == 0 and same(two, runs["bf16"])
+    # With these weights 4 grey levels are much: trained ones are nearer.
+    assert 0 < np.abs(made["fp16"] - made["fp32"]).mean() < np.abs(made["bf16"] - made["fp32"]).mean() < 4
+
+
+def test_samples_of_another_precision_are_foreign(make_run, alone):
+    run = trained(make_run())
+    assert alone(run, "sample") == "done"
+    with h5py.File(run.samples_h5) as file:
+        settings = json.loads(file.attrs["settings"])
+    assert (settings["sample"]["precision"], settings["sample"]["compile"]) == ("fp32", False)
+    settings["sample"]["precision"] = "bf16"
+    with pytest.raises(UserError, match="sample.precision fp32 instead of bf16"):
+        check_samples(run, settings)
+
+
 @pytest.mark.parametrize("overrides", [
     (), ("sample.sampler=ddim", "sample.ddim_eta=0.5"), ("sample.timestep_respacing=7",),
     ("sample.sampler=ddim", "sample.timestep_respacing=ddim10", "data.class_cond=false", "data.num_classes=null"),
@@ -95,7 +119,8 @@ def test_more_samples_leave_those_before_as_they_are(make_run, alone, overrides)
 def test_settings_show_in_the_samples(make_run, alone):
     changes = [(), ("sample.seed=1",), ("sample.sampler=ddim",), ("sample.sampler=ddim", "sample.ddim_eta=0.5"),
                ("sample.timestep_respacing=7",), ("sample.clip_denoised=false",), ("sample.batch_size=2",),
-               ("diffusion.rescale_timesteps=false",), ("diffusion.noise_schedule=linear",)]
+               ("diffusion.rescale_timesteps=false",), ("diffusion.noise_schedule=linear",),
+               ("sample.precision=bf16",), ("sample.precision=fp16",)]
     made = []
     for number, change in enumerate(changes):
         run = trained(make_run("diffusion.diffusion_steps=24", "sample.num_samples=5", *change, folder=str(number)))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.respacing import space_timesteps
@@ -29,6 +30,92 @@ def test_full_chain_of_4000_steps_agrees_with_golden(golden):
     expected = golden.tensors("chain4000_standin")
     steps = ancestral(_cosine(), golden.standin(True), expected["x_T"], lambda x: expected["noise_every_step"])
     torch.testing.assert_close(final(steps), expected["sample"], rtol=1e-5, atol=1e-5)
+
+
+def plain_ancestral(diffusion, network, x, noise, **options):
+    """Algorithm 2 of Ho et al. 2020 on what `p_mean_variance` gives for one step after the other."""
+    for step in reversed(range(diffusion.num_timesteps)):
+        p = diffusion.p_mean_variance(network, x, torch.full((len(x),), step), **options)
+        x = p.mean + (p.log_variance / 2).exp() * noise[step] * (step > 0)
+        yield x, p.pred_xstart
+
+
+def plain_ddim(diffusion, network, x, noise, eta, **options):
+    """Equations 12 and 16 of Song et al. 2021 on what `p_mean_variance` gives."""
+    c = diffusion.coefficients
+    for step in reversed(range(diffusion.num_timesteps)):
+        t = torch.full((len(x),), step)
+        pred_xstart = diffusion.p_mean_variance(network, x, t, **options).pred_xstart
+        now, before = c.alphas_cumprod[step], c.alphas_cumprod_prev[step]
+        sigma = eta * ((1 - before) / (1 - now)) ** 0.5 * (1 - now / before) ** 0.5
+        x = (before ** 0.5 * pred_xstart + max(1 - before - sigma ** 2, 0) ** 0.5 * diffusion.epsilon(x, t, pred_xstart)
+             + sigma * noise[step] * (step > 0))
+        yield x, pred_xstart
+
+
+@pytest.mark.parametrize("predict", ["epsilon", "x_start", "x_prev"])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned", "learned_range"])
+@pytest.mark.parametrize("options", [{}, {"clip_denoised": False}, {"denoised_fn": lambda x: 0.5 * x.roll(1, dims=3)}])
+@pytest.mark.parametrize("eta", [None, 0.0, 0.7, 1.0])
+def test_every_step_is_the_equations(golden, predict, variance, options, eta):
+    diffusion = GaussianDiffusion(betas_of("linear", 30), predict=predict, variance=variance, rescale_timesteps=True,
+                                  timesteps=[0, 1, 4, 12, 20, 29])
+    x_T, *noise = torch.randn(7, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    plain = plain_ancestral if eta is None else plain_ddim
+    network, extra = golden.standin(variance.startswith("learned")), {} if eta is None else {"eta": eta}
+    expected = list(plain(diffusion, network, x_T, noise, **extra, **options))
+    drawn = iter(noise[:0:-1])
+    steps = list((ancestral if eta is None else ddim)(diffusion, network, x_T, lambda x: next(drawn), **extra, **options))
+    assert len(steps) == len(expected) == 6
+    for step, (x, pred_xstart) in zip(steps, expected):  # all are looked at only now: none was overwritten since
+        torch.testing.assert_close(step.x, x, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(step.pred_xstart, pred_xstart, rtol=1e-4, atol=1e-4)
+
+
+class Kernels(TorchDispatchMode):
+    """The names of what torch is asked to do, views left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), kwargs=None):
+        if not function.is_view:
+            self.names.append(function.overloadpacket.__name__)
+        return function(*arguments, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampler, expected", [
+    (ancestral, ["mul", "add_", "clamp", "mul", "add_", "mul", "exp_", "addcmul_"]),
+    (ddim, ["mul", "add_", "clamp", "mul", "add_"])])
+def test_a_step_is_few_kernels_and_neither_copies_nor_waits(sampler, expected):
+    output, noise = torch.randn(2, 6, 4, 4), torch.randn(2, 3, 4, 4)
+    walk = sampler(_cosine("10"), lambda x, t: output, torch.randn(2, 3, 4, 4), lambda x: noise)
+    next(walk)
+    with Kernels() as kernels:
+        next(walk)
+    assert kernels.names == expected
+
+
+@pytest.mark.parametrize("name", ["unet_uncond32", "unet_classcond32"])
+def test_time_and_class_are_embedded_once_a_walk(golden, name):
+    network, times = golden.unet(name), []
+    network.time_embed.register_forward_hook(lambda module, arguments, out: times.append(len(out)))
+    labels = {"y": torch.tensor([3, 4])} if network.num_classes else {}
+    if labels:
+        network.label_emb.register_forward_hook(lambda module, arguments, out: times.append(-len(out)))
+    generator = torch.Generator().manual_seed(0)
+    x_T = torch.randn(2, 3, network.image_size, network.image_size, generator=generator)
+    noise = torch.randn(3, *x_T.shape, generator=generator)
+    diffusion = _cosine("3", "learned_range" if network.out_channels == 6 else "fixed_large")
+    with torch.no_grad():
+        expected = [x for x, _ in plain_ancestral(diffusion, network, x_T, noise, model_kwargs=labels)]
+    times.clear()
+    drawn = iter(noise.flip(0))
+    steps = list(ancestral(diffusion, network, x_T, lambda x: next(drawn), model_kwargs=labels))
+    assert times == ([3, -2] if labels else [3])
+    for step, x in zip(steps, expected, strict=True):
+        assert relative_error(step.x, x) < 1e-5 and not step.x.requires_grad
 
 
 def test_progressive_outputs_walk_from_noise_to_the_sample(golden):

@@ -43,6 +43,16 @@ def test_fields_cannot_be_assigned():
     ("train", "lr_anneal", 1, "bool_type"),
     ("train", "precision", "tf32", "literal_error"),
     ("train", "grad_clip", 0.0, "greater_than"),
+    ("train", "compile", True, "value_error"),
+    ("train", "compile", 0, "value_error"),
+    ("train", "compile", "reduce-overhead", "value_error"),
+    ("train", "gradient_checkpointing", 1, "value_error"),
+    ("train", "gradient_checkpointing", [], "value_error"),
+    ("train", "gradient_checkpointing", [16.0], "value_error"),
+    ("train", "gradient_checkpointing", [True], "value_error"),
+    ("train", "gradient_checkpointing", "16", "value_error"),
+    ("sample", "precision", "bfloat16", "literal_error"),
+    ("sample", "compile", None, "value_error"),
     ("model", "dropout", 1.0, "less_than"),
     ("model", "num_heads", None, "int_type"),
     ("diffusion", "diffusion_steps", 1, "greater_than_equal"),
@@ -134,6 +144,7 @@ def test_resolving_again_changes_nothing():
     ({"data": {"image_size": 36}, "model": {"channel_mult": [1, 2, 2, 2], "attention_resolutions": []}},
      "data.image_size", ["36", "3 times", "multiple of 8"]),
     ({"model": {"attention_resolutions": [16, 7]}}, "model.attention_resolutions", ["7", "32, 16, 8, 4"]),
+    ({"train": {"gradient_checkpointing": [32, 7]}}, "train.gradient_checkpointing", ["7", "32, 16, 8, 4"]),
     ({"model": {"num_heads": 3}}, "model.num_heads", ["3 heads", "256 channels"]),
     ({"diffusion": {"loss": "simple"}, "model": {"learn_sigma": True}}, "model.learn_sigma",
      ["simple", "loss: hybrid"]),
@@ -167,6 +178,8 @@ def test_contradictions(sections, key, parts):
     {"train": {"batch_size": 16, "microbatch": 2}, "resources": {"train": {"nodes": 2, "gpus_per_node": 4}}},
     {"evaluate": {"nll_examples": 10, "nll_data": "digits-test"}},
     {"sample": {"timestep_respacing": "ddim50"}},
+    {"train": {"gradient_checkpointing": [32, 8]}},
+    {"train": {"compile": "default", "gradient_checkpointing": True}, "sample": {"compile": "max-autotune", "precision": "fp16"}},
 ])
 def test_these_do_not_contradict(sections):
     assert contradictions(make(**sections)) == []

@@ -163,7 +163,7 @@ def test_several_mistakes_in_the_yaml_come_at_once(write):
 # What does not fit the schema
 
 TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
-              "schedule_sampler, precision, gradient_checkpointing, log_interval, save_interval, keep_interval, seed")
+              "schedule_sampler, precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed")
 
 
 @pytest.mark.parametrize("line, expected", [
@@ -176,7 +176,8 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
     ("zzz: 1", "zzz: unknown key; allowed: name, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
     ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, sampler, ddim_eta, "
-                         "timestep_respacing, clip_denoised, ema_rate, seed, at"),
+                         "timestep_respacing, clip_denoised, precision, compile, ema_rate, seed, at"),
+    ("sample: {compile: true}", "sample.compile: must be false, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),
     ("model: {dropout: -0.5}", "model.dropout: must be at least 0 (got -0.5)"),

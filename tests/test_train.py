@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion.layers import ResBlock
 from diffusion.timestep_samplers import LossSecondMomentSampler, UniformSampler
 from jobs.batches import Batches
 from jobs.board import Tally
@@ -108,19 +107,24 @@ def test_microbatches_add_up_to_the_batch(make_run, group, sampler):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_gradient_checkpointing_changes_nothing_although_there_is_dropout(make_run, group, precision):
+@pytest.mark.parametrize("checkpointing, again", [("true", {8, 4}), ("[4]", {4}), ("[8]", {8})])
+def test_gradient_checkpointing_changes_nothing_although_there_is_dropout(make_run, group, precision, checkpointing, again):
     common = ("model.dropout=0.3", f"train.precision={precision}")
     plain, _ = train_some(make_run(*common, folder="plain"), group, 4)
 
-    calls = []
-    run = make_run(*common, "train.gradient_checkpointing=true", folder="checkpointed")
+    calls = {}
+    run = make_run(*common, f"train.gradient_checkpointing={checkpointing}", folder="checkpointed")
     learner = new_learner(run.spec, group)
     assert isinstance(learner.ddp, DistributedDataParallel)
-    block = next(module for module in learner.network.modules() if isinstance(module, ResBlock))
-    block.register_forward_pre_hook(lambda *arguments: calls.append(1))
+    blocks = {8: learner.network.output_blocks[-1][0], 4: learner.network.output_blocks[0][0]}
+    for resolution, block in blocks.items():
+        calls[resolution] = []
+        block.in_layers[0].register_forward_pre_hook(lambda *arguments, seen=calls[resolution]: seen.append(1))
     for step, batch in enumerate(Batches(run.spec, DIGITS, learner.sampler, group)(0, 4)):
         train_step(learner, batch, step)
-    assert len(calls) == 2 * 4  # once forward, once again on the way back
+    # Once forward, and once again on the way back.
+    assert {resolution: len(seen) for resolution, seen in calls.items()} == {
+        resolution: 8 if resolution in again else 4 for resolution in blocks}
     torch.testing.assert_close(weights(learner), weights(plain), rtol=0, atol=0)
 
 
@@ -176,8 +180,8 @@ def test_the_ranks_shares_make_up_the_same_batch(world_size, step, seed, class_c
         sampler = LossSecondMomentSampler(20, 2)
         sampler.update(torch.arange(20).repeat(2), torch.linspace(0.1, 9, 40))
 
-    def batch(rank: int, world_size: int, start: int = step):
-        *_, last = Batches(spec, DIGITS, sampler, Group(rank, world_size, CPU, None))(start, step + 1)
+    def batch(rank: int, world_size: int, start: int = step, on_device: bool | None = None):
+        *_, last = Batches(spec, DIGITS, sampler, Group(rank, world_size, CPU, None), on_device)(start, step + 1)
         return last
 
     shares, whole = [batch(rank, world_size) for rank in range(world_size)], batch(0, 1)
@@ -193,6 +197,11 @@ def test_the_ranks_shares_make_up_the_same_batch(world_size, step, seed, class_c
         assert torch.cat([share.labels for share in shares]).tolist() == DIGITS.labels[indices].tolist()
     else:
         assert whole.labels is None and whole.model_kwargs == {}
+
+    for rank, share in enumerate(shares):
+        kept = batch(rank, world_size, on_device=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip((kept.x_start, kept.noise, kept.t), (share.x_start, share.noise, share.t)))
+        assert kept.x_start.stride() == share.x_start.stride() and kept.labels is share.labels is None or torch.equal(kept.labels, share.labels)
 
     earlier = batch(0, world_size, start=max(0, step - 2))
     torch.testing.assert_close(earlier.noise, shares[0].noise, rtol=0, atol=0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion.layers import timestep_embedding
+from diffusion.layers import Join, timestep_embedding
 from diffusion.unet import UNet
 
 SMALL = dict(image_size=8, in_channels=1, out_channels=2, num_channels=32, num_res_blocks=1, channel_mult=[1, 2],
@@ -81,9 +81,12 @@ def _gradients(network: UNet, precision: torch.dtype | None) -> list[torch.Tenso
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
-def test_gradient_checkpointing_with_dropout_gives_the_same_gradients(precision):
-    plain = _gradients(randomised(dropout=0.5), precision)
-    recomputed = _gradients(randomised(dropout=0.5, gradient_checkpointing=True), precision)
+@pytest.mark.parametrize("where", [True, [8], [4], [8, 4]])
+@pytest.mark.parametrize("use_scale_shift_norm", [True, False])
+def test_gradient_checkpointing_with_dropout_gives_the_same_gradients(precision, where, use_scale_shift_norm):
+    options = dict(dropout=0.5, use_scale_shift_norm=use_scale_shift_norm)
+    plain = _gradients(randomised(**options), precision)
+    recomputed = _gradients(randomised(**options, gradient_checkpointing=where), precision)
     for ours, theirs in zip(recomputed, plain, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -92,12 +95,36 @@ def test_gradient_checkpointing_saves_activation_memory():
     def saved_bytes(**options) -> int:
         network = randomised(**options)
         own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-        storages: dict[int, int] = {}
+        storages: dict[int, torch.UntypedStorage] = {}  # held, so that no memory is given out twice
         def keep(tensor):
             if tensor.untyped_storage().data_ptr() not in own:
-                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
             return tensor
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            network(torch.randn(8, 1, 8, 8), torch.arange(8.0)).mean()
-        return sum(storages.values())
-    assert saved_bytes(gradient_checkpointing=True) < 0.4 * saved_bytes()
+            out = network(torch.randn(8, 1, 8, 8), torch.arange(8.0)).mean()
+        assert out.requires_grad
+        return sum(storage.nbytes() for storage in storages.values())
+    none, everywhere, high, low = (saved_bytes(gradient_checkpointing=where) for where in (False, True, [8], [4]))
+    assert everywhere < 0.4 * none
+    assert everywhere < min(high, low) and (none - high) + (none - low) == none - everywhere
+
+
+def test_joining_is_concatenation_whose_gradients_do_not_keep_each_other_alive():
+    x, skip, weight = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4), torch.randn(2, 8, 4, 4)
+    def joined(join):
+        leaves = x.clone().requires_grad_(), skip.clone().requires_grad_()
+        out = join(*leaves)
+        return out, *torch.autograd.grad((out * weight).sum(), leaves)
+    ours, theirs = joined(Join.apply), joined(lambda *parts: torch.cat(parts, dim=1))
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert ours[2].untyped_storage().nbytes() == 4 * skip.numel() < theirs[2].untyped_storage().nbytes()
+
+
+def test_along_a_chain_the_embeddings_are_those_of_each_time():
+    x, times, y = torch.randn(2, 1, 8, 8), torch.tensor([0.0, 3.5, 999.0]), torch.tensor([2, 0])
+    for network, labels in ((randomised(), {}), (randomised(num_classes=3), {"y": y})):
+        at_step = network.along(times, **labels)
+        for step, time in enumerate(times):
+            torch.testing.assert_close(at_step(x, step), network(x, time.expand(2), **labels), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="exactly where"):
+        randomised(num_classes=3).along(times)

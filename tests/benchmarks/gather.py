@@ -1,0 +1,77 @@
+"""Gathering 50,000 samples of 32x32x3 from chunks of 500, against writing their bytes: python tests/benchmarks/gather.py [N]
+
+    plain      the images' bytes to a file, flushed to the disk (fsync)
+    sha256     nothing but the checksum of as many bytes, in memory
+    samples.h5 `jobs.gather` up to a whole samples.h5: every chunk read and its checksum tested, written in place, sealed with
+               its own checksum, flushed
+    gather     all of `jobs.gather`: samples.npz and the pictures too
+
+Ratios are of medians over interleaved rounds, with quartiles.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jobs.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
+from jobs.gather import _check, _write_h5, gather
+from jobs.points import points
+from jobs.rundir import RunDir, freeze
+from jobs.spec_file import load
+
+SPEC = """name: benchmark
+data: {path: random.h5, image_size: 32}
+train: {iterations: 1}
+sample: {num_samples: %d, batch_size: 500}
+"""
+ROUNDS = 9
+
+
+def made(folder: Path, count: int) -> tuple[RunDir, dict]:
+    (folder / "spec.yaml").write_text(SPEC % count)
+    run = freeze(load(folder / "spec.yaml"), folder / "runs")[0]
+    settings, random = sampling_settings(run.spec, "0" * 64), np.random.default_rng(0)
+    run.samples.mkdir(parents=True)
+    for chunk in range(number_of_chunks(run.spec)):
+        indices = chunk_indices(run.spec, chunk)
+        images = random.integers(0, 256, (len(indices), 32, 32, 3), np.uint8)
+        write_chunk(chunk_file(run.samples, chunk), Chunk(images, np.array(indices), None, "cpu"), settings)
+    return run, settings
+
+
+def main(count: int) -> None:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        run, settings = made(Path(folder), count)
+        content = np.random.default_rng(0).bytes(count * 32 * 32 * 3)
+
+        def plain() -> None:
+            with open(Path(folder) / "plain", "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        works = {"plain": plain, "sha256": lambda: hashlib.sha256(content).digest(),
+                 "samples.h5": lambda: _write_h5(run, run.samples, settings, _check(run, run.samples, settings)),
+                 "gather": lambda: gather(run, settings, points(run.spec)[0])}
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for turn in range(ROUNDS + 1):
+            for name, work in works.items():
+                for file in (Path(folder) / "plain", *run.samples.glob("samples*")):
+                    file.unlink(missing_ok=True)
+                os.sync()
+                began = time.perf_counter()
+                work()
+                if turn:
+                    seconds[name].append(time.perf_counter() - began)
+    for name, found in seconds.items():
+        low, median, high = np.percentile(1e3 * np.array(found), [25, 50, 75])
+        ratios = np.percentile(np.array(found) / np.array(seconds["plain"]), [25, 50, 75])
+        print(f"{name:10s} {median:7.0f} ms [{low:.0f}, {high:.0f}]   {ratios[1]:.2f} of plain [{ratios[0]:.2f}, {ratios[2]:.2f}]")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50_000)

@@ -1,0 +1,165 @@
+"""What one reverse step takes around the network, and what precision and compiling bring: python tests/benchmarks/sample.py [PART ...]
+
+    around     the sampler with a network that costs nothing, against the plain way: tables in float64 on the host, of which
+               every step copies what it needs, and the map of timesteps as a list
+    precision  a small network, trained here on digits: the samples of bf16 and fp16 beside those of fp32 at equal seeds
+    compiled   the same network's steps, eager and compiled (minutes)
+
+Ratios are of medians, with the quartiles of interleaved rounds.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.gaussian import GaussianDiffusion
+from diffusion.samplers import Step, ancestral, final
+from diffusion.schedules import betas_of
+from diffusion.unet import UNet
+from jobs.batches import Batches
+from jobs.bench_timing import Effort, rates_in_turns
+from jobs.build import build_diffusion, build_network
+from jobs.compiling import compile_options
+from jobs.data import open_data
+from jobs.distributed import Group, process_group
+from jobs.pictures import to_uint8
+from jobs.randomness import generator_for
+from jobs.sample import reverse_chain
+from jobs.spec import Spec, resolve
+from jobs.train import new_learner, train_step
+
+STEPS, EFFORT = 4000, Effort(rounds=21, slice_s=0.1)
+
+
+def table(name: str, times: dict[str, list[float]]) -> None:
+    """Milliseconds of each, and how much longer the first takes."""
+    first = None
+    for key, rates in times.items():
+        low, median, high = np.percentile(1e3 / np.array(rates), [25, 50, 75])
+        first = first or median
+        print(f"{name:24s} {key:10s} {median:8.3f} ms [{low:.3f}, {high:.3f}]   first/this {first / median:5.2f}", flush=True)
+
+
+# Around the network
+
+class Plain:
+    """The reverse step as equations are first written down: each number looked up where it is needed."""
+
+    def __init__(self, betas: np.ndarray):
+        alphas_cumprod = np.cumprod(1 - betas)
+        before = np.append(1.0, alphas_cumprod[:-1])
+        self.betas, self.timestep_map = betas, list(range(len(betas)))
+        self.variance = betas * (1 - before) / (1 - alphas_cumprod)
+        self.log_variance = np.log(np.append(self.variance[1], self.variance[1:]))
+        self.recip, self.recipm1 = np.sqrt(1 / alphas_cumprod), np.sqrt(1 / alphas_cumprod - 1)
+        self.coef1 = betas * np.sqrt(before) / (1 - alphas_cumprod)
+        self.coef2 = (1 - before) * np.sqrt(1 - betas) / (1 - alphas_cumprod)
+
+    @staticmethod
+    def at(values: np.ndarray, t: Tensor, shape: torch.Size) -> Tensor:
+        found = torch.from_numpy(values).to(t.device)[t].float()
+        return found[:, None, None, None].expand(shape)
+
+    def step(self, network, x: Tensor, number: int) -> Tensor:
+        t, shape = torch.tensor([number] * len(x)), x.shape
+        times = torch.tensor(self.timestep_map, dtype=t.dtype)[t].float() * (1000.0 / STEPS)
+        output, v = torch.split(network(x, times), shape[1], dim=1)
+        low, high = self.at(self.log_variance, t, shape), self.at(np.log(self.betas), t, shape)
+        fraction = (v + 1) / 2
+        log_variance = fraction * high + (1 - fraction) * low
+        variance = torch.exp(log_variance)
+        x_start = (self.at(self.recip, t, shape) * x - self.at(self.recipm1, t, shape) * output).clamp(-1, 1)
+        mean = self.at(self.coef1, t, shape) * x_start + self.at(self.coef2, t, shape) * x
+        posterior = self.at(self.variance, t, shape), self.at(self.log_variance, t, shape)
+        assert mean.shape == log_variance.shape == variance.shape == posterior[0].shape == posterior[1].shape
+        noise, mask = torch.randn_like(x), (t != 0).float().view(-1, 1, 1, 1)
+        return mean + mask * torch.exp(0.5 * log_variance) * noise
+
+
+def around() -> None:
+    betas = betas_of("cosine", STEPS)
+    diffusion, plain = GaussianDiffusion(betas, variance="learned_range", rescale_timesteps=True), Plain(betas)
+    for batch_size in (1, 8, 32):
+        x, output = torch.randn(batch_size, 3, 16, 16), 0.1 * torch.randn(batch_size, 6, 16, 16)
+        def network(x_t, times):
+            return output
+        def walk():
+            while True:
+                yield from ancestral(diffusion, network, x, torch.randn_like)
+        state, chain = {"x": x, "step": STEPS}, walk()
+        def plainly():
+            state["step"] = state["step"] - 1 or STEPS - 1
+            state["x"] = plain.step(network, state["x"], state["step"])
+        with torch.no_grad():
+            rates = rates_in_turns({"plain": plainly, "ours": lambda: next(chain)}, EFFORT, x.device)
+        table(f"around, batch {batch_size}", rates)
+
+
+# Precision and compiling
+
+SPEC = resolve(Spec.model_validate({
+    "name": "benchmark", "data": {"path": "digits", "image_size": 8, "channels": 1, "class_cond": True, "num_classes": 10},
+    "model": {"num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2], "attention_resolutions": [4], "num_heads": 2},
+    "train": {"iterations": 1200, "batch_size": 64, "lr": 1e-3, "warmup": 100, "grad_clip": 1.0, "ema_rate": [0.995]},
+    "sample": {"batch_size": 64, "timestep_respacing": "250", "ema_rate": 0.995}}))  # as configs/quickstart.yaml
+
+
+def trained(group: Group) -> UNet:
+    learner, data = new_learner(SPEC, group), open_data("digits", 8, 1, 10)
+    for step, batch in enumerate(Batches(SPEC, data, learner.sampler, group)(0, SPEC.train.iterations)):
+        train_step(learner, batch, step)
+    network = learner.network.eval()
+    network.load_state_dict(learner.emas[0.995])
+    return network
+
+
+def chain_of(network: UNet, **sample) -> Iterator[Step]:
+    spec = SPEC.model_copy(update={"sample": SPEC.sample.model_copy(update=sample)})
+    device = torch.device("cpu")
+    return reverse_chain(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing),
+                         generator_for(device, "benchmark"), np.arange(64) % 10, 64, None)
+
+
+def precision(network: UNet) -> None:
+    made = {name: to_uint8(final(chain_of(network, precision=name))).int() for name in ("fp32", "bf16", "fp16")}
+    other = to_uint8(final(chain_of(network, timestep_respacing="249"))).int()
+    for name, images in {**made, "fp32, 249 steps": other}.items():
+        apart = (images - made["fp32"]).abs().float()
+        print(f"samples of {name:16s} to fp32's: mean {apart.mean():.3f}, 99 % {apart.quantile(0.99):.0f}, "
+              f"most {apart.max():.0f} of 255 grey levels", flush=True)
+
+
+def compiled(network: UNet) -> None:
+    def walk(network: UNet):
+        while True:
+            yield from chain_of(network)
+    other = build_network(SPEC).eval()
+    other.load_state_dict(network.state_dict())
+    other.compile(**compile_options("default"))
+    chains, began = {"eager": walk(network), "compiled": walk(other)}, time.perf_counter()
+    next(chains["compiled"])
+    print(f"compiled in {time.perf_counter() - began:.0f} s")
+    works = {name: lambda chain=chain: next(chain) for name, chain in chains.items()}
+    table("a step, batch 64", rates_in_turns(works, EFFORT, torch.device("cpu")))
+    apart = (to_uint8(final(chain_of(other))).int() - to_uint8(final(chain_of(network))).int()).abs().float()
+    print(f"samples of compiled to eager's: mean {apart.mean():.4f}, most {apart.max():.0f} of 255 grey levels")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:] or ["around", "precision"]
+    if "around" in wanted:
+        around()
+    if {"precision", "compiled"} & {*wanted}:
+        with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", 1) as group:
+            network = trained(group)
+            if "precision" in wanted:
+                precision(network)
+            if "compiled" in wanted:
+                compiled(network)

@@ -1,0 +1,238 @@
+"""What a training step takes, against a plain loop written here: python tests/benchmarks/train.py [PART ...] [--config a|b]
+
+    step        plain (x * sigmoid(x), attention by two batched products and a softmax, AdamW and average tensor by tensor,
+                a read-back per tensor for the gradient's norm) against `train_step` in fp32 and in bf16
+    compiled    the same with train.compile: default (minutes)
+    memory      the largest sum of storages alive in a step, parameters left out, and its time, by gradient_checkpointing
+    ranks       images per second of two processes of one thread each, against one alone and against two apart
+
+Config a: 32x32, 96 channels, two blocks a level, batch 8, 22.3 M parameters. b: 16x16, 32 channels, batch 32, 1.2 M.
+Ratios are of medians over interleaved rounds, with quartiles. THREADS=2 in the environment: other than one thread.
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffusion.layers import Attention
+from diffusion.losses import training_losses
+from jobs.batches import Batch, Batches
+from jobs.bench_timing import Effort, rates_in_turns
+from jobs.data import ImageData
+from jobs.distributed import Group, process_group
+from jobs.spec import Spec, resolve
+from jobs.train import Learner, new_learner, train_step
+
+FOREVER = 10 ** 9
+CONFIGS = {
+    "a": ({"image_size": 32}, {"num_channels": 96, "num_res_blocks": 2, "attention_resolutions": [16, 8]}, 8),
+    "b": ({"image_size": 16}, {"num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2, 2],
+                               "attention_resolutions": [8, 4]}, 32),
+}
+
+
+def spec_of(config: str, **train) -> Spec:
+    data, model, batch_size = CONFIGS[config]
+    return resolve(Spec.model_validate({
+        "name": "benchmark", "data": {"path": "random", **data}, "model": model,
+        "train": {"iterations": FOREVER, "batch_size": batch_size, **train}}))
+
+
+def work_of(learner: Learner, step: Callable) -> Callable[[], object]:
+    size, random = learner.spec.data.image_size, np.random.default_rng(0)
+    data = ImageData(random.integers(0, 256, (512, size, size, 3), dtype=np.uint8), None, [], "random")
+    batches, numbers = Batches(learner.spec, data, learner.sampler, learner.group)(0, FOREVER), itertools.count()
+    return lambda: step(learner, next(batches), next(numbers))
+
+
+def table(title: str, rates: dict[str, list[float]]) -> None:
+    """Milliseconds a step of each, and the first's over it, round by round."""
+    first = next(iter(rates.values()))
+    for name, found in rates.items():
+        low, median, high = np.percentile(1e3 / np.array(found), [25, 50, 75])
+        lower, ratio, upper = np.percentile(np.array(found) / np.array(first), [25, 50, 75])
+        print(f"{title}: {name:14s} {median:8.1f} ms [{low:.1f}, {high:.1f}]   "
+              f"{ratio:5.2f}x as fast [{lower:.2f}, {upper:.2f}]", flush=True)
+
+
+# The plain loop
+
+class Swish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+class PlainAttention(Attention):
+    """[N, C, T] as convolutions over positions have it; the T x T matrix is there in full."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, *size = x.shape
+        x = x.reshape(n, c, -1)
+        q, k, v = self.qkv(self.norm(x)).reshape(n * self.num_heads, -1, x.shape[-1]).chunk(3, dim=1)
+        scale = q.shape[1] ** -0.25
+        weight = torch.einsum("bct,bcs->bts", q * scale, k * scale).float().softmax(dim=-1)
+        attended = torch.einsum("bts,bcs->bct", weight, v).reshape(n, c, -1)
+        return (x + self.proj_out(attended)).reshape(n, c, *size)
+
+
+def made_plain(learner: Learner) -> Learner:
+    for module in list(learner.network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.SiLU):
+                setattr(module, name, Swish())
+        if isinstance(module, Attention):
+            module.__class__ = PlainAttention
+    learner.optimizer = torch.optim.AdamW(learner.network.parameters(), lr=1e-4, weight_decay=0.0, foreach=False)
+    return learner
+
+
+def plain_step(learner: Learner, batch: Batch, step: int) -> None:
+    for parameter in learner.parameters:
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    losses = training_losses(learner.diffusion, learner.ddp, batch.x_start, batch.t, batch.noise, "hybrid")
+    (losses["loss"] * batch.weights).mean().backward()
+    for values in losses.values():
+        for t, value in zip(batch.t.numpy(), values.detach().numpy()):
+            assert t >= 0 and value.item() == value.item()
+    squared = 0.0
+    for parameter in learner.parameters:
+        squared += (parameter.grad ** 2).sum().item()
+    assert np.sqrt(squared) > 0
+    learner.optimizer.step()
+    for rate, averages in learner.emas.items():
+        for average, parameter in zip(averages.values(), learner.parameters):
+            average.detach().mul_(rate).add_(parameter.detach(), alpha=1 - rate)
+
+
+def steps(config: str, group: Group, compiled: bool) -> None:
+    works = {"plain": work_of(made_plain(new_learner(spec_of(config), group)), plain_step)}
+    for name, options in {"fp32": {}, "bf16": {"precision": "bf16"}}.items():
+        works[name] = work_of(new_learner(spec_of(config, **options), group), train_step)
+        if compiled:
+            began = time.perf_counter()
+            works[f"{name} compiled"] = work_of(new_learner(spec_of(config, compile="default", **options), group), train_step)
+            works[f"{name} compiled"]()
+            print(f"{config}: first step of {name} compiled after {time.perf_counter() - began:.0f} s", flush=True)
+    for work in works.values():
+        work(), work()
+    table(f"{config}, batch {CONFIGS[config][2]}", rates_in_turns(works, Effort(rounds=11, slice_s=0.5), group.device))
+
+
+# Memory
+
+class Alive(TorchDispatchMode):
+    """The most bytes of storages that were alive at once, of those made while the mode is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages: dict[StorageWeakRef, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), kwargs=None):
+        out = function(*arguments, **(kwargs or {}))
+        self.storages = {alive: size for alive, size in self.storages.items() if not alive.expired()}
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor) and not function.is_view and not function._schema.is_mutable:
+                storage = tensor.untyped_storage()
+                self.storages[StorageWeakRef(storage)] = storage.nbytes()
+        self.most = max(self.most, sum(self.storages.values()))
+        return out
+
+
+def memory(config: str, group: Group) -> None:
+    sizes = sorted({spec_of(config).data.image_size >> level for level in range(2)})
+    works, peaks = {}, {}
+    for name, checkpointing in {"none": False, "all": True, f"{sizes[-1:]}": sizes[-1:], f"{sizes}": sizes}.items():
+        learner = new_learner(spec_of(config, gradient_checkpointing=checkpointing), group)
+        works[name] = work_of(learner, train_step)
+        works[name]()
+        network, x = learner.network, torch.randn(CONFIGS[config][2], 3, sizes[-1], sizes[-1])
+        for parameter in learner.parameters:
+            parameter.grad = None
+        with Alive() as alive:
+            out = network(x, torch.zeros(len(x)))
+            kept = sum(size for ref, size in alive.storages.items() if not ref.expired())
+            out.square().mean().backward()
+        peaks[name] = alive.most
+        print(f"{config}: gradient_checkpointing {name:9s} after forward {kept / 2 ** 20:6.1f} MiB, peak "
+              f"{alive.most / 2 ** 20:6.1f} MiB, {alive.most / peaks['none']:.2f} of none", flush=True)
+        for parameter in learner.parameters:
+            parameter.grad = None
+        learner.ddp = network  # its gradients are no longer DDP's views
+    table(f"{config}, checkpointing", rates_in_turns(works, Effort(rounds=9, slice_s=0.5), group.device))
+
+
+# Ranks
+
+def one_rank(config: str, folder: Path, turn: str, world_size: int) -> None:
+    """Rank RANK of `world_size`, as this file starts itself: a few steps on its share of the batch, timed by rank 0."""
+    with process_group(folder / f"meeting-{turn}-{world_size}", 1) as group:
+        work = work_of(new_learner(spec_of(config, batch_size=CONFIGS[config][2] * world_size), group), train_step)
+        for _ in range(3):
+            work()
+        dist.barrier()
+        began, count = time.perf_counter(), 8
+        for _ in range(count):
+            work()
+        dist.barrier()
+        if group.is_main:
+            print(count * CONFIGS[config][2] * world_size / (time.perf_counter() - began))
+
+
+def ranks(config: str, rounds: int = 7) -> None:
+    """One process of one thread, two that train together, and two that do not know of each other, in turns.
+
+    The last is the ideal for the cores: two of them share memory and clock.
+    """
+    found: dict[str, list[float]] = {"one": [], "two": [], "two apart": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn, name in itertools.product(range(rounds), found):
+            started = []
+            for rank in range(1 if name == "one" else 2):
+                world = {"two": (rank, 2)}.get(name, (0, 1))
+                place = dict(zip(("GLOBALID", "NTASKS", "LOCALID"), (*world, rank)))
+                environment = os.environ | {f"SUBMITIT_LOCAL_{key}": str(value) for key, value in place.items()}
+                arguments = [config, folder, f"{turn}-{rank if name == 'two apart' else ''}", str(world[1])]
+                started.append(subprocess.Popen([sys.executable, __file__, "--rank", *arguments], env=environment,
+                                                stdout=subprocess.PIPE, text=True))
+            said = [process.communicate()[0] for process in started]
+            assert not any(process.returncode for process in started)
+            found[name].append(sum(float(line) for line in "".join(said).split()))
+    for name, rates in found.items():
+        low, median, high = np.percentile(rates, [25, 50, 75])
+        print(f"{config}: {name:10s} {median:7.1f} images/s [{low:.1f}, {high:.1f}]")
+    for name, ideal in (("two apart", np.array(found["two apart"])), ("twice one", 2 * np.array(found["one"]))):
+        low, median, high = np.percentile(np.array(found["two"]) / ideal, [25, 50, 75])
+        print(f"{config}: two ranks have {median:.2f} [{low:.2f}, {high:.2f}] of {name}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--rank"]:
+        one_rank(sys.argv[2], Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+        sys.exit()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=["step", "memory", "ranks"])
+    parser.add_argument("--config", default="a", choices=CONFIGS)
+    options = parser.parse_args()
+    if "ranks" in options.parts:
+        ranks(options.config)
+    with tempfile.TemporaryDirectory() as folder:
+        with process_group(Path(folder) / "meeting", int(os.environ.get("THREADS", "1"))) as group:
+            if "step" in options.parts or "compiled" in options.parts:
+                steps(options.config, group, "compiled" in options.parts)
+            if "memory" in options.parts:
+                memory(options.config, group)
