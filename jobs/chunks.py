@@ -90,6 +90,7 @@ def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
 
 def differences(theirs: dict, ours: dict) -> str:
     """Where two sampling settings differ, such as "sample.seed 1 instead of 0"."""
+    theirs, ours = (settings | {"sample": LATER | settings.get("sample", {})} for settings in (theirs, ours))
     return "; ".join(_differences(theirs, ours))
 
 

@@ -36,7 +36,7 @@ def test_quickstart_does_all_stages_over_the_full_chain_and_skips_them_the_secon
     quick = [*QUICK, "evaluate.respacings=[10]", "train.iterations=20", "evaluate.nll_examples=3", "evaluate.batch_size=2"]
     first = iddpm("run", *quick, cwd=tmp_path)
     run = tmp_path / "runs" / "quickstart" / "run"
-    for named in ("fid (pixels)", "bits/dim", "not comparable", "samples.png", "samples.h5", "tensorboard --logdir"):
+    for named in ("fid", "precision", "bits/dim", "not comparable", "samples.png", "samples.h5", "tensorboard --logdir"):
         assert named in first
     with h5py.File(run / "samples" / "samples.h5") as file:
         assert file["images"].shape == (10, 8, 8, 1) and file["images"].dtype == np.uint8

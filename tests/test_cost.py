@@ -172,11 +172,11 @@ def test_activations_are_those_that_autograd_keeps(model):
 
 @pytest.mark.parametrize("checkpointing, resolutions", [(True, {16, 8}), ([16], {16}), ([8], {8})])
 def test_checkpointed_activations_are_those_that_autograd_keeps(checkpointing, resolutions):
-    spec = small_spec(dropout=0.1, checkpointing=checkpointing)
+    spec = small_spec(dropout=0.1, checkpointing=checkpointing, channel_mult=[1, 4])
     layers = unet_layers(spec)
     again = [layer for layer in layers if layer.kind in ("res", "attention") and layer.resolution in resolutions]
     predicted = 4 * 4 * sum(layer.checkpointed_activations if layer in again else layer.activations for layer in layers)
-    assert predicted == pytest.approx(saved_bytes(spec), rel=0.03)
+    assert predicted == pytest.approx(saved_bytes(spec), rel=0.01)
     # While a layer is recomputed, its own activations come on top.
     largest = 4 * 4 * max(layer.activations for layer in again)
     assert run_cost(spec).training_memory.activations == predicted + largest

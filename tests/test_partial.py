@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import jobs.sample
 from jobs.build import build_network
 from jobs.checkpoints import save_checkpoint
-from jobs.chunks import chunk_file, chunk_indices
+from jobs.chunks import chunk_file, chunk_indices, sampling_settings
 from jobs.files import read_json
 from jobs.gather import recorded_settings
 from jobs.partial import Partial, partial_file, partial_identity, save_partial, take_partial
@@ -165,7 +165,7 @@ def _other_weights(file, run):
 
 
 def _other_seed(file, run):
-    _rewrite(file, run, sample=run.spec.sample.model_dump(exclude={"num_samples", "at"}) | {"seed": 1})
+    _rewrite(file, run, sample=sampling_settings(run.spec, "")["sample"] | {"seed": 1})
 
 
 def _other_device(file, run):

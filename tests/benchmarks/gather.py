@@ -2,9 +2,9 @@
 
     plain      the images' bytes to a file, flushed to the disk (fsync)
     sha256     nothing but the checksum of as many bytes, in memory
-    samples.h5 `jobs.gather` up to a whole samples.h5: every chunk read and its checksum tested, written in place, sealed with
-               its own checksum, flushed
-    gather     all of `jobs.gather`: samples.npz and the pictures too
+    samples.h5 `jobs.gather` of a point: every chunk read and its checksum tested twice, before anything is written and when
+               it is; written into its place; sealed with a checksum of the whole; flushed
+    gather     the same of the main point: samples.npz and the pictures too
 
 Ratios are of medians over interleaved rounds, with quartiles.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
-from jobs.gather import _check, _write_h5, gather
-from jobs.points import points
+from jobs.gather import gather
+from jobs.points import Point, points, samples_folder
 from jobs.rundir import RunDir, freeze
 from jobs.spec_file import load
 
@@ -32,21 +32,24 @@ sample: {num_samples: %d, batch_size: 500}
 ROUNDS = 9
 
 
-def made(folder: Path, count: int) -> tuple[RunDir, dict]:
-    (folder / "spec.yaml").write_text(SPEC % count)
-    run = freeze(load(folder / "spec.yaml"), folder / "runs")[0]
-    settings, random = sampling_settings(run.spec, "0" * 64), np.random.default_rng(0)
-    run.samples.mkdir(parents=True)
+def made(run: RunDir, point: Point, settings: dict) -> None:
+    """The chunks of `point`, random."""
+    random, folder = np.random.default_rng(0), samples_folder(run, point)
+    folder.mkdir(parents=True)
     for chunk in range(number_of_chunks(run.spec)):
         indices = chunk_indices(run.spec, chunk)
         images = random.integers(0, 256, (len(indices), 32, 32, 3), np.uint8)
-        write_chunk(chunk_file(run.samples, chunk), Chunk(images, np.array(indices), None, "cpu"), settings)
-    return run, settings
+        write_chunk(chunk_file(folder, chunk), Chunk(images, np.array(indices), None, "cpu"), settings)
 
 
-def main(count: int) -> None:
+def measure(count: int) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        run, settings = made(Path(folder), count)
+        (Path(folder) / "spec.yaml").write_text(SPEC % count)
+        run = freeze(load(Path(folder) / "spec.yaml"), Path(folder) / "runs")[0]
+        (main,), other = points(run.spec), Point(1, "ddim", "")  # only the main point gets a samples.npz and pictures
+        settings = sampling_settings(run.spec, "0" * 64)
+        made(run, main, settings)
+        made(run, other, settings)
         content = np.random.default_rng(0).bytes(count * 32 * 32 * 3)
 
         def plain() -> None:
@@ -55,12 +58,11 @@ def main(count: int) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         works = {"plain": plain, "sha256": lambda: hashlib.sha256(content).digest(),
-                 "samples.h5": lambda: _write_h5(run, run.samples, settings, _check(run, run.samples, settings)),
-                 "gather": lambda: gather(run, settings, points(run.spec)[0])}
+                 "samples.h5": lambda: gather(run, settings, other), "gather": lambda: gather(run, settings, main)}
         seconds: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(ROUNDS + 1):
             for name, work in works.items():
-                for file in (Path(folder) / "plain", *run.samples.glob("samples*")):
+                for file in (Path(folder) / "plain", *run.samples.rglob("samples*.*")):
                     file.unlink(missing_ok=True)
                 os.sync()
                 began = time.perf_counter()
@@ -74,4 +76,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50_000)
+    measure(int(sys.argv[1]) if len(sys.argv) > 1 else 50_000)
