@@ -8,8 +8,7 @@ counts them.
 from dataclasses import astuple, dataclass
 from math import ceil
 
-from diffusion.respacing import space_timesteps
-from jobs.points import points
+from jobs.points import chain_length, likelihoods, points
 from jobs.spec import Model, Spec, Train
 
 FP32, HALF = 4, 2  # bytes
@@ -93,7 +92,8 @@ def run_cost(spec: Spec) -> Cost:
     # A backward pass has two products for each of the forward's: one for the weights, one for the input.
     recomputed = sum(layer.recomputed_flops for layer in layers if _is_checkpointed(layer, train))
     step = (3 * forward + recomputed) * train.batch_size
-    steps = [len(space_timesteps(spec.diffusion.diffusion_steps, point.timestep_respacing)) for point in points(spec)]
+    steps = [chain_length(spec, point.timestep_respacing) for point in points(spec)]
+    bounds = sum(chain_length(spec, timestep_respacing) for _, timestep_respacing in likelihoods(spec))
     bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
     return Cost(
         parameters=parameters,
@@ -104,7 +104,7 @@ def run_cost(spec: Spec) -> Cost:
         training_flops=step * train.iterations,
         sampling_steps=steps[0],
         sampling_flops=forward * sample.num_samples * sum(steps),
-        evaluate_forward_passes=spec.evaluate.nll_examples * spec.diffusion.diffusion_steps,
+        evaluate_forward_passes=spec.evaluate.nll_examples * bounds,
         training_memory=_training_memory(spec, layers),
         chunks=ceil(sample.num_samples / sample.batch_size),
         samples_bytes=sample.num_samples * bytes_per_sample,

@@ -12,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diffusion.respacing import space_timesteps
 from jobs.board import Board
 from jobs.build import build_network
 from jobs.chunks import sampling_settings
@@ -27,7 +26,7 @@ from jobs.image_sources import open_reference, reference_problems
 from jobs.interruption import Interruption
 from jobs.likelihood import batches_of_rank, negative_log_likelihood, open_held_out
 from jobs.metrics import measure, named, parts_needed
-from jobs.points import Point, at_point, points, samples_folder
+from jobs.points import Point, at_point, chain_length, likelihoods, points, samples_folder
 from jobs.progress import Progress
 from jobs.reference import reference_identity, reference_statistics
 from jobs.rundir import RunDir
@@ -147,21 +146,6 @@ def check_points(run: RunDir) -> dict[Point, dict]:
     for point in settings:
         check_samples(run, settings[point], point)
     return settings
-
-
-def likelihoods(spec: Spec) -> list[tuple[int, str]]:
-    """The chains to compute bits/dim over, (training step, timestep_respacing): the full one, and those of ancestral points.
-
-    A sample of DDIM has no likelihood of its own.
-    """
-    if not spec.evaluate.nll_examples:
-        return []
-    ancestral = [(point.step, point.timestep_respacing) for point in points(spec) if point.sampler == "ancestral"]
-    return list(dict.fromkeys([(spec.train.iterations, ""), *ancestral]))
-
-
-def chain_length(spec: Spec, timestep_respacing: str) -> int:
-    return len(space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing))
 
 
 def comparison(run: RunDir, group: Group, steps: Steps, sampled_with: dict[Point, dict], evaluated: Evaluated):

@@ -40,6 +40,11 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def _temporary_name(path: Path) -> Path:
+    """Beside `path`: ranks on two nodes may have the same process id; and writers look at the suffix (.npz, .png)."""
+    return path.with_name(f".{path.stem}.{os.uname().nodename}-{os.getpid()}.tmp{path.suffix}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write a file or folder under; rename it to `path` on success.
@@ -49,8 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     folder become a UserError that names `path`.
     """
     path = Path(path)
-    # The process id keeps two writers apart; the suffix stays last because writers look at it (.npz, .png).
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary_name(path)
     try:
         make_dir(path.parent)
         yield temporary
@@ -82,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_texts(texts: dict[Path, str]) -> None:
     """Many small files at once, in order: each whole or absent like `write_text`'s, but with one flush for all of them."""
-    temporaries = {path: path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}") for path in texts}
+    temporaries = {path: _temporary_name(path) for path in texts}
     path = None
     try:
         for path, text in texts.items():

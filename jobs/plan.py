@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from diffusion.respacing import space_timesteps
 from jobs.bench_file import Bench, Rate, batch_in_network, fingerprint, nearest
 from jobs.cost import run_cost
 from jobs.errors import UserError
-from jobs.points import points
+from jobs.points import chain_length, likelihoods, points
 from jobs.quantities import amount
 from jobs.spec import Spec
 
@@ -90,7 +89,7 @@ def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     """Bits/dim alone. What a job was told to leave in the middle of a chain begins anew in the next."""
     settings, ranks = spec.evaluate, spec.resources.evaluate.world_size
-    chains = likelihood_chains(spec)
+    chains = [chain_length(spec, timestep_respacing) for _, timestep_respacing in likelihoods(spec)]
     if not chains:
         return StagePlan("evaluate", ranks, NOTHING, usable_s, (1, 1, 1), ranks_for_one_job=1)
     at_once = min(settings.batch_size, settings.nll_examples)
@@ -176,7 +175,7 @@ def chunk_steps(spec: Spec) -> list[int]:
     """Image-steps of every chunk of every point, in the order in which `jobs.sample` hands them out."""
     sample = spec.sample
     sizes = [min(sample.batch_size, sample.num_samples - first) for first in range(0, sample.num_samples, sample.batch_size)]
-    return [size * len(space_timesteps(spec.diffusion.diffusion_steps, point.timestep_respacing))
+    return [size * chain_length(spec, point.timestep_respacing)
             for point in sorted(points(spec), key=lambda point: -point.step) for size in sizes]
 
 
@@ -188,15 +187,6 @@ def longest_queue(work: Sequence[int], ranks: int) -> int:
     for piece in work:
         heapq.heapreplace(busy_until, busy_until[0] + piece)
     return max(busy_until)
-
-
-def likelihood_chains(spec: Spec) -> list[int]:
-    """Lengths of the chains over which `jobs.evaluate` computes bits/dim."""
-    if not spec.evaluate.nll_examples:
-        return []
-    chains = [(spec.train.iterations, ""), *((point.step, point.timestep_respacing) for point in points(spec)
-                                             if point.sampler == "ancestral")]
-    return [len(space_timesteps(spec.diffusion.diffusion_steps, respacing)) for _, respacing in dict.fromkeys(chains)]
 
 
 def examples_of_first_rank(spec: Spec, ranks: int) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from diffusion.respacing import space_timesteps
 from jobs.spec import Spec
 
 if TYPE_CHECKING:
@@ -47,3 +48,19 @@ def at_point(spec: Spec, point: Point) -> Spec:
     """`spec` with the sampler and the chain of `point` in place of the main ones."""
     sample = spec.sample.model_copy(update={"sampler": point.sampler, "timestep_respacing": point.timestep_respacing})
     return spec.model_copy(update={"sample": sample})
+
+
+def likelihoods(spec: Spec) -> list[tuple[int, str]]:
+    """The chains to compute bits/dim over, (training step, timestep_respacing): the full one, and those of ancestral points.
+
+    A sample of DDIM has no likelihood of its own.
+    """
+    if not spec.evaluate.nll_examples:
+        return []
+    ancestral = [(point.step, point.timestep_respacing) for point in points(spec) if point.sampler == "ancestral"]
+    return list(dict.fromkeys([(spec.train.iterations, ""), *ancestral]))
+
+
+def chain_length(spec: Spec, timestep_respacing: str) -> int:
+    """Steps of the chain of that respacing."""
+    return len(space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing))

@@ -15,6 +15,7 @@ def cancel(path: Path) -> None:
     jobs = [job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run)]
     if name is None:
         jobs += reports(study, live)
+        (study / "held.json").unlink(missing_ok=True)
     if jobs:
         command("scancel", *compact(job.id for job in jobs))
     print(f"{len(jobs):,} job{'' if len(jobs) == 1 else 's'} cancelled")

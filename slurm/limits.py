@@ -1,7 +1,9 @@
 """What can be known to go wrong before anything is submitted: the cluster's limits, and the disk's."""
 
+import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +65,22 @@ def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits
             raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error
 
 
-def check_disk(specs: Iterable[Spec], folder: Path) -> str:
-    """How much the runs will store in `folder`, in words. Raises UserError where that is more than is free there."""
-    wanted = sum(stored_bytes(spec) for spec in specs)
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+def check_disk(specs: Mapping[str, Spec], study: Path) -> str:
+    """How much the runs, by name, will yet store in `study`, in words. Raises UserError where that is more than is free there."""
+    wanted = sum(max(stored_bytes(spec) - bytes_below(study / name), 0) for name, spec in specs.items())
+    existing = next(parent for parent in (study, *study.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:
-        raise UserError(f"{folder}: the runs will store about {size(wanted)}, and {size(free)} are free there; free some, lower "
+        raise UserError(f"{study}: the runs will store about {size(wanted)} more, and {size(free)} are free there; free some, lower "
                         "sample.num_samples, raise train.keep_interval, or choose another place (--runs)")
-    return f"about {size(wanted)} on disk ({size(free)} free)"
+    return f"about {size(wanted)} more on disk ({size(free)} free)"
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of the files in `folder` and below; 0 where there is none."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a running job renames and removes
+                found += os.stat(os.path.join(place, name)).st_size
+    return found

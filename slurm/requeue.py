@@ -8,7 +8,7 @@ from slurm.cancel import study_and_run
 from slurm.limits import check_cluster, cluster_limits
 from slurm.profiles import load_profile
 from slurm.queue import command, compact, live_jobs, needs_slurm
-from slurm.submissions import jobs_by_run, recorded
+from slurm.submissions import jobs_by_run, recorded, reports
 from slurm.submit import Wanted, arrays_for, send
 
 HELD = ("JobHeldUser", "JobHeldAdmin")
@@ -37,9 +37,9 @@ def requeue(path: Path) -> None:
     submissions = recorded(study, live)
     last = submissions[-1] if submissions else None
     wanted = Wanted(last.cluster, last.max_parallel) if last else Wanted(None, None)
-    queued = {run for run, _ in jobs_by_run(study, live)}
+    profile, limits, queued = load_profile(wanted.cluster), cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
     names = [name] if name else [name for name in read_json(study / "study.json")["runs"] if name not in queued]
-    runs = [RunDir(study / name) for name in names]
-    arrays, _ = arrays_for(study, {run.path.name: run.spec for run in runs if not run.is_done("evaluate")}, wanted)
-    check_cluster(arrays, study, load_profile(wanted.cluster), cluster_limits())
-    send(arrays, study, wanted)
+    left = {name: run.spec for name in names if not (run := RunDir(study / name)).is_done("evaluate")}
+    arrays = arrays_for(study, left, live, profile.max_array_size or limits.array_size, wanted.max_parallel)
+    check_cluster(arrays, study, profile, limits)
+    send(arrays, study, wanted, profile, outdated=reports(study, live))

@@ -26,8 +26,8 @@ FAILED, INTERRUPTED = 1, 130
 def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str | None) -> int:
     """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
     study = load(spec, overrides)
-    specs = [run.spec for run in study.runs]
-    check_inputs(specs)
+    specs = {run.name: run.spec for run in study.runs}
+    check_inputs(list(specs.values()))
     check_disk(specs, runs_folder / study.name)
     runs = freeze(study, runs_folder)
     print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)

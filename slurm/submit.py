@@ -42,10 +42,11 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
     check_inputs(list(specs.values()))
     folder = runs_folder.resolve() / study.name
     check_folder(folder)
-    arrays, queued = arrays_for(folder, specs, wanted)
-    disk = check_disk(specs.values(), folder)
-    profile = load_profile(wanted.cluster)
-    check_cluster(arrays, folder, profile, cluster_limits())
+    profile, limits, live = load_profile(wanted.cluster), cluster_limits(), live_jobs()
+    queued = {run for run, _ in jobs_by_run(folder, live)}
+    arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, wanted.max_parallel)
+    disk = check_disk(specs, folder)
+    check_cluster(arrays, folder, profile, limits)
     refuse_changes(study, runs_folder)
     if dry_run:
         print_plan(arrays, folder, profile)
@@ -53,16 +54,17 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
         return
     freeze(study, runs_folder)
     unfinished = {run.path.name for array in arrays for run in array.runs}
-    if (folder / "held.json").exists():
+    if not queued:  # whatever was on hold is gone
+        (folder / "held.json").unlink(missing_ok=True)
+    elif (folder / "held.json").exists():
         print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
     print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue already, "
           f"{len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
-    send(arrays, folder, wanted)
+    send(arrays, folder, wanted, profile, outdated=reports(folder, live))
 
 
-def arrays_for(folder: Path, specs: dict[str, Spec], wanted: Wanted) -> tuple[list[Array], set[str]]:
-    """What to submit for these runs of a study, and which of its runs are in the queue already."""
-    live = live_jobs()
+def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int, max_parallel: int | None) -> list[Array]:
+    """What to submit for these runs of a study, beside its `live` jobs: arrays of at most `array_size`."""
     queued = {run for run, _ in jobs_by_run(folder, live)}
     left = {}
     for name, spec in specs.items():
@@ -72,9 +74,8 @@ def arrays_for(folder: Path, specs: dict[str, Spec], wanted: Wanted) -> tuple[li
         stages = [stage for stage in STAGES if not (run.spec_file.is_file() and run.is_done(stage))]
         if stages:
             left[run] = spec, stages
-    largest = load_profile(wanted.cluster).max_array_size or cluster_limits().array_size
-    chains = [*torn_chains(folder, live), *chains_of(left, largest)]
-    return plan(chains, wanted.max_parallel, last_in_queue(folder, live)), queued
+    chains = [*torn_chains(folder, live), *chains_of(left, array_size)]
+    return plan(chains, max_parallel, last_in_queue(folder, live))
 
 
 def torn_chains(folder: Path, live: dict[str, Job]) -> list[Chain]:
@@ -96,12 +97,11 @@ def last_in_queue(folder: Path, live: dict[str, Job]) -> list[str]:
             if submission.job_id in ids and submission.stage != REPORT]
 
 
-def send(arrays: Sequence[Array], folder: Path, wanted: Wanted) -> None:
-    """One sbatch for each array; a report of the study that waits in the queue gives way to the new one."""
+def send(arrays: Sequence[Array], folder: Path, wanted: Wanted, profile: Profile, outdated: Sequence[Job]) -> None:
+    """One sbatch for each array; the reports of the study that wait in the queue, `outdated`, give way to the new one."""
     if not arrays:
         return
-    profile, code, ids = load_profile(wanted.cluster), snapshot(folder), []
-    outdated = [job.id for job in reports(folder, live_jobs())]
+    code, ids = snapshot(folder), []
     for array in arrays:
         name = f"{folder.name}-{array.stage}-{uuid.uuid4().hex[:8]}"
         submission = Submission(name, array.stage, [run.path.name for run in array.runs], time.time(), code=code.name,
@@ -121,7 +121,7 @@ def send(arrays: Sequence[Array], folder: Path, wanted: Wanted) -> None:
         runs = f", {len(array.runs):,} run{'s' if len(array.runs) > 1 else ''}" if array.runs else ""
         print(f"{array.stage:<9} job {ids[-1]}{runs}", flush=True)
     if outdated:
-        command("scancel", *outdated)
+        command("scancel", *(job.id for job in outdated))
 
 
 def print_plan(arrays: Sequence[Array], folder: Path, profile: Profile) -> None:

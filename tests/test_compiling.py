@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion.unet import UNet
 from jobs.build import build_network
 from jobs.checkpoints import save_checkpoint
 from jobs.compiling import check_compiler
+from jobs.distributed import process_group
 from jobs.errors import UserError
+from jobs.train import new_learner
 
 # Importing the compiler warns of what torch itself will change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -36,7 +39,7 @@ def test_two_compiled_ranks_with_checkpointing_learn_what_an_eager_one_does_and_
 
 
 def test_compiled_sampling_gives_the_same_bytes_for_any_number_of_processes(make_run, ranks, alone):
-    made = {}
+    made, counters = {}, torch._dynamo.utils.counters
     for name, compile, sample in (("one", "default", alone), ("two", "default", lambda *stage: ranks(*stage, 2)),
                                   ("eager", "false", alone)):
         run = make_run(*TINY, "sample.num_samples=9", f"sample.compile={compile}", folder=name)
@@ -44,11 +47,23 @@ def test_compiled_sampling_gives_the_same_bytes_for_any_number_of_processes(make
         weights = build_network(run.spec).state_dict()
         weights = {key: 0.2 * torch.randn_like(value) for key, value in weights.items()}
         save_checkpoint(run, 6, weights, {0.9: weights}, None)
+        counters.clear()
         assert sample(run, "sample") in (0, "done")
+        if name != "two":  # a trial, and one graph for each of the two sizes of chunks
+            assert counters["stats"]["unique_graphs"] == (3 if name == "one" else 0)
         with h5py.File(run.samples_h5) as file:
             made[name] = file["images"][:].astype(int)
     assert np.array_equal(made["one"], made["two"])  # the last chunk has another shape, and may come first for a rank
     assert np.abs(made["one"] - made["eager"]).max() <= 1 and len(np.unique(made["one"], axis=0)) == 9
+
+
+def test_what_is_compiled_is_trained_and_the_network_itself_stays_as_it_is(make_run, tmp_path):
+    with process_group(tmp_path / "meeting", threads=1) as group:
+        for mode, kind in (("default", torch._dynamo.OptimizedModule), ("max-autotune", torch._dynamo.OptimizedModule), ("false", UNet)):
+            learner = new_learner(make_run(*TINY, f"train.compile={mode}", folder=mode).spec, group)
+            assert type(learner.ddp.module) is kind and type(learner.network) is UNet
+            theirs = {parameter.data_ptr() for parameter in learner.ddp.parameters()}
+            assert theirs == {parameter.data_ptr() for parameter in learner.network.parameters()}
 
 
 @pytest.mark.parametrize("stage", ["train", "sample"])

@@ -213,7 +213,7 @@ def test_the_spec_sets_the_amounts():
     cost = run_cost(spec)
     assert cost.training_flops == 3 * cost.training_step_flops == 3 * 3 * 64 * cost.forward_flops
     assert (cost.sampling_steps, cost.sampling_flops) == (25, 1001 * 25 * cost.forward_flops)
-    assert cost.evaluate_forward_passes == 7 * 1000
+    assert cost.evaluate_forward_passes == 7 * (1000 + 25)  # bits/dim over the full chain, and over the one that is sampled
     assert (cost.chunks, cost.samples_bytes) == (3, 1001 * (16 * 16 * 3 + 8 + 8))
     assert cost.checkpoint_bytes == 5 * 4 * cost.parameters
     assert cost.training_memory.ema == 2 * cost.training_memory.parameters

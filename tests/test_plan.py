@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.bench_file import Asked, Bench, Network, Quartiles, Rate, Scaling, fingerprint, newest_bench, read_bench
-from jobs.cost import run_cost
+from jobs.cost import run_cost, stored_bytes
 from jobs.errors import UserError
 from jobs.files import write_json
-from jobs.plan import Band, likelihood_chains, longest_queue, plan_run, planned_seconds
+from jobs.plan import Band, longest_queue, plan_run, planned_seconds
+from jobs.points import chain_length, likelihoods
 from jobs.spec import Spec, resolve
 from jobs.spec_file import load
 from jobs.stage import STAGES
-from jobs.cost import stored_bytes
 from slurm.plan import plan_study, print_plan, span
 
 ROOT = Path(__file__).parent.parent
@@ -143,16 +143,14 @@ def test_jobs_and_ranks_follow_from_the_time_of_one_job():
 
 
 def test_all_points_and_chains_are_planned(make_run):
-    from jobs.evaluate import chain_length, likelihoods
     run = make_run("evaluate.respacings=['10','20']", "sample.at=[4,last]", "sample.num_samples=8")
     bench = bench_of(run.spec, rate("train", 12, 1.0), rate("sample", 4, 1.0))
     # Points: the end and step 4 with 40 steps, then 10 and 20 steps by two samplers each; two chunks of 4.
     assert planned_seconds(run.spec, bench)["sample"].median == 8 * (40 + 40 + 2 * 10 + 2 * 20)
-    theirs = [chain_length(run.spec, chain) for _, chain in likelihoods(run.spec)]
-    assert likelihood_chains(run.spec) == theirs == [40, 40, 10, 20]
+    assert [chain_length(run.spec, chain) for _, chain in likelihoods(run.spec)] == [40, 40, 10, 20]
     assert planned_seconds(run.spec, bench)["evaluate"].median == 6 * (40 + 40 + 10 + 20)
     by_ddim = make_run("sample.sampler=ddim", "sample.timestep_respacing=ddim10", folder="ddim").spec
-    assert likelihood_chains(by_ddim) == [chain_length(by_ddim, chain) for _, chain in likelihoods(by_ddim)] == [40]
+    assert [chain_length(by_ddim, chain) for _, chain in likelihoods(by_ddim)] == [40]
 
 
 def test_without_bits_per_dim_evaluation_takes_no_time():

@@ -19,7 +19,7 @@ from diffusion.timestep_samplers import LossSecondMomentSampler, UniformSampler
 from jobs.batches import Batches
 from jobs.board import Tally
 from jobs.build import build_timestep_sampler
-from jobs.data import batch_indices, flip_mask, load_batch, open_data
+from jobs.data import ImageData, batch_indices, flip_mask, load_batch, open_data
 from jobs.distributed import Group, process_group
 from jobs.errors import StageFailed, UserError
 from jobs.files import read_json
@@ -200,12 +200,21 @@ def test_the_ranks_shares_make_up_the_same_batch(world_size, step, seed, class_c
 
     for rank, share in enumerate(shares):
         kept = batch(rank, world_size, on_device=True)
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip((kept.x_start, kept.noise, kept.t), (share.x_start, share.noise, share.t)))
-        assert kept.x_start.stride() == share.x_start.stride() and kept.labels is share.labels is None or torch.equal(kept.labels, share.labels)
+        for name in ("x_start", "noise", "t", "weights") + ("labels",) * class_cond:
+            assert torch.equal(getattr(kept, name), getattr(share, name)), name
 
     earlier = batch(0, world_size, start=max(0, step - 2))
     torch.testing.assert_close(earlier.noise, shares[0].noise, rtol=0, atol=0)
     torch.testing.assert_close(earlier.x_start, shares[0].x_start, rtol=0, atol=0)
+
+
+def test_colour_images_kept_on_the_device_come_as_those_that_are_sent():
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
+    spec = resolve(Spec(name="x", data=Data(path="random", image_size=8, random_flip=True), train=Train(iterations=9, batch_size=4)))
+    sent, kept = (list(Batches(spec, ImageData(images, None, [], "random"), UniformSampler(20), Group(0, 1, CPU, None), on_device)(0, 4))
+                  for on_device in (False, True))
+    for ours, theirs in zip(kept, sent, strict=True):
+        assert torch.equal(ours.x_start, theirs.x_start) and ours.x_start.stride() == theirs.x_start.stride()
 
 
 def test_noise_timesteps_and_order_differ_between_steps_and_seeds(make_run):
