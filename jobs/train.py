@@ -8,6 +8,7 @@ import resource
 import time
 import warnings
 from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from jobs.compiling import check_compiler, compile_options
 from jobs.data import open_data
 from jobs.distributed import Group, gather_rows, on_main
 from jobs.errors import StageFailed, UserError
+from jobs.gradient_noise import GradientNoise, part_size, part_square
 from jobs.interruption import Interruption
 from jobs.points import points
 from jobs.preflight import check_same_data
@@ -144,21 +146,25 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
     agreement = Agreement(interruption)
     tally = Tally(loss_keys(spec), learner.diffusion.num_timesteps, group.device)
     sampled = {point.step for point in points(spec)}  # the last step is among them
+    noise, part = GradientNoise(), part_size(settings.batch_size, settings.batch_size // group.world_size, settings.microbatch)
     state, logged, saved = "done", (time.monotonic(), step), step
     try:
         for batch in Batches(spec, data, learner.sampler, group)(step, settings.iterations):
             if agreement.to_stop():
                 state = "interrupted"
                 break
+            to_log = (step + 1) % settings.log_interval == 0 or step + 1 == settings.iterations
+            of_part = part_square(learner, batch, part) if to_log and part else None
             terms, grad_norm = train_step(learner, batch, step)
             tally.add(terms, batch.t, batch.weights)
             step += 1
 
-            last = step == settings.iterations
-            if step % settings.log_interval == 0 or last:
+            if to_log:
                 check_progress(learner, run, step, saved)
                 values = tally.collect() | {"grad_norm": grad_norm.item(), "lr": lr_at(step - 1, settings),
                                             "samples": step * settings.batch_size, **machine_values(learner, step, logged)}
+                if of_part and isfinite(of_part) and isfinite(values["grad_norm"]):
+                    values |= noise.add(of_part, part, values["grad_norm"] ** 2, settings.batch_size)
                 board.scalars(values, step)
                 if progress:
                     progress.loss = values["loss"]
