@@ -1,6 +1,6 @@
 """The U-Net of Nichol & Dhariwal 2021 (appendix A), with the state-dict layout of its published checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class UNet(nn.Module):
     def __init__(self, *, image_size: int, in_channels: int, out_channels: int, num_channels: int, num_res_blocks: int,
                  channel_mult: list[int], attention_resolutions: list[int], num_heads: int, dropout: float = 0.0,
                  use_scale_shift_norm: bool = True, num_classes: int | None = None,
-                 gradient_checkpointing: bool | list[int] = False):
+                 gradient_checkpointing: bool | Sequence[int] = False):
         super().__init__()
         if image_size % 2 ** (len(channel_mult) - 1):
             raise ValueError(f"image_size {image_size} cannot be halved {len(channel_mult) - 1} times")
@@ -85,9 +85,12 @@ class UNet(nn.Module):
             resolution *= 2
 
         self.out = nn.Sequential(Norm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)))
+        self.checkpoint_gradients(gradient_checkpointing)
+
+    def checkpoint_gradients(self, where: bool | Sequence[int]) -> None:
+        """From now on as with `gradient_checkpointing=where`."""
         for block in (*self.input_blocks, self.middle_block, *self.output_blocks):
-            block.gradient_checkpointing = (gradient_checkpointing if isinstance(gradient_checkpointing, bool)
-                                            else block.resolution in gradient_checkpointing)
+            block.gradient_checkpointing = where if isinstance(where, bool) else block.resolution in where
 
     def along(self, times: Tensor, y: Tensor | None = None) -> Callable[[Tensor, int], Tensor]:
         """at_step(x, step): forward(x, times[step] of `times` [K], y), with the embeddings computed here, once."""

@@ -21,12 +21,12 @@ import torch
 
 from diffusion.unet import UNet
 from jobs.batches import Batches
-from jobs.bench_file import Asked, Bench, Rate, Variant, batch_in_network, network_of, summary
+from jobs.bench_file import Asked, Bench, Rate, Variant, batch_in_network, checkpointing, network_of, summary
 from jobs.bench_peaks import measure_peaks
 from jobs.bench_ranks import measure_scaling
 from jobs.bench_split import counted_flops, time_split
 from jobs.bench_timing import FULL, QUICK, Effort, Work, rates_in_turns, synchronize
-from jobs.build import AUTOCAST, build_diffusion, build_network
+from jobs.build import build_diffusion, build_network
 from jobs.cost import run_cost
 from jobs.data import ImageData
 from jobs.distributed import Group, process_group
@@ -61,7 +61,8 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
     spec = alone(spec)
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads["train"]) as group:
         device, device_name = group.device, group.device_name
-        precisions = list(dict.fromkeys(["fp32", "bf16", *(["fp16"] if device.type == "cuda" else []), spec.train.precision]))
+        precisions = list(dict.fromkeys(["fp32", "bf16", *(["fp16"] if device.type == "cuda" else []),
+                                         spec.train.precision, spec.sample.precision]))
         report("peak rates")
         peaks = measure_peaks(device, precisions, effort)
         report("training")
@@ -75,8 +76,8 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
     return Bench(
         made=time.strftime("%Y-%m-%dT%H:%M:%S%z"), host=socket.gethostname(), processor=processor(), device=device_name,
         gpus=torch.cuda.device_count(), cores=cores, torch=str(torch.__version__), quick=quick, spec=source,
-        asked=Asked(precision=spec.train.precision, gradient_checkpointing=spec.train.gradient_checkpointing,
-                    train_batch_size=spec.train.batch_size, sample_batch_size=spec.sample.batch_size),
+        asked=Asked(precision=spec.train.precision, gradient_checkpointing=checkpointing(spec.train), train_batch_size=spec.train.batch_size,
+                    sample_batch_size=spec.sample.batch_size, sample_precision=spec.sample.precision),
         network=network_of(spec, forward_flops, training_flops), peaks=peaks,
         rates=[with_share(rate, flops[rate.work], peaks) for rate in trained + sampled], split=split,
         scaling=[] if quick else measure_scaling(spec, effort))
@@ -163,11 +164,11 @@ def processor() -> str:
 def measure_training(spec: Spec, group: Group, precisions: Sequence[str], effort: Effort, quick: bool,
                      compiled: bool) -> tuple[list[Rate], dict[str, float], int]:
     """Rates; shares of a step's time by kind of operation; operations of one image's step, with nothing recomputed."""
-    own = Variant(work="train", precision=spec.train.precision, gradient_checkpointing=spec.train.gradient_checkpointing,
+    own = Variant(work="train", precision=spec.train.precision, gradient_checkpointing=checkpointing(spec.train),
                   batch_size=spec.train.batch_size)
-    variants = [Variant(work="train", precision=precision, gradient_checkpointing=checkpointing, batch_size=batch_size)
+    variants = [Variant(work="train", precision=precision, gradient_checkpointing=where, batch_size=batch_size)
                 for batch_size in around(own.batch_size, (1, 0.5, 2))  # the largest last: it may not fit
-                for precision in precisions for checkpointing in (False, True)]
+                for precision in precisions for where in dict.fromkeys((False, True, own.gradient_checkpointing))]
     if quick:
         variants = [variant for variant in variants
                     if variant.batch_size == own.batch_size or variant.model_copy(update={"batch_size": own.batch_size}) == own]
@@ -204,8 +205,7 @@ def training_work(learner: Learner, variant: Variant, data: ImageData) -> Work:
 
     def work() -> None:
         learner.spec, learner.scaler = spec, scaler
-        for block in (*learner.network.input_blocks, learner.network.middle_block, *learner.network.output_blocks):
-            block.gradient_checkpointing = variant.gradient_checkpointing
+        learner.network.checkpoint_gradients(variant.gradient_checkpointing)
         train_step(learner, next(batches), next(steps))
     return work
 
@@ -238,7 +238,7 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[str]
                 yield Candidate(variant, sampling_work(spec, network, variant, device))
         if compiled:
             other = build_network(spec).to(device).eval()
-            variant = Variant(work="sample", precision="fp32", batch_size=spec.sample.batch_size, compiled=True)
+            variant = Variant(work="sample", precision=spec.sample.precision, batch_size=spec.sample.batch_size, compiled=True)
             yield Candidate(variant, after_compiling(other, sampling_work(spec, other, variant, device)))
 
     rates = measure(candidates(), effort, device)
@@ -250,7 +250,8 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[str]
 
 def sampling_work(spec: Spec, network: UNet, variant: Variant, device: torch.device) -> Work:
     """The next step of a reverse chain that begins anew at its end."""
-    spec = spec.model_copy(update={"sample": spec.sample.model_copy(update={"batch_size": variant.batch_size})})
+    settings = {"batch_size": variant.batch_size, "precision": variant.precision}
+    spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
     diffusion = build_diffusion(spec, device, spec.sample.timestep_respacing)
     labels = np.arange(variant.batch_size) % spec.data.num_classes if spec.data.class_cond else None
 
@@ -260,7 +261,4 @@ def sampling_work(spec: Spec, network: UNet, variant: Variant, device: torch.dev
             yield from reverse_chain(spec, network, diffusion, generator, labels, variant.batch_size, None)
     chain = steps()
 
-    def work() -> None:
-        with torch.autocast(device.type, AUTOCAST.get(variant.precision), enabled=variant.precision in AUTOCAST):
-            next(chain)
-    return work
+    return lambda: next(chain)

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from jobs.cost import run_cost
 from jobs.errors import UserError
 from jobs.files import sha256_of_json
-from jobs.spec import Section, Spec
+from jobs.spec import Section, Spec, Train
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Checkpointing = bool | tuple[int, ...]  # at these resolutions, from the highest down
 KINDS = ("convolution", "GEMM", "attention", "normalisation and elementwise", "optimiser and EMA", "other")
 HOW = "`iddpm bench SPEC`, on the machine that is to do the work, makes one"
 
@@ -31,9 +32,9 @@ class Variant(Section):
 
     work: Literal["train", "sample"]
     precision: Precision
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = False
     compiled: bool = False
-    """By torch.compile. No stage does that: it is measured to know what it would bring."""
+    """By torch.compile."""
     batch_size: int
     """Images that one rank has in the network at once."""
 
@@ -76,9 +77,10 @@ class Asked(Section):
     """What the spec itself says."""
 
     precision: Precision
-    gradient_checkpointing: bool
+    gradient_checkpointing: Checkpointing
     train_batch_size: int
     sample_batch_size: int
+    sample_precision: Precision = "fp32"
 
 
 class Bench(Section):
@@ -121,18 +123,20 @@ def batch_in_network(spec: Spec) -> int:
     return spec.train.microbatch or spec.train.batch_size // spec.resources.train.world_size
 
 
+def checkpointing(train: Train) -> Checkpointing:
+    where = train.gradient_checkpointing
+    return where if isinstance(where, bool) else tuple(sorted(where, reverse=True))
+
+
 def summary(values: Sequence[float]) -> Quartiles:
     """Of at least two finite values."""
     q25, median, q75 = quantiles(values, n=4, method="inclusive")
     return Quartiles(q25=q25, median=median, q75=q75)
 
 
-def newest_bench(folder: Path) -> Path:
-    """The bench-*.json in `folder` that was written last. Raises UserError where there is none."""
-    files = list(folder.glob("bench-*.json"))
-    if not files:
-        raise UserError(f"no bench-*.json in {folder.resolve()}: {HOW}; --bench names one elsewhere")
-    return max(files, key=lambda file: file.stat().st_mtime)
+def newest_bench(folder: Path) -> Path | None:
+    """The bench-*.json in `folder` that was written last."""
+    return max(folder.glob("bench-*.json"), key=lambda file: file.stat().st_mtime, default=None)
 
 
 def read_bench(path: Path) -> Bench:

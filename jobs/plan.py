@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from jobs.bench_file import Bench, Rate, batch_in_network, fingerprint, nearest
+from jobs.bench_file import Bench, Rate, Variant, batch_in_network, checkpointing, fingerprint, nearest
 from jobs.cost import run_cost
 from jobs.errors import UserError
 from jobs.points import chain_length, likelihoods, points
@@ -16,7 +16,7 @@ from jobs.quantities import amount
 from jobs.spec import Spec
 
 START_S = 60.0  # allowed in each job for loading torch, meeting the other ranks and reading the data
-SAMPLING_PRECISION = "fp32"  # jobs.sample and jobs.likelihood use no autocast
+LIKELIHOOD_PRECISION = "fp32"  # jobs.likelihood uses no autocast
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def plan_train(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     """Ranks take chunk after chunk; one that is told to save goes on in the middle of it later."""
     sample, ranks = spec.sample, spec.resources.sample.world_size
-    step, assumed = seconds_per_image(spec, bench, "sample", SAMPLING_PRECISION, min(sample.batch_size, sample.num_samples))
+    step, assumed = seconds_per_image(spec, bench, "sample", sample.precision, min(sample.batch_size, sample.num_samples))
     work = chunk_steps(spec)
     seconds = step * longest_queue(work, ranks)
     least = fewest_ranks(lambda number: step.median * longest_queue(work, number) <= usable_s, len(work))
@@ -93,7 +93,7 @@ def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     if not chains:
         return StagePlan("evaluate", ranks, NOTHING, usable_s, (1, 1, 1), ranks_for_one_job=1)
     at_once = min(settings.batch_size, settings.nll_examples)
-    step, assumed = seconds_per_image(spec, bench, "evaluate", SAMPLING_PRECISION, at_once)
+    step, assumed = seconds_per_image(spec, bench, "evaluate", LIKELIHOOD_PRECISION, at_once)
 
     def seconds_with(number: int) -> Band:
         return step * (examples_of_first_rank(spec, number) * sum(chains))
@@ -103,6 +103,13 @@ def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
                          ceil(settings.nll_examples / settings.batch_size))
     jobs = jobs_for(seconds, usable_s) if piece.high <= usable_s else None
     return StagePlan("evaluate", ranks, seconds, usable_s, jobs, piece, len(chains), least, tuple(assumed))
+
+
+def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, float]:
+    """By stage, of the steps that progress.json counts: updates, and steps of chunks; other things count in evaluations."""
+    chunk_steps = run_cost(spec).chunks * sum(chain_length(spec, point.timestep_respacing) for point in points(spec))
+    return {"train": planned["train"].seconds.median / spec.train.iterations,
+            "sample": planned["sample"].seconds.median / chunk_steps}
 
 
 _STAGES = {"train": plan_train, "sample": plan_sample, "evaluate": plan_evaluate}
@@ -122,8 +129,10 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: str, batc
         raise UserError(f"resources.{stage}.gpus_per_node: {resources.gpus_per_node}, but the bench of {bench.host} is of "
                         f"{device}: the one says nothing of the other; measure on a machine such as will do the work, or "
                         "change that setting")
-    checkpointing = training and spec.train.gradient_checkpointing
-    rate, assumed = measured_rate(bench, "train" if training else "sample", precision, checkpointing, batch_size)
+    wanted = Variant(work="train" if training else "sample", precision=precision, batch_size=batch_size,
+                     gradient_checkpointing=training and checkpointing(spec.train),
+                     compiled=bool({"train": spec.train.compile, "sample": spec.sample.compile}.get(stage)))
+    rate, assumed = measured_rate(bench, wanted)
     if bench.device == "cpu" and rate.threads != resources.cpus_per_task:
         assumed.append(f"measured with {rate.threads} thread{'s' if rate.threads > 1 else ''}, the spec has "
                        f"{resources.cpus_per_task}; taken as equally fast")
@@ -138,12 +147,19 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: str, batc
     return Band(1 / found.q75, 1 / found.median, 1 / found.q25) * factor, assumed
 
 
-def measured_rate(bench: Bench, work: str, precision: str, checkpointing: bool, batch_size: int) -> tuple[Rate, list[str]]:
-    """The rate at the batch size that is nearest to `batch_size`; and what is assumed."""
-    of_settings = [rate for rate in bench.rates if not rate.compiled
-                   and (rate.work, rate.precision, rate.gradient_checkpointing) == (work, precision, checkpointing)]
-    words = f"{work} in {precision}" + f" with gradient_checkpointing: {str(checkpointing).lower()}" * (work == "train")
-    usable = [rate for rate in of_settings if rate.per_second]
+def measured_rate(bench: Bench, wanted: Variant) -> tuple[Rate, list[str]]:
+    """The rate of such steps at the batch size that is nearest to the wanted one; and what is assumed."""
+    def like(variant: Variant) -> tuple:
+        return variant.work, variant.precision, variant.gradient_checkpointing, variant.compiled
+    of_settings = [rate for rate in bench.rates if like(rate) == like(wanted)]
+    usable, batch_size = [rate for rate in of_settings if rate.per_second], wanted.batch_size
+    if wanted.compiled and not usable:
+        rate, assumed = measured_rate(bench, wanted.model_copy(update={"compiled": False}))
+        return rate, [*assumed, "measured without torch.compile (`iddpm bench --compile` measures it), taken as no faster with it"]
+    words = f"{wanted.work} in {wanted.precision}"
+    if wanted.work == "train":
+        where = wanted.gradient_checkpointing
+        words += f" with gradient_checkpointing: {str(where).lower() if isinstance(where, bool) else list(where)}"
     if not usable:
         why = f" ({of_settings[0].problem})" if of_settings else ""
         raise UserError(f"the bench of {bench.host} ({bench.device}) has no rate for {words}{why}; measure this spec: "

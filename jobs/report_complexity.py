@@ -109,12 +109,13 @@ def _layers(spec: Spec) -> str:
 
 def _memory(spec: Spec) -> str:
     rows = []
-    for on in (False, True):
-        memory = with_checkpointing(spec, on).training_memory
+    used = spec.train.gradient_checkpointing
+    for where in (False, True, *([] if isinstance(used, bool) else [used])):
+        memory = with_checkpointing(spec, where).training_memory
         values = (memory.parameters + memory.half_parameters, memory.gradients, memory.optimizer, memory.ema,
                   memory.activations, memory.total)
-        used = " (this run)" if on == spec.train.gradient_checkpointing else ""
-        rows.append([f"{'with' if on else 'without'} gradient checkpointing{used}",
+        at = "" if isinstance(where, bool) else f" at {', '.join(map(str, where))} pixels"
+        rows.append([f"{'with' if where else 'without'} gradient checkpointing{at}{' (this run)' if where == used else ''}",
                      *(Cell(size(value), value=value) for value in values)])
     return table(["", "weights", "gradients", "optimiser", "averages", Cell("activations", "of one microbatch"), "together"],
                  rows)

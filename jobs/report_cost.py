@@ -105,8 +105,8 @@ def layer_groups(spec: Spec) -> list[LayerGroup]:
     return groups
 
 
-def with_checkpointing(spec: Spec, on: bool) -> Cost:
-    return run_cost(spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": on})}))
+def with_checkpointing(spec: Spec, where: bool | list[int]) -> Cost:
+    return run_cost(spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": where})}))
 
 
 @dataclass(frozen=True)

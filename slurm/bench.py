@@ -71,7 +71,9 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column == title else "right")
     for rate in rates:
-        name = rate.precision + " checkpointing" * rate.gradient_checkpointing + " compiled" * rate.compiled
+        where = rate.gradient_checkpointing
+        pixels = "" if isinstance(where, bool) else f" at {', '.join(map(str, where))}"
+        name = rate.precision + " checkpointing" * bool(where) + pixels + " compiled" * rate.compiled
         measured = ["–", rate.problem, ""]
         if found := rate.per_second:
             measured = [figure(found.median), f"{figure(found.q25)}–{figure(found.q75)}", f"{rate.share_of_peak:.0%}"]
@@ -88,13 +90,15 @@ def recommendation(bench: Bench) -> str:
         return (f"No training step with {bench.asked.train_batch_size} images at once works here: set train.microbatch to what "
                 "the table shows, and measure again.")
     # Checkpointing buys memory with time: only where nothing works without.
-    checkpointing = all(rate.gradient_checkpointing for rate in training)
+    works = {rate.gradient_checkpointing for rate in training}
+    checkpointing = next(where for where in (False, bench.asked.gradient_checkpointing, True) if where in works)
     best, *others = [rate for rate in training if rate.gradient_checkpointing == checkpointing]
     for rate in others:  # fp32 first: half precision has to be clearly faster
         if rate.per_second.q25 > best.per_second.q75:
             best = rate
-    settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={str(checkpointing).lower()}"]
-    sampling = [rate for rate in rates if rate.work == "sample" and rate.precision == "fp32"]
+    where = str(checkpointing).lower() if isinstance(checkpointing, bool) else f"[{','.join(map(str, checkpointing))}]"
+    settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={where}"]
+    sampling = [rate for rate in rates if rate.work == "sample" and rate.precision == bench.asked.sample_precision]
     if sampling:
         fastest = max(rate.per_second.median for rate in sampling)
         pays = min(rate.batch_size for rate in sampling if rate.per_second.median >= PAYS * fastest)

@@ -10,18 +10,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.bench_file import Bench, newest_bench, read_bench
+from jobs.bench_file import HOW, Bench, newest_bench, read_bench
+from jobs.cost import stored_bytes
 from jobs.errors import UserError
-from jobs.files import json_text
-from jobs.plan import NOTHING, START_S, Band, StagePlan, plan_run
+from jobs.files import json_text, write_json
+from jobs.plan import NOTHING, START_S, Band, StagePlan, plan_run, seconds_per_step
 from jobs.quantities import size
 from jobs.spec import Spec, StageResources
 from jobs.spec_file import load
 from jobs.stage import STAGES
 from jobs.sweep import Study
 from slurm.arrays import minutes
-from jobs.cost import stored_bytes
-from slurm.profiles import load_profile
+from slurm.profiles import Profile, load_profile
 
 MAX_ROWS = 12
 PIPE_WIDTH = 110  # columns, where there is no terminal that has a width
@@ -36,6 +36,8 @@ class StudyPlan:
     """Of the stages that ask for GPUs; of the others their processors' hours."""
     cpu_hours: Band
     stored_bytes: int
+    seconds_per_step: dict[str, dict[str, float]]
+    """By run and stage, see `jobs.plan.seconds_per_step`."""
 
     @property
     def requeues(self) -> int | None:
@@ -47,9 +49,12 @@ class StudyPlan:
 
 def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cluster: str | None, as_json: bool) -> None:
     """Raises UserError for a spec, bench or cluster profile that is not there or not valid, or that do not go together."""
-    study, file = load(path, overrides), bench_file or newest_bench(Path())
-    bench, lead = read_bench(file), load_profile(cluster).signal_lead_s
-    plan = plan_study(study, bench, lead)
+    study, profile = load(path, overrides), load_profile(cluster)
+    file = bench_file or find_bench(profile)
+    if file is None:
+        raise UserError(f"no bench-*.json in {Path.cwd()}: {HOW}; --bench names one elsewhere")
+    bench = read_bench(file)
+    plan = plan_study(study, bench, profile.signal_lead_s)
     if as_json:
         print(json_text(plain(plan, file, bench)), end="")
         return
@@ -61,21 +66,43 @@ def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cl
         console.print(line, soft_wrap=True)
 
 
+def find_bench(profile: Profile) -> Path | None:
+    return Path(profile.bench) if profile.bench else newest_bench(Path())
+
+
+def plan_ahead(study: Study, folder: Path, profile: Profile) -> str:
+    """Where there is a bench: what the study should cost by it, in words; how fast it should get on goes to plan.json for `status`.
+
+    A bench that does not go with the spec is no obstacle, only said.
+    """
+    file = find_bench(profile)
+    if file is None:
+        return ""
+    try:
+        plan = plan_study(study, read_bench(file), profile.signal_lead_s)
+    except UserError as error:
+        return f"not planned: {error}"
+    write_json(folder / "plan.json", {"bench": str(file), "seconds_per_step": plan.seconds_per_step})
+    return f"planned by {file}: {totals(plan)}"
+
+
 def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
     stages: Counter[StagePlan] = Counter()
+    paces = {}
     gpu_hours = cpu_hours = NOTHING
     for run in study.runs:
         resources = {stage: getattr(run.spec.resources, stage) for stage in STAGES}
         usable = {stage: usable_s(study, stage, each, signal_lead_s) for stage, each in resources.items()}
         planned = plan_run(run.spec, bench, usable)
         stages.update(planned.values())
+        paces[run.name] = seconds_per_step(run.spec, planned)
         for stage, each in resources.items():
             if each.gpus_per_node:
                 gpu_hours += planned[stage].seconds * (each.nodes * each.gpus_per_node / 3600)
             else:
                 cpu_hours += planned[stage].seconds * (each.world_size * each.cpus_per_task / 3600)
     ordered = sorted(stages.items(), key=lambda item: (STAGES.index(item[0].stage), -item[0].seconds.median))
-    return StudyPlan(len(study.runs), dict(ordered), gpu_hours, cpu_hours, sum(stored_bytes(run.spec) for run in study.runs))
+    return StudyPlan(len(study.runs), dict(ordered), gpu_hours, cpu_hours, sum(stored_bytes(run.spec) for run in study.runs), paces)
 
 
 def usable_s(study: Study, stage: str, resources: StageResources, signal_lead_s: int) -> float:

@@ -48,6 +48,8 @@ class Profile(Section):
     python: Text | None = None
     """Command that runs Python in the job, such as `apptainer exec image.sif python`; null: this one."""
     environment: dict[Variable, Text] = {}
+    bench: Text | None = None
+    """What `iddpm bench` wrote on one of its nodes, for `iddpm plan` and to compare with; null: the newest bench-*.json here."""
 
 
 def load_profile(name: str | None) -> Profile:

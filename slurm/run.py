@@ -19,6 +19,8 @@ from jobs.spec_file import load
 from jobs.stage import STAGES
 from slurm.limits import check_disk
 from slurm.local import Interrupted, run_locally
+from slurm.plan import plan_ahead
+from slurm.profiles import Profile
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -31,6 +33,8 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     check_disk(specs, runs_folder / study.name)
     runs = freeze(study, runs_folder)
     print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
+    if planned := plan_ahead(study, runs_folder / study.name, Profile()):
+        print(planned, flush=True)
     status, states = 0, {}
     for run in runs:
         try:

@@ -53,6 +53,8 @@ class RunStatus:
     """Finished samples of the main sampling."""
     metrics: dict[str, float]
     failure: Failure | None
+    of_plan: float | None = None
+    """How many times as long as planned its steps take."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
         if not submission.runs and (job := (live or {}).get(submission.job_id)):
             notes.append(f"report: job {job.id} {job.state.lower()}{f' ({job.reason})' if job.state == 'PENDING' else ''}")
     places = jobs_of(study, submissions, live or {})
-    runs = [run_status(RunDir(study / name), {stage: places[name, stage] for stage in STAGES if (name, stage) in places}, live)
-            for name in names]
+    planned = (_read(study / "plan.json") or {}).get("seconds_per_step", {})
+    runs = [run_status(RunDir(study / name), {stage: places[name, stage] for stage in STAGES if (name, stage) in places}, live,
+                       planned.get(name, {})) for name in names]
     if live is not None:
         runs = with_ends(runs, places, slurm)
     return StudyStatus(study, runs, _read(study / "held.json"), notes)
@@ -126,8 +129,9 @@ def jobs_of(study: Path, submissions: list[Submission], live: Mapping[str, Job])
     return places
 
 
-def run_status(run: RunDir, places: Mapping[str, Place], live: Mapping[str, Job] | None) -> RunStatus:
-    """`places`: its jobs by stage. `live`: the queue, None if that is not known."""
+def run_status(run: RunDir, places: Mapping[str, Place], live: Mapping[str, Job] | None,
+               planned: Mapping[str, float]) -> RunStatus:
+    """`places`: its jobs by stage. `live`: the queue, None if that is not known. `planned`: seconds a step, by stage."""
     jobs = {stage: live[place.job_id] for stage, place in places.items() if place.job_id in live} if live else {}
     evaluation = None if jobs else _read(run.evaluation)
     if evaluation is not None:
@@ -151,9 +155,10 @@ def run_status(run: RunDir, places: Mapping[str, Place], live: Mapping[str, Job]
     last = job.id if job else places[stage].job_id if stage in places else None
     node = job.node if job else failure.host if failure else ""
     left = (ours["total"] - ours["done"]) / rate if rate else None
+    of_plan = 1 / (rate * planned[stage]) if rate and planned.get(stage) else None
     return RunStatus(run.path.name, state, stage, last, job.state if job else "", job.reason if job else "", node,
                      job.restarts if job else None, ours.get("done"), ours.get("total"), ours.get("unit", ""), rate,
-                     ours.get("loss"), left, age, None if stage == "train" else _samples(run), {}, failure)
+                     ours.get("loss"), left, age, None if stage == "train" else _samples(run), {}, failure, of_plan)
 
 
 def _stage(run: RunDir, progress: dict) -> str:

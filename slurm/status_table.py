@@ -26,9 +26,9 @@ STATES = ("hung", "failed", "held", "stopped", "unknown", "interrupted", "runnin
 STYLES = {"hung": {"fg": "red", "bold": True}, "failed": {"fg": "red", "bold": True}, "held": {"fg": "yellow", "bold": True},
           "stopped": {"fg": "red"}, "unknown": {"fg": "yellow"}, "interrupted": {"fg": "yellow"}, "running": {"fg": "cyan"},
           "done": {"fg": "green"}}
-NUMBERS = ("done", "rate", "loss", "left", "heard of", "restarts", "samples")
+NUMBERS = ("done", "rate", "of plan", "loss", "left", "heard of", "restarts", "samples")
 # What a narrow terminal goes without, first to last; then the last of the metrics.
-SPARED = ("job", "restarts", "samples", "node", "loss", "rate", "heard of", "left", "stage")
+SPARED = ("job", "restarts", "samples", "node", "loss", "of plan", "rate", "heard of", "left", "stage")
 # What SLURM says, where its word does not tell.
 WORDS = {"BeginTime": "requeued, starts within 2 min", "JobHeldUser": "on hold", "JobHeldAdmin": "on hold"}
 ADVICE = {"failed": "`iddpm logs {run}` tells why",
@@ -135,7 +135,8 @@ def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
     for row, run in zip(rows, runs):
         first, *rest = textwrap.wrap(row["run"], widths["run"], break_on_hyphens=False)
         lines += [line(row | {"run": first}, run.state), *(f"  {piece}" for piece in rest)]
-    return lines
+    hidden = [name for name in metrics if name in columns and name not in widths]
+    return lines + _wrapped([f"no room here for {', '.join(hidden)}: a wider terminal, --json or a pipe has them"], width) * bool(hidden)
 
 
 def _cells(run: RunStatus) -> dict[str, str]:
@@ -145,7 +146,7 @@ def _cells(run: RunStatus) -> dict[str, str]:
     why = failure or (waits if run.state not in ("running", "hung", "done") else "")
     return {"run": run.run, "state": run.state, "stage": run.stage or "", "why": why,
             "done": "" if run.done is None else f"{run.done:,}/{run.total:,}", "rate": _rate(run.rate),
-            "loss": _form(run.loss, "{:.4f}"), "left": "" if run.eta_s is None else duration(run.eta_s),
+            "of plan": _form(run.of_plan, "{:.2g}x"), "loss": _form(run.loss, "{:.4f}"), "left": "" if run.eta_s is None else duration(run.eta_s),
             "heard of": "" if run.heartbeat_s is None else f"{duration(run.heartbeat_s)} ago", "job": run.job or "",
             "node": run.node, "restarts": str(run.restarts or ""), "samples": f"{run.samples:,}" if run.samples else ""}
 

@@ -16,6 +16,7 @@ from jobs.spec_file import load
 from jobs.stage import STAGES
 from slurm.arrays import REPORT, Array, Chain, chains_of, graph, hours, plan
 from slurm.limits import check_cluster, check_disk, check_folder, cluster_limits
+from slurm.plan import plan_ahead
 from slurm.profiles import Profile, load_profile
 from slurm.queue import Job, command, live_jobs, needs_slurm
 from slurm.script import dependency, executor, script
@@ -60,6 +61,8 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
         print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
     print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue already, "
           f"{len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
+    if planned := plan_ahead(study, folder, profile):
+        print(planned)
     send(arrays, folder, wanted, profile, outdated=reports(folder, live))
 
 

@@ -19,6 +19,7 @@ from jobs.cost import run_cost
 from jobs.distributed import process_group
 from jobs.errors import UserError
 from jobs.plan import planned_seconds
+from jobs.sample import reverse_chain
 from jobs.spec_file import load
 from jobs.train import new_learner, train_step
 from slurm.bench import bench_machine, print_bench, recommendation
@@ -89,6 +90,28 @@ def test_every_combination_is_measured_where_there_is_time(spec, group):
         ("bf16", checkpointing, batch) for checkpointing in (False, True) for batch in (6, 12, 24)}
     rates, _ = measure_sampling(spec, CPU, ["fp32"], SHORT, False, False)
     assert [rate.batch_size for rate in rates] == [4, 2, 1, 8]
+
+
+def test_checkpointing_at_some_resolutions_is_measured_besides(spec, group):
+    listed = spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": [8]})})
+    rates, _, _ = measure_training(listed, group, ["fp32"], SHORT, True, False)
+    assert [(rate.batch_size, rate.gradient_checkpointing) for rate in rates][:3] == [(12, False), (12, True), (12, (8,))]
+    learner = new_learner(spec, group)
+    training_work(learner, Variant(work="train", precision="fp32", gradient_checkpointing=(8,), batch_size=2),
+                  random_images(spec, 8))()
+    blocks = [module for module in learner.network.modules() if isinstance(module, Block)]
+    assert {(block.resolution, block.gradient_checkpointing) for block in blocks} == {(8, True), (4, False)}
+
+
+def test_sampling_is_timed_in_the_precision_of_the_variant(spec, monkeypatch):
+    seen = []
+
+    def watched(spec, *rest):
+        seen.append((spec.sample.precision, spec.sample.batch_size, torch.is_autocast_enabled("cpu")))
+        return reverse_chain(spec, *rest)
+    monkeypatch.setattr(measuring, "reverse_chain", watched)
+    measure_sampling(spec, CPU, ["fp32", "bf16"], SHORT, True, False)
+    assert {*seen} == {(precision, size, False) for precision in ("fp32", "bf16") for size in (4, 2, 1)}
 
 
 def test_what_is_timed_is_the_training_step_of_the_variant(spec, group, monkeypatch):
@@ -265,7 +288,7 @@ def told(*rates, **more) -> Bench:
                       training_flops_by_torch=3)
     return Bench(**({"made": "now", "host": "h", "processor": "P", "device": "cpu", "gpus": 0, "cores": 2, "torch": "2",
                      "quick": False, "spec": "s",
-                     "asked": Asked(precision="fp32", gradient_checkpointing=False, train_batch_size=8, sample_batch_size=8),
+                     "asked": Asked(precision="fp32", gradient_checkpointing=(16, 8), train_batch_size=8, sample_batch_size=8),
                      "network": network, "peaks": {"gemm": {"fp32": 1e12}}, "rates": list(rates), "split": {"other": 1.0},
                      "scaling": []} | more))
 
@@ -279,6 +302,8 @@ FP32 = ("train", "fp32", False, 8, 90, 100, 110)
     ([FP32, ("train", "fp32", True, 8, 190, 200, 210)], "train.precision=fp32 train.gradient_checkpointing=false"),
     ([FP32, ("train", "bf16", False, 16, 190, 200, 210)], "train.precision=fp32 train.gradient_checkpointing=false"),
     ([("train", "fp32", True, 8, 1, 2, 3)], "train.precision=fp32 train.gradient_checkpointing=true"),  # nothing else fits
+    ([("train", "fp32", True, 8, 1, 2, 3), ("train", "fp32", (16, 8), 8, 1, 2, 3)],
+     "train.precision=fp32 train.gradient_checkpointing=[16,8]"),
     ([FP32, ("sample", "fp32", False, 8, 9, 100, 110), ("sample", "fp32", False, 4, 9, 95, 110),
       ("sample", "fp32", False, 2, 9, 94, 110), ("sample", "bf16", False, 1, 9, 200, 210)],
      "train.precision=fp32 train.gradient_checkpointing=false sample.batch_size=4"),

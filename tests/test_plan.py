@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from jobs.bench_file import Asked, Bench, Network, Quartiles, Rate, Scaling, fingerprint, newest_bench, read_bench
 from jobs.cost import run_cost, stored_bytes
 from jobs.errors import UserError
-from jobs.files import write_json
+from jobs.files import read_json, write_json
 from jobs.plan import Band, longest_queue, plan_run, planned_seconds
 from jobs.points import chain_length, likelihoods
 from jobs.spec import Spec, resolve
 from jobs.spec_file import load
 from jobs.stage import STAGES
-from slurm.plan import plan_study, print_plan, span
+from slurm.plan import plan_ahead, plan_study, print_plan, span
+from slurm.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
 FOREVER = dict.fromkeys(STAGES, 1e9)
@@ -123,6 +124,31 @@ def test_the_rate_is_that_of_the_settings_and_of_the_nearest_batch():
     assert train.assumed[0] == "measured with 5 images at once, not 8 (does not fit)"
 
 
+def test_checkpointing_at_some_resolutions_is_a_variant_of_its_own():
+    spec = spec_with(train={"gradient_checkpointing": [4, 8]})
+    bench = bench_of(spec, *RATES, rate("train", 32, 100.0, gradient_checkpointing=(8, 4)))
+    assert planned_seconds(spec, bench)["train"].median == pytest.approx(320)
+    with pytest.raises(UserError, match=r"no rate for train in fp32 with gradient_checkpointing: \[8, 4\]"):
+        planned_seconds(spec, bench_of(spec, *RATES))
+
+
+def test_sampling_is_planned_in_its_precision_and_bits_per_dim_in_fp32():
+    spec = spec_with(sample={"precision": "bf16"})
+    bench = bench_of(spec, *RATES, rate("sample", 40, 2000.0, precision="bf16"))
+    assert planned_seconds(spec, bench)["sample"].median == pytest.approx(12)
+    assert planned_seconds(spec, bench)["evaluate"].median == pytest.approx(24)
+
+
+def test_compiled_steps_count_where_they_were_measured():
+    spec = spec_with(train={"compile": "default"}, sample={"compile": "default"})
+    bench = bench_of(spec, *RATES, rate("train", 32, 400.0, compiled=True))
+    planned = plan_run(spec, bench, FOREVER)
+    assert planned["train"].seconds.median == pytest.approx(80)
+    assert planned["sample"].seconds.median == pytest.approx(24)  # as uncompiled
+    assert any("measured without torch.compile" in text for text in planned["sample"].assumed)
+    assert not any("torch.compile" in text for text in (*planned["train"].assumed, *planned["evaluate"].assumed))
+
+
 def test_more_threads_than_were_measured_are_an_assumption():
     spec = spec_with(resources=stage_resources(cpus_per_task=4))
     for plan in plan_run(spec, bench_of(spec, *RATES), FOREVER).values():
@@ -197,7 +223,7 @@ def test_a_sweep_is_summed_by_stage(folder, capsys):
 def test_gpu_hours_are_of_all_gpus_of_all_nodes():
     spec = spec_with(resources=stage_resources(gpus_per_node=2, nodes=4, tasks_per_node=None))
     bench = bench_of(spec, rate("train", 8, 200.0), *RATES[1:], device="A GPU", gpus=1)
-    study = type("Study", (), {"source": "spec.yaml", "runs": [type("Run", (), {"spec": spec})]})
+    study = type("Study", (), {"source": "spec.yaml", "runs": [type("Run", (), {"name": "a", "spec": spec})]})
     found = plan_study(study, bench, 120)
     # 40 s of training on eight ranks; one chunk of 40 x 400 steps at most; one batch of 20 at 500 a second.
     assert found.gpu_hours.median == pytest.approx(8 * (40 + 16 + 16) / 3600) and found.cpu_hours.median == 0
@@ -262,9 +288,36 @@ def test_a_file_that_is_no_bench_is_refused(tmp_path, content, problem):
         read_bench(file)
 
 
-def test_without_a_bench_it_says_how_to_make_one(tmp_path):
+def test_without_a_bench_it_says_how_to_make_one(folder, capsys):
+    Path("bench-here.json").unlink()
     with pytest.raises(UserError, match=r"no bench-\*.json in .*: `iddpm bench SPEC`, on the machine"):
-        newest_bench(tmp_path)
+        planned(capsys)
+
+
+def test_a_cluster_profile_names_its_bench(folder, capsys):
+    Path("configs/clusters").mkdir(parents=True)
+    Path("configs/clusters/mine.yaml").write_text("bench: node.json\n")
+    Path("bench-here.json").rename("node.json")
+    assert planned(capsys, cluster="mine")["bench"] == "node.json"
+
+
+# What `submit` and `run` leave for `status`
+
+def test_a_study_is_planned_where_there_is_a_bench(folder):
+    study = load(Path("spec.yaml"))
+    told = plan_ahead(study, folder / "study", Profile())
+    assert told.startswith("planned by bench-here.json: 1 run: 0.116 CPU-hours")
+    # 160 s for 1000 updates; 24 s for three chunks of 400 steps.
+    assert read_json(folder / "study" / "plan.json")["seconds_per_step"] == {
+        "run": {"train": pytest.approx(0.16), "sample": pytest.approx(0.02)}}
+
+
+def test_no_bench_or_one_that_does_not_fit_is_no_obstacle(folder):
+    gpus = load(Path("spec.yaml"), ("resources.train.gpus_per_node=1",))
+    assert plan_ahead(gpus, folder / "study", Profile()).startswith("not planned: resources.train.gpus_per_node: 1, but the bench")
+    Path("bench-here.json").unlink()
+    assert plan_ahead(gpus, folder / "study", Profile()) == ""
+    assert not (folder / "study").exists()
 
 
 def test_planning_loads_no_torch(folder):

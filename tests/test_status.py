@@ -261,8 +261,26 @@ def test_which_study_is_meant(tmp_path):
 
 def run_status(name: str, state: str, **known) -> RunStatus:
     facts = dict(stage="train", job="1", slurm="", reason="", node="n1", restarts=1, done=5, total=9, unit="steps", rate=0.5,
-                 loss=0.1, eta_s=8.0, heartbeat_s=1.0, samples=4, metrics={}, failure=None)
+                 loss=0.1, eta_s=8.0, heartbeat_s=1.0, samples=4, metrics={}, failure=None, of_plan=1.2)
     return RunStatus(name, state, **facts | known)
+
+
+def test_progress_is_compared_with_the_plan(tmp_path):
+    study = make_study(tmp_path / "s", {"a": {}, "b": {}, "done": {"state": "done"}, "c": None})
+    assert {run.of_plan for run in study_status(study, Slurm()).runs} == {None}
+    paces = {"a": {"train": 0.4, "sample": 0.1}, "b": {"sample": 0.1}, "done": {"train": 0.4}, "c": {"train": 0.4}}
+    write_json(study / "plan.json", {"bench": "bench-x.json", "seconds_per_step": paces})
+    status = study_status(study, Slurm())
+    assert {run.run: run.of_plan for run in status.runs} == {"a": 1.25, "b": None, "done": None, "c": None}  # 2 steps a second
+    head, _, first, *_ = status_lines(status, None, 9)[2:]
+    assert "rate  of plan" in click.unstyle(head) and " 2.0/s     1.2x  " in click.unstyle(first)
+
+
+def test_metrics_for_which_there_is_no_room_are_named(tmp_path):
+    runs = [run_status("a", "done", metrics={"fid (inception)": 3.2, "bits/dim": 3.5})]
+    text = " ".join("\n".join(status_lines(StudyStatus(tmp_path, runs, None, []), 24, 9)).split())
+    assert "fid (inception)" in text.split("no room here for ")[1] and "3.2" not in text
+    assert "no room" not in "\n".join(status_lines(StudyStatus(tmp_path, runs, None, []), 200, 9))
 
 
 def memory(run: int) -> Failure:
