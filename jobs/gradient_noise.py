@@ -13,6 +13,7 @@ import torch
 from diffusion.losses import training_losses
 from jobs.batches import Batch
 from jobs.build import autocasting
+from jobs.randomness import derived_seed
 
 if TYPE_CHECKING:
     from jobs.train import Learner
@@ -22,7 +23,7 @@ KEPT = 0.9  # of the running averages at each measurement: a single one may even
 
 @dataclass
 class GradientNoise:
-    """Running averages of the two estimates; a resumed run starts them anew."""
+    """Running averages of the two estimates."""
 
     signal: float = 0.0
     """Of |G|^2."""
@@ -50,12 +51,13 @@ def part_size(batch_size: int, share: int, microbatch: int | None) -> int | None
     return size if size < batch_size else None
 
 
-def part_square(learner: "Learner", batch: Batch, size: int) -> float:
-    """Squared norm of the gradient of the first `size` examples of each rank's share, averaged over ranks.
+def part_square(learner: "Learner", batch: Batch, size: int, step: int) -> float:
+    """Squared norm of the gradient of the first `size` examples of each rank's share, averaged over ranks; before `step`.
 
     Leaves parameters and their gradients alone. Waits for the device.
     """
     part, train = batch.split(size)[0], learner.spec.train
+    torch.manual_seed(derived_seed(train.seed, "dropout", step, learner.group.rank))
     losses = training_losses(learner.diffusion, autocasting(learner.network, train.precision), part.x_start, part.t, part.noise,
                              learner.spec.diffusion.loss, part.model_kwargs)
     loss = learner.scaler.scale((losses["loss"] * part.weights).mean())

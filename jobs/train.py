@@ -56,6 +56,7 @@ class Learner:
     emas: dict[float, dict[str, Tensor]]
     bad_steps: Tensor
     """On the device: how many of the last steps in a row had a gradient that was not finite."""
+    noise: GradientNoise = field(default_factory=GradientNoise)
     parameters: list[Tensor] = field(init=False)
 
     def __post_init__(self):
@@ -146,7 +147,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
     agreement = Agreement(interruption)
     tally = Tally(loss_keys(spec), learner.diffusion.num_timesteps, group.device)
     sampled = {point.step for point in points(spec)}  # the last step is among them
-    noise, part = GradientNoise(), part_size(settings.batch_size, settings.batch_size // group.world_size, settings.microbatch)
+    part = part_size(settings.batch_size, settings.batch_size // group.world_size, settings.microbatch)
     state, logged, saved = "done", (time.monotonic(), step), step
     try:
         for batch in Batches(spec, data, learner.sampler, group)(step, settings.iterations):
@@ -154,7 +155,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 state = "interrupted"
                 break
             to_log = (step + 1) % settings.log_interval == 0 or step + 1 == settings.iterations
-            of_part = part_square(learner, batch, part) if to_log and part else None
+            of_part = part_square(learner, batch, part, step) if to_log and part else None
             terms, grad_norm = train_step(learner, batch, step)
             tally.add(terms, batch.t, batch.weights)
             step += 1
@@ -164,7 +165,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 values = tally.collect() | {"grad_norm": grad_norm.item(), "lr": lr_at(step - 1, settings),
                                             "samples": step * settings.batch_size, **machine_values(learner, step, logged)}
                 if of_part and isfinite(of_part) and isfinite(values["grad_norm"]):
-                    values |= noise.add(of_part, part, values["grad_norm"] ** 2, settings.batch_size)
+                    values |= learner.noise.add(of_part, part, values["grad_norm"] ** 2, settings.batch_size)
                 board.scalars(values, step)
                 if progress:
                     progress.loss = values["loss"]
@@ -229,6 +230,7 @@ def resume(learner: Learner, run: RunDir) -> int:
     learner.scaler.load_state_dict(state["scaler"])
     learner.sampler.load_state_dict(state["timestep_sampler"])
     learner.bad_steps.fill_(state["bad_steps"])
+    learner.noise = GradientNoise(**state.get("gradient_noise", {}))  # older checkpoints have none
     if learner.group.is_main:
         note(f"going on from {checkpoint.path}")
     return checkpoint.step
@@ -253,7 +255,8 @@ def save(learner: Learner, run: RunDir, step: int) -> None:
     """Write a checkpoint from the main rank; the state is the same on all."""
     if learner.group.is_main:
         state = {"optimizer": learner.optimizer.state_dict(), "scaler": learner.scaler.state_dict(),
-                 "timestep_sampler": learner.sampler.state_dict(), "bad_steps": int(learner.bad_steps)}
+                 "timestep_sampler": learner.sampler.state_dict(), "bad_steps": int(learner.bad_steps),
+                 "gradient_noise": vars(learner.noise)}
         save_checkpoint(run, step, learner.network.state_dict(), learner.emas, state)
 
 

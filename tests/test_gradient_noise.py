@@ -49,7 +49,7 @@ def test_the_gradient_of_a_part_is_taken_beside_training(make_run, group, precis
     learner = new_learner(spec, group)
     data = open_data("digits", 8, 1, 10)
     batch = next(Batches(spec, data, learner.sampler, group)(0, 1))
-    found = part_square(learner, batch, 5)
+    found = part_square(learner, batch, 5, 0)
     assert all(parameter.grad is None for parameter in learner.parameters)
 
     loss = training_losses(learner.diffusion, learner.network, batch.x_start[:5], batch.t[:5], batch.noise[:5], "hybrid",
@@ -66,7 +66,7 @@ def test_two_ranks_measure_the_mean_of_their_parts_against_the_whole(make_run, r
     squares = []
     for rank in (0, 1):
         batch = next(Batches(run.spec, data, learner.sampler, Group(rank, 2, group.device, group.store))(0, 1))
-        squares.append(part_square(learner, batch, 3))
+        squares.append(part_square(learner, batch, 3, 0))
     logged = read_board(run.tensorboard).scalars
     expected = GradientNoise().add(sum(squares) / 2, 3, logged["grad_norm"][1] ** 2, 12)
     assert expected and logged[TAG][1] == pytest.approx(expected[TAG], rel=1e-3)

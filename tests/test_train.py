@@ -306,7 +306,7 @@ def test_what_tensorboard_shows(make_run, alone):
     tags = log.Tags()
     measured = ("loss", "mse", "vb", "grad_norm", "images_per_second", "memory_gib")
     quartiles = {f"{key}_q{q}" for key in ("loss", "mse", "vb") for q in range(4)}
-    assert set(tags["scalars"]) == {*measured, "samples", "lr"} | quartiles
+    assert set(tags["scalars"]) == {*measured, "samples", "lr", "gradient_noise_scale"} | quartiles
     for tag in measured:
         values = {event.step: event.value for event in log.Scalars(tag)}
         assert list(values) == [2, 4, 5] and all(0 < value < float("inf") for value in values.values())
