@@ -49,6 +49,11 @@ def chunk_indices(spec: Spec, chunk: int) -> range:
     return range(first, min(first + spec.sample.batch_size, spec.sample.num_samples))
 
 
+def sample_labels(spec: Spec, indices: range) -> np.ndarray | None:
+    """Classes int64 [n] of these samples: in turns, so that each is there equally often. None without classes."""
+    return np.array(indices, dtype=np.int64) % spec.data.num_classes if spec.data.class_cond else None
+
+
 def number_of_chunks(spec: Spec) -> int:
     return -(-spec.sample.num_samples // spec.sample.batch_size)
 

@@ -1,16 +1,19 @@
-"""Chunks into samples.h5, the field's samples.npz, and pictures. Memory: one chunk, whatever their number."""
+"""Chunks into samples.h5, the field's samples.npz, and pictures. Memory: a few chunks, whatever their number."""
 
 import json
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from jobs.chunks import chunk_file, chunk_indices, differences, number_of_chunks, read_chunk
+from jobs.chunks import chunk_file, chunk_indices, differences, number_of_chunks, read_chunk, sample_labels
 from jobs.errors import UserError
 from jobs.files import atomic_path
-from jobs.hdf5 import Layout, lay_out, open_sealed, seal
+from jobs.hdf5 import Layout, fill, lay_out, open_sealed
 from jobs.pictures import grid, write_png
 from jobs.points import Point, points, samples_folder
 from jobs.provenance import package_versions
@@ -18,6 +21,7 @@ from jobs.rundir import RunDir
 from jobs.spec_file import dump
 
 FIRST, LARGER = 16, 100
+READERS = 4  # disks answer several at once, and checksums are taken beside each other
 
 
 def gather(run: RunDir, settings: dict, point: Point) -> None:
@@ -58,16 +62,18 @@ def recorded_settings(run: RunDir, point: Point) -> dict:
 
 def _check(run: RunDir, folder: Path, settings: dict) -> set[str]:
     """The kinds of device that made the chunks, all of which are there and fit."""
-    problems, devices = [], set()
-    for chunk in range(number_of_chunks(run.spec)):
+    def look_at(chunk: int) -> tuple[str, str]:
         file = chunk_file(folder, chunk)
         try:
             if file.exists():
-                devices.add(read_chunk(file, chunk_indices(run.spec, chunk), settings).device)
-            else:
-                problems.append(f"{file}: missing")
+                return read_chunk(file, chunk_indices(run.spec, chunk), settings).device, ""
+            return "", f"{file}: missing"
         except UserError as error:
-            problems.append(str(error))
+            return "", str(error)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        found = list(readers.map(look_at, range(number_of_chunks(run.spec))))
+    problems, devices = [problem for _, problem in found if problem], {device for device, _ in found if device}
     if problems:
         more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise UserError("\n".join([*problems[:10], *more, f"`iddpm sample {run.path}` computes what is missing or damaged."]))
@@ -90,17 +96,29 @@ def _write_h5(run: RunDir, folder: Path, settings: dict, devices: set[str]) -> N
         "packages": json.dumps(package_versions())}
     with atomic_path(folder / "samples.h5") as temporary:
         places = lay_out(temporary, layouts, attributes)
-        with open(temporary, "r+b") as file:
-            for number, place in enumerate(places["images"]):
-                indices = chunk_indices(spec, number)
-                chunk = read_chunk(chunk_file(folder, number), indices, settings)
-                arrays = {place: chunk.images, places["sample_index"][0] + 8 * indices.start: chunk.sample_index}
-                if chunk.labels is not None:
-                    arrays[places["labels"][0] + 8 * indices.start] = chunk.labels
-                for offset, array in arrays.items():
-                    file.seek(offset)
-                    file.write(np.ascontiguousarray(array))
-        seal(temporary)
+        fill(temporary, _pieces(run, folder, settings, places))
+
+
+def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[int]]) -> Iterator[tuple[int, np.ndarray]]:
+    """What belongs where in samples.h5, by offset; the next chunk is read while this one is written."""
+    every = range(run.spec.sample.num_samples)
+    small = {"sample_index": np.array(every, dtype=np.int64), "labels": sample_labels(run.spec, every)}
+    small = {places[name][0]: array for name, array in small.items() if name in places}
+    chunk_at = {place: number for number, place in enumerate(places["images"])}
+
+    def array_at(place: int) -> np.ndarray:
+        if place in small:
+            return small[place]
+        number = chunk_at[place]
+        return read_chunk(chunk_file(folder, number), chunk_indices(run.spec, number), settings).images
+    order = sorted([*small, *chunk_at])
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(array_at, order[0])
+        for place, following in zip_longest(order, order[1:]):
+            array = upcoming.result()
+            if following is not None:
+                upcoming = reader.submit(array_at, following)
+            yield place, array
 
 
 def _write_npz(run: RunDir) -> None:

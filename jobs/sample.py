@@ -16,8 +16,8 @@ from diffusion.samplers import Step, ancestral, ddim
 from diffusion.unet import UNet
 from jobs.build import autocasting, build_diffusion, build_network
 from jobs.checkpoints import checkpoint_at, load_weights, sha256_of_weights, weights_name
-from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings,
-                         write_chunk)
+from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sample_labels,
+                         sampling_settings, write_chunk)
 from jobs.compiling import check_compiler, compile_options
 from jobs.distributed import Group, any_rank, on_main
 from jobs.errors import UserError
@@ -156,7 +156,7 @@ def compute_chunk(run: RunDir, network: UNet, group: Group, sampling: Sampling, 
     """Write chunk number `chunk` of a point; where the stage is asked to stop half-way, save how far it is."""
     spec, folder = at_point(run.spec, sampling.point), samples_folder(run, sampling.point)
     indices = chunk_indices(spec, chunk)
-    labels = np.array(indices) % spec.data.num_classes if spec.data.class_cond else None
+    labels = sample_labels(spec, indices)
     # All the randomness of a chunk comes from one stream, named by seed and chunk.
     generator = generator_for(group.device, spec.sample.seed, "sample", chunk)
     diffusion = build_diffusion(spec, group.device, spec.sample.timestep_respacing)
