@@ -11,7 +11,7 @@ import pytest
 from slurm.queue import Job
 from slurm.submissions import Submission, record, recorded
 
-# One at a time: each cluster wants the machine for itself.
+# One after another: what is in the queue is counted.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
 CODE = Path(__file__).resolve().parent.parent
 

@@ -12,12 +12,12 @@ import pytest
 
 from slurm import testbed
 
-# One at a time: each cluster wants the machine for itself.
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+# One after another, beside the tests of the other file: those wait for SLURM more than they compute.
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm, disturbed"), pytest.mark.timeout(400)]
 # Long enough to be disturbed in training and in sampling; what is evaluated does not matter here.
 LONG = ["train.iterations=200", "train.save_interval=40", "diffusion.diffusion_steps=500", "evaluate.nll_examples=0"]
 # Long enough for a time limit of one minute, which SLURM may announce as soon as the job starts.
-LONGER = ["train.iterations=1500", "train.save_interval=750", "evaluate.nll_examples=0"]
+LONGER = ["train.iterations=800", "train.save_interval=400", "evaluate.nll_examples=0"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_
     run = tmp_path / "runs" / "study" / "run"
     training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
     cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
-    assert 0 < progress(run)["done"] < 1500
+    assert 0 < progress(run)["done"] < 800
     cluster.until_empty()
     assert "TIMEOUT" not in cluster("sacct", "-n", "-X", "-D", "-j", training, "-o", "State")
     assert np.array_equal(samples(run), undisturbed(LONGER))
