@@ -13,7 +13,7 @@ import numpy as np
 
 from jobs.errors import UserError
 from jobs.files import atomic_path
-from jobs.hdf5 import as_bytes, open_sealed
+from jobs.hdf5 import as_bytes, read_sealed
 from jobs.spec import Spec
 
 
@@ -80,10 +80,9 @@ def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
     Raises DamagedChunk where it is not whole, UserError (naming what differs) where it is another run's.
     """
     try:
-        with open_sealed(path) as file:
-            chunk = Chunk(file["images"][:], file["sample_index"][:], file["labels"][:] if "labels" in file else None,
-                          file.attrs["device"])
-            theirs = json.loads(file.attrs["settings"])
+        arrays, attributes = read_sealed(path, ("images", "sample_index", "labels"))
+        chunk = Chunk(arrays["images"], arrays["sample_index"], arrays.get("labels"), attributes["device"])
+        theirs = json.loads(attributes["settings"])
     except (OSError, KeyError, ValueError) as error:
         raise DamagedChunk(f"{path}: cannot be read ({error})") from error
     if theirs != settings:

@@ -2,15 +2,16 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
 
-from jobs.chunks import chunk_file, chunk_indices, differences, number_of_chunks, read_chunk, sample_labels
+from jobs.chunks import Chunk, chunk_file, chunk_indices, differences, number_of_chunks, read_chunk, sample_labels
 from jobs.errors import UserError
 from jobs.files import atomic_path
 from jobs.hdf5 import Layout, fill, lay_out, open_sealed
@@ -21,7 +22,8 @@ from jobs.rundir import RunDir
 from jobs.spec_file import dump
 
 FIRST, LARGER = 16, 100
-READERS = 4  # disks answer several at once, and checksums are taken beside each other
+READERS = 2
+A, B = TypeVar("A"), TypeVar("B")
 
 
 def gather(run: RunDir, settings: dict, point: Point) -> None:
@@ -32,7 +34,7 @@ def gather(run: RunDir, settings: dict, point: Point) -> None:
     """
     folder = samples_folder(run, point)
     if not (folder / "samples.h5").exists():
-        _write_h5(run, folder, settings, devices=_check(run, folder, settings))
+        _write_h5(run, folder, settings)
     if folder != run.samples:
         return
     _write_npz(run)
@@ -60,27 +62,8 @@ def recorded_settings(run: RunDir, point: Point) -> dict:
     raise UserError(f"{folder}: no chunks to gather; run `iddpm sample {run.path}`")
 
 
-def _check(run: RunDir, folder: Path, settings: dict) -> set[str]:
-    """The kinds of device that made the chunks, all of which are there and fit."""
-    def look_at(chunk: int) -> tuple[str, str]:
-        file = chunk_file(folder, chunk)
-        try:
-            if file.exists():
-                return read_chunk(file, chunk_indices(run.spec, chunk), settings).device, ""
-            return "", f"{file}: missing"
-        except UserError as error:
-            return "", str(error)
-
-    with ThreadPoolExecutor(READERS) as readers:
-        found = list(readers.map(look_at, range(number_of_chunks(run.spec))))
-    problems, devices = [problem for _, problem in found if problem], {device for device, _ in found if device}
-    if problems:
-        more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []
-        raise UserError("\n".join([*problems[:10], *more, f"`iddpm sample {run.path}` computes what is missing or damaged."]))
-    return devices
-
-
-def _write_h5(run: RunDir, folder: Path, settings: dict, devices: set[str]) -> None:
+def _write_h5(run: RunDir, folder: Path, settings: dict) -> None:
+    """Raises UserError as `_pieces` does."""
     spec, data = run.spec, run.spec.data
     count, size = spec.sample.num_samples, spec.sample.batch_size
     # HDF5's own choice of chunks is 15 times slower; one sampling chunk each is written as it is.
@@ -90,35 +73,72 @@ def _write_h5(run: RunDir, folder: Path, settings: dict, devices: set[str]) -> N
         layouts["labels"] = Layout((count,), "<i8")
     attributes = {
         "spec": dump(spec), "settings": json.dumps(settings),
-        "weights_sha256": settings["weights_sha256"], "device": ", ".join(sorted(devices)),
+        "weights_sha256": settings["weights_sha256"],
         "sampler": settings["sample"]["sampler"], "timestep_respacing": settings["sample"]["timestep_respacing"],
         "diffusion_steps": spec.diffusion.diffusion_steps,
         "packages": json.dumps(package_versions())}
-    with atomic_path(folder / "samples.h5") as temporary:
-        places = lay_out(temporary, layouts, attributes)
-        fill(temporary, _pieces(run, folder, settings, places))
+    # Attributes stand first in the file, and of which devices its chunks are is known when the last was read: nearly
+    # always of the first one's.
+    devices, found = None, set()
+    while found != devices:
+        devices, found = found or _device_of_first(run, folder, settings), set()
+        with atomic_path(folder / "samples.h5") as temporary:
+            places = lay_out(temporary, layouts, attributes | {"device": ", ".join(sorted(devices))})
+            fill(temporary, _pieces(run, folder, settings, places, found))
 
 
-def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[int]]) -> Iterator[tuple[int, np.ndarray]]:
-    """What belongs where in samples.h5, by offset; the next chunk is read while this one is written."""
+def _device_of_first(run: RunDir, folder: Path, settings: dict) -> set[str]:
+    """The kind of device that made the first chunk; none where that cannot be told."""
+    try:
+        return {read_chunk(chunk_file(folder, 0), chunk_indices(run.spec, 0), settings).device}
+    except UserError:
+        return set()
+
+
+def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[int]],
+            devices: set[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """What belongs where in samples.h5, by offset; adds to `devices` what made the chunks.
+
+    Raises UserError, after the last, that names every chunk which is missing, damaged or foreign.
+    """
     every = range(run.spec.sample.num_samples)
-    small = {"sample_index": np.array(every, dtype=np.int64), "labels": sample_labels(run.spec, every)}
-    small = {places[name][0]: array for name, array in small.items() if name in places}
+    whole = {"sample_index": np.array(every, dtype=np.int64), "labels": sample_labels(run.spec, every)}
+    whole = {places[name][0]: array for name, array in whole.items() if name in places}
     chunk_at = {place: number for number, place in enumerate(places["images"])}
 
-    def array_at(place: int) -> np.ndarray:
-        if place in small:
-            return small[place]
+    def chunk_or_problem(place: int) -> Chunk | str:
         number = chunk_at[place]
-        return read_chunk(chunk_file(folder, number), chunk_indices(run.spec, number), settings).images
-    order = sorted([*small, *chunk_at])
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(array_at, order[0])
-        for place, following in zip_longest(order, order[1:]):
-            array = upcoming.result()
-            if following is not None:
-                upcoming = reader.submit(array_at, following)
-            yield place, array
+        file = chunk_file(folder, number)
+        try:
+            return read_chunk(file, chunk_indices(run.spec, number), settings) if file.exists() else f"{file}: missing"
+        except UserError as error:
+            return str(error)
+
+    problems = []
+    chunks = in_order(chunk_or_problem, sorted(chunk_at))
+    for place in sorted([*whole, *chunk_at]):
+        if place in whole:
+            yield place, whole[place]
+        elif isinstance(found := next(chunks), Chunk):
+            devices.add(found.device)
+            yield place, found.images
+        else:
+            problems.append(found)
+    if problems:
+        more = [f"... and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise UserError("\n".join([*problems[:10], *more, f"`iddpm sample {run.path}` computes what is missing or damaged."]))
+
+
+def in_order(function: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
+    """function of each, in their order; READERS of them are at work while the caller is."""
+    with ThreadPoolExecutor(READERS) as readers:
+        ahead: deque[Future[B]] = deque()
+        for argument in arguments:
+            ahead.append(readers.submit(function, argument))
+            if len(ahead) > READERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _write_npz(run: RunDir) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,22 +95,39 @@ def as_bytes(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes
     return content + _seal(SUM, SUMS[SUM](content))
 
 
+def read_sealed(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Attributes, and those of the named datasets that are there, of a file that `as_bytes` made; it is read once.
+
+    Raises OSError as `open_sealed` does.
+    """
+    content = path.read_bytes()
+    _check_seal(io.BytesIO(content))
+    with h5py.File(path, "r") as file:
+        found = {name: file[name] for name in names if name in file}
+        return {name: np.frombuffer(content, dataset.dtype, dataset.size, dataset.id.get_offset()).reshape(dataset.shape)
+                for name, dataset in found.items()}, dict(file.attrs)
+
+
 def open_sealed(path: Path) -> h5py.File:
     """The file `path` for reading, after its checksum. Raises OSError where it is damaged or was not sealed."""
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        for name, new in SUMS.items():
-            digest = new()
-            start = max(size - len(_seal(name, digest)), 0)
-            file.seek(start)
-            found = file.read()
-            if found.startswith(name.encode()):
-                break
-        file.seek(0)
-        _update(digest, file, start)
+        _check_seal(file)
+    return h5py.File(path, "r")
+
+
+def _check_seal(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    for name, new in SUMS.items():
+        digest = new()
+        start = max(size - len(_seal(name, digest)), 0)
+        file.seek(start)
+        found = file.read()
+        if found.startswith(name.encode()):
+            break
+    file.seek(0)
+    _update(digest, file, start)
     if found != _seal(name, digest):
         raise OSError("damaged: its checksum is not the recorded one")
-    return h5py.File(path, "r")
 
 
 def _seal(name: str, digest) -> bytes:

@@ -2,8 +2,8 @@
 
     plain      the images' bytes to a file, flushed to the disk (fsync)
     sha256     nothing but the checksum of as many bytes, in memory
-    samples.h5 `jobs.gather` of a point: every chunk read and its checksum tested twice, before anything is written and when
-               it is; written into its place; sealed with a checksum of the whole; flushed
+    samples.h5 `jobs.gather` of a point: every chunk read and its checksum tested, written into its place beside the reading
+               of the next, sealed with a checksum of the whole, flushed
     gather     the same of the main point: samples.npz and the pictures too
 
 Ratios are of medians over interleaved rounds, with quartiles.
