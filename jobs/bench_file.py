@@ -1,7 +1,7 @@
 """What `iddpm bench` found out on a machine: the file it leaves, for `iddpm plan` and for people. No torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
 from typing import Literal
@@ -16,6 +16,7 @@ from jobs.spec import Section, Spec, Train
 Precision = Literal["fp32", "bf16", "fp16"]
 Checkpointing = bool | tuple[int, ...]  # at these resolutions, from the highest down
 KINDS = ("convolution", "GEMM", "attention", "normalisation and elementwise", "optimiser and EMA", "other")
+PAYS = 0.95  # of the best sampling rate
 HOW = "`iddpm bench SPEC`, on the machine that is to do the work, makes one"
 
 
@@ -126,6 +127,18 @@ def batch_in_network(spec: Spec) -> int:
 def checkpointing(train: Train) -> Checkpointing:
     where = train.gradient_checkpointing
     return where if isinstance(where, bool) else tuple(sorted(where, reverse=True))
+
+
+def smallest_that_pays(rates: Mapping[int, float]) -> int:
+    """The smallest batch size whose rate is within 1 - PAYS of the best."""
+    return min(size for size, rate in rates.items() if rate >= PAYS * max(rates.values()))
+
+
+def batch_that_pays(bench: Bench, precision: str) -> int:
+    """What `sample.batch_size: auto` is expected to find."""
+    rates = {rate.batch_size: rate.per_second.median for rate in bench.rates
+             if (rate.work, rate.precision, rate.compiled) == ("sample", precision, False) and rate.per_second}
+    return smallest_that_pays(rates) if rates else bench.asked.sample_batch_size
 
 
 def summary(values: Sequence[float]) -> Quartiles:

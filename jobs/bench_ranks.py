@@ -53,7 +53,7 @@ def measure_scaling(spec: Spec, effort: Effort) -> list[Scaling]:
     Empty where there is one GPU, or one core.
     """
     ranks = torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0)))
-    threads = spec.resources.train.cpus_per_task if torch.cuda.is_available() else 1
+    threads = spec.resources.train.threads if torch.cuda.is_available() else 1
     if ranks < 2:
         return []
     try:

@@ -9,9 +9,10 @@ from dataclasses import astuple, dataclass
 from math import ceil
 
 from jobs.points import chain_length, likelihoods, points
-from jobs.spec import Model, Spec, Train
+from jobs.spec import Model, Spec, Train, with_chunks_of
 
 FP32, HALF = 4, 2  # bytes
+ASSUMED_BATCH = 256  # where sample.batch_size is auto, and its chunks are to be counted
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Cost:
 
 def run_cost(spec: Spec) -> Cost:
     """What the run `spec` (resolved, without contradictions) costs."""
-    data, train, sample = spec.data, spec.train, spec.sample
+    data, train, sample = spec.data, spec.train, with_chunks_of(spec, ASSUMED_BATCH).sample
     layers = unet_layers(spec)
     parameters = sum(layer.parameters for layer in layers)
     forward = sum(layer.flops for layer in layers)

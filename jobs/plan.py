@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from jobs.bench_file import Bench, Rate, Variant, batch_in_network, checkpointing, fingerprint, nearest
+from jobs.bench_file import Bench, Rate, Variant, batch_in_network, batch_that_pays, checkpointing, fingerprint, nearest
 from jobs.cost import run_cost
 from jobs.errors import UserError
 from jobs.points import chain_length, likelihoods, points
 from jobs.quantities import amount
-from jobs.spec import Spec
+from jobs.spec import Spec, with_chunks_of
 
 START_S = 60.0  # allowed in each job for loading torch, meeting the other ranks and reading the data
 LIKELIHOOD_PRECISION = "fp32"  # jobs.likelihood uses no autocast
@@ -63,6 +63,7 @@ def planned_seconds(spec: Spec, bench: Bench) -> dict[str, Band]:
 
 def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float]) -> dict[str, StagePlan]:
     """By stage; `usable_s`: seconds of work in one job of it. Raises UserError as `planned_seconds` does."""
+    spec = with_chunks_of(spec, batch_that_pays(bench, spec.sample.precision))
     return {stage: plan(spec, bench, usable_s[stage]) for stage, plan in _STAGES.items()}
 
 
@@ -107,7 +108,7 @@ def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 
 def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, float]:
     """By stage, of the steps that progress.json counts: updates, and steps of chunks; other things count in evaluations."""
-    chunk_steps = run_cost(spec).chunks * sum(chain_length(spec, point.timestep_respacing) for point in points(spec))
+    chunk_steps = planned["sample"].pieces / len(points(spec)) * sum(chain_length(spec, point.timestep_respacing) for point in points(spec))
     return {"train": planned["train"].seconds.median / spec.train.iterations,
             "sample": planned["sample"].seconds.median / chunk_steps}
 
@@ -133,9 +134,9 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: str, batc
                      gradient_checkpointing=training and checkpointing(spec.train),
                      compiled=bool({"train": spec.train.compile, "sample": spec.sample.compile}.get(stage)))
     rate, assumed = measured_rate(bench, wanted)
-    if bench.device == "cpu" and rate.threads != resources.cpus_per_task:
+    if bench.device == "cpu" and rate.threads != resources.threads:
         assumed.append(f"measured with {rate.threads} thread{'s' if rate.threads > 1 else ''}, the spec has "
-                       f"{resources.cpus_per_task}; taken as equally fast")
+                       f"{resources.threads}; taken as equally fast")
     if bench.device == "cpu" and not training and resources.world_size > 1:
         assumed.append("ranks do not slow each other down: they share the memory's bandwidth, which was not measured")
     found, factor = rate.per_second, 1.0

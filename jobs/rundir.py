@@ -14,7 +14,7 @@ from jobs.errors import Busy, UserError
 from jobs.files import json_text, read_json, write_json, write_texts
 from jobs.points import points, samples_folder
 from jobs.provenance import provenance
-from jobs.spec import Spec
+from jobs.spec import Spec, with_chunks_of
 from jobs.spec_file import difference, dump, load_frozen
 from jobs.sweep import Study
 
@@ -31,14 +31,14 @@ class RunDir:
         """The run at `path`, which is likely to hold `spec`: its file is parsed only if not, for the sake of large sweeps."""
         run = cls(path)
         if run.spec_file.is_file() and run.spec_file.read_text(encoding="utf-8") == dump(spec):
-            vars(run)["spec"] = spec
+            vars(run)["frozen"] = spec
         return run
 
     @classmethod
     def planned(cls, path: Path, spec: Spec) -> "RunDir":
         """The run at `path` as it will be once `spec` is frozen there, for asking what is left to do."""
         run = cls(path)
-        vars(run)["spec"] = spec
+        vars(run)["frozen"] = spec
         return run
 
     @property
@@ -56,6 +56,11 @@ class RunDir:
     @property
     def samples(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def batch_size_file(self) -> Path:
+        """What `sample.batch_size: auto` came to; gone with the samples."""
+        return self.samples / "batch-size.json"
 
     @property
     def samples_h5(self) -> Path:
@@ -78,11 +83,18 @@ class RunDir:
         return self.path / "logs"
 
     @cached_property
-    def spec(self) -> Spec:
-        """The frozen spec. Raises UserError where `path` is not a run's directory."""
+    def frozen(self) -> Spec:
+        """The spec as it was given. Raises UserError where `path` is not a run's directory."""
         if not self.spec_file.is_file():
             raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); `iddpm run SPEC` makes runs/<study>/<run>")
         return load_frozen(self.spec_file)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The frozen spec, with the sample.batch_size that was found where it is auto. Raises UserError as `frozen` does."""
+        if self.frozen.sample.batch_size != "auto" or not self.batch_size_file.is_file():
+            return self.frozen
+        return with_chunks_of(self.frozen, int(read_json(self.batch_size_file)["batch_size"]))
 
     @property
     def differs(self) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def refuse_changes(study: Study, runs_folder: Path) -> list[RunDir]:
     directories = [RunDir.expected(runs_folder / study.name / run.name, run.spec) for run in study.runs]
     for run, directory in zip(study.runs, directories):
         if directory.spec_file.is_file():
-            changed = difference(directory.spec, run.spec, ignore=FREE_TO_CHANGE)
+            changed = difference(directory.frozen, run.spec, ignore=FREE_TO_CHANGE)
             if changed:
                 raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
                                 + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")
@@ -166,7 +178,7 @@ def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
     for run, directory in zip(study.runs, directories):
         if not directory.spec_file.is_file():
             files |= {directory.path / "provenance.json": origin, directory.spec_file: dump(run.spec)}
-        elif difference(directory.spec, run.spec):
+        elif difference(directory.frozen, run.spec):
             files[directory.spec_file] = dump(run.spec)
     write_texts(files)
     _record_study(study, runs_folder / study.name)

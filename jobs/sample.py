@@ -4,17 +4,15 @@ A run has one or more points to sample at (`jobs.points`); their chunks are one 
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from diffusion.gaussian import GaussianDiffusion
 from diffusion.respacing import space_timesteps
-from diffusion.samplers import Step, ancestral, ddim
 from diffusion.unet import UNet
-from jobs.build import autocasting, build_diffusion, build_network
+from jobs.batch_size import settle_batch_size
+from jobs.build import build_diffusion, build_network
 from jobs.checkpoints import checkpoint_at, load_weights, sha256_of_weights, weights_name
 from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sample_labels,
                          sampling_settings, write_chunk)
@@ -27,7 +25,8 @@ from jobs.partial import Partial, partial_file, partial_identity, save_partial, 
 from jobs.points import Point, at_point, points, samples_folder
 from jobs.preview import as_images
 from jobs.progress import Progress, note
-from jobs.randomness import generator_for, randn_from
+from jobs.randomness import generator_for
+from jobs.reverse_chain import reverse_chain
 from jobs.rundir import RunDir
 from jobs.spec import Spec
 
@@ -53,6 +52,7 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     weights or settings.
     """
     network = build_network(run.spec).to(group.device).eval()
+    run = settle_batch_size(run, network, group)
     if run.spec.sample.compile:
         check_compiler("sample.compile", group.device)
         network.compile(**compile_options(run.spec.sample.compile))
@@ -179,22 +179,3 @@ def compute_chunk(run: RunDir, network: UNet, group: Group, sampling: Sampling, 
     write_chunk(chunk_file(folder, chunk), Chunk(as_images(x), np.array(indices, dtype=np.int64), labels, group.device_name),
                 sampling.settings)
     file.unlink(missing_ok=True)
-
-
-def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, generator: torch.Generator,
-                  labels: np.ndarray | None, rows: int, begun: Partial | None) -> Iterator[Step]:
-    """The reverse process of one chunk of `rows` samples, from its beginning or from where it was left."""
-    settings, data, device = spec.sample, spec.data, diffusion.device
-    randn = randn_from(generator, settings.batch_size)
-    if begun:
-        generator.set_state(torch.from_numpy(begun.generator))
-        x, first_step = torch.from_numpy(begun.x).to(device), begun.next_step
-    else:
-        x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
-    model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
-    network = autocasting(network, settings.precision)
-    if settings.sampler == "ddim":
-        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, first_step=first_step,
-                    clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs)
-    return ancestral(diffusion, network, x, randn, first_step=first_step, clip_denoised=settings.clip_denoised,
-                     model_kwargs=model_kwargs)

@@ -52,6 +52,13 @@ def _gradient_checkpointing(value: Any) -> Any:
     raise ValueError("must be true, false or a list of resolutions, such as [32, 16]")
 
 
+def _batch_size(value: Any) -> Any:
+    value = _integral(value)
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("must be a number of samples (1, 2, ...) or auto")
+
+
 def _wall_time(value: str) -> str:
     if not re.fullmatch(r"(\d+-)?\d{1,3}:\d{2}(:\d{2})?", value):
         raise ValueError('write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS"')
@@ -63,6 +70,7 @@ CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Text = Annotated[str, AfterValidator(_plain_text), Field(min_length=1)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
+BatchSize = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_batch_size)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
 Metric = Literal["fid", "sfid", "inception_score", "precision_recall", "kid"]
@@ -138,8 +146,11 @@ class Train(Section):
 
 class Sample(Section):
     num_samples: Count = 50_000
-    batch_size: Count = 500
-    """Samples in one chunk: the unit of work and of file, and part of what makes samples repeatable to the byte."""
+    batch_size: BatchSize = 500
+    """Samples in one chunk: the unit of work and of file, and part of what makes samples repeatable to the byte.
+
+    auto: measured by the run's first sampling job, on its device, and recorded (see jobs.batch_size).
+    """
     sampler: Literal["ancestral", "ddim"] = "ancestral"
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     timestep_respacing: Respacing = ""
@@ -176,8 +187,9 @@ class StageResources(Section):
     gpus_per_node: CountOrZero = 0
     tasks_per_node: Count | None = None
     """null: one process per GPU, or one where there are none."""
-    cpus_per_task: Count = 1
-    """Also the threads of a process: on a CPU they are part of the arithmetic."""
+    cpus_per_task: Count | None = None
+    """Also the threads of a process: on a CPU they are part of the arithmetic. null: one, and for a stage that asks for GPUs
+    as many cores as the cluster profile says."""
     mem_gb: Annotated[float, Field(gt=0)] | None = None
     time: Annotated[str, AfterValidator(_wall_time)] = "24:00:00"
 
@@ -188,6 +200,10 @@ class StageResources(Section):
     @property
     def world_size(self) -> int:
         return self.nodes * self.tasks
+
+    @property
+    def threads(self) -> int:
+        return self.cpus_per_task or 1
 
 
 class Resources(Section):
@@ -215,6 +231,13 @@ def resolve(spec: Spec) -> Spec:
     })
     evaluate = spec.evaluate.model_copy(update={"reference": spec.evaluate.reference or spec.data.path})
     return spec.model_copy(update={"model": model, "evaluate": evaluate})
+
+
+def with_chunks_of(spec: Spec, batch_size: int) -> Spec:
+    """`spec` with `batch_size` for sample.batch_size where that is auto; as it is where it has a number."""
+    if spec.sample.batch_size != "auto":
+        return spec
+    return spec.model_copy(update={"sample": spec.sample.model_copy(update={"batch_size": batch_size})})
 
 
 def contradictions(spec: Spec) -> list[tuple[str, str]]:

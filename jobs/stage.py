@@ -68,7 +68,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
     from jobs.train import train
 
     work = {"train": train, "sample": sample, "evaluate": evaluate}[stage]
-    threads = getattr(run.spec.resources, stage).cpus_per_task
+    threads = getattr(run.spec.resources, stage).threads
     with process_group(meeting_file, threads) as group, contextlib.ExitStack() as held:
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))

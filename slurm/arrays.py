@@ -105,7 +105,7 @@ def hours(arrays: Sequence[Array]) -> str:
         if each.gpus_per_node:
             gpus[array.stage] = gpus.get(array.stage, 0) + asked * each.nodes * each.gpus_per_node
         else:
-            cpus[array.stage] = cpus.get(array.stage, 0) + asked * each.world_size * each.cpus_per_task
+            cpus[array.stage] = cpus.get(array.stage, 0) + asked * each.world_size * each.threads
     words = [f"{sum(hours.values()):,.0f} {unit} ({', '.join(f'{stage} {value:,.0f}' for stage, value in hours.items())})"
              for unit, hours in (("GPU-hours", gpus), ("CPU-hours", cpus)) if hours]
     return f"at most {' and '.join(words)} without requeues" if words else "nothing to submit"

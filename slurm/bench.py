@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.bench_file import Bench, Rate
+from jobs.bench_file import PAYS, Bench, Rate, batch_that_pays
 from jobs.errors import UserError
 from jobs.files import write_json
 from jobs.quantities import amount, figure, size
@@ -18,7 +18,6 @@ from jobs.spec_file import load
 
 DEFAULT = Path("configs/quickstart.yaml")
 PIPE_WIDTH = 110  # columns, where there is no terminal that has a width
-PAYS = 0.95  # of the best sampling rate
 
 
 def bench_machine(spec: Path | None, overrides: Sequence[str], quick: bool, compiled: bool, output: Path | None) -> None:
@@ -98,9 +97,6 @@ def recommendation(bench: Bench) -> str:
             best = rate
     where = str(checkpointing).lower() if isinstance(checkpointing, bool) else f"[{','.join(map(str, checkpointing))}]"
     settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={where}"]
-    sampling = [rate for rate in rates if rate.work == "sample" and rate.precision == bench.asked.sample_precision]
-    if sampling:
-        fastest = max(rate.per_second.median for rate in sampling)
-        pays = min(rate.batch_size for rate in sampling if rate.per_second.median >= PAYS * fastest)
-        settings.append(f"sample.batch_size={pays}")
+    if any(rate.work == "sample" and rate.precision == bench.asked.sample_precision for rate in rates):
+        settings.append(f"sample.batch_size={batch_that_pays(bench, bench.asked.sample_precision)}")
     return f"For this machine: {' '.join(settings)} (the smallest batch within {1 - PAYS:.0%} of the fastest)"

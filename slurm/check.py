@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cost import Cost, run_cost
+from jobs.cost import ASSUMED_BATCH, Cost, run_cost
 from jobs.points import points
 from jobs.preflight import input_problems
 from jobs.quantities import amount, size
@@ -48,6 +48,7 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
         likelihood = f"bits/dim of {spec.evaluate.nll_examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
     others = len(points(spec)) - 1
     besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
+    assumed = f" (sample.batch_size: auto, here taken for {ASSUMED_BATCH})" if spec.sample.batch_size == "auto" else ""
     rows = [
         ("parameters", f"{cost.parameters:,} in {cost.tensors} tensors"),
         ("forward pass", f"{amount(cost.forward_flops)}FLOP an image"),
@@ -57,7 +58,7 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
         ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
                   f"a checkpoint is {size(cost.checkpoint_bytes)}"),
         ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
-                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; {size(cost.samples_bytes)}"),
+                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''}{assumed} on {where(spec.resources.sample)}; {size(cost.samples_bytes)}"),
         ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
                      f"on {where(spec.resources.evaluate)}"),
     ]

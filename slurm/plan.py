@@ -100,7 +100,7 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
             if each.gpus_per_node:
                 gpu_hours += planned[stage].seconds * (each.nodes * each.gpus_per_node / 3600)
             else:
-                cpu_hours += planned[stage].seconds * (each.world_size * each.cpus_per_task / 3600)
+                cpu_hours += planned[stage].seconds * (each.world_size * each.threads / 3600)
     ordered = sorted(stages.items(), key=lambda item: (STAGES.index(item[0].stage), -item[0].seconds.median))
     return StudyPlan(len(study.runs), dict(ordered), gpu_hours, cpu_hours, sum(stored_bytes(run.spec) for run in study.runs), paces)
 

@@ -39,6 +39,8 @@ class Profile(Section):
     """How the site wants GPUs asked for: --gpus-per-node=N or --gres=gpu:N."""
     mem_gb: Annotated[float, Field(gt=0)] | None = None
     """For stages whose spec is silent."""
+    cpus_per_task: Count | None = None
+    """Cores for each GPU's process, where the spec is silent. Without GPUs it is the spec's: there threads change the arithmetic."""
     signal_lead_s: Count = 120
     """How long before a time limit or preemption a job is told; SLURM may be up to 60 s early."""
     max_array_size: Count | None = None

@@ -21,18 +21,19 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     if resources.gpus_per_node and profile.gpu_request == "gres":
         options["gres"] = f"gpu:{resources.gpus_per_node}"
     memory = resources.mem_gb or profile.mem_gb
+    cpus = resources.cpus_per_task or (profile.cpus_per_task if resources.gpus_per_node else None) or 1
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
     parameters = {
         "job_name": name, "partition": profile.partition, "account": profile.account, "qos": profile.qos,
         "constraint": profile.constraint, "time": minutes(resources.time), "nodes": resources.nodes,
-        "ntasks_per_node": resources.tasks, "cpus_per_task": resources.cpus_per_task,
+        "ntasks_per_node": resources.tasks, "cpus_per_task": cpus,
         "gpus_per_node": resources.gpus_per_node if profile.gpu_request == "gpus_per_node" else None,
         "mem": f"{memory * 1024:.0f}MB" if memory else None, "signal_delay_s": profile.signal_lead_s,
         "dependency": dependency, "stderr_to_stdout": True, "array_parallelism": array.at_once or array.size,
         "additional_parameters": options,
         # A rank that dies must not leave the others waiting for it until the time limit; and srun forgets the job's
         # --cpus-per-task (SLURM 22.05 and later).
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus_per_task}"],
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         "setup": [f"unset {' '.join(INHERITED)}", *exports, *profile.setup]}
     launcher = SlurmExecutor(study / "logs" / name, python=profile.python)
     launcher.update_parameters(**{key: value for key, value in parameters.items() if value})

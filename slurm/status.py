@@ -199,7 +199,9 @@ def _samples(run: RunDir) -> int:
             chunks = sum(entry.name.startswith("chunk-") for entry in entries)
         # `jobs.spec_file.dump` wrote it, a field a line; reading YAML would take 10 ms a run.
         section = run.spec_file.read_text(encoding="utf-8").split("\nsample:\n", 1)[1]
-        count, batch = (int(re.search(rf"^  {field}: (\d+)$", section, re.M)[1]) for field in ("num_samples", "batch_size"))
+        count, batch = (re.search(rf"^  {field}: (\w+)$", section, re.M)[1] for field in ("num_samples", "batch_size"))
+        batch = read_json(run.batch_size_file)["batch_size"] if batch == "auto" else batch
+        count, batch = int(count), int(batch)
     except (OSError, LookupError, TypeError):
         return 0
     return min(count, chunks * batch)

@@ -1,5 +1,6 @@
 """The plan of a study's arrays: everything once, in order, and never more at once than was asked."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from jobs.rundir import RunDir
 from jobs.spec import Resources, StageResources
 from jobs.stage import STAGES
 from slurm.arrays import REPORT, Array, Chain, chains_of, graph, hours, minutes, plan
-from slurm.script import dependency
+from slurm.profiles import Profile
+from slurm.script import dependency, executor, script
 
 
 class Asking:
@@ -87,3 +89,12 @@ def test_cost_is_told_by_stage():
 @pytest.mark.parametrize("text, value", [("1-02:03:04", 1564), ("0:01", 1), ("0:00:30", 1), ("24:00:00", 1440)])
 def test_wall_times_in_minutes(text, value):
     assert minutes(text) == value
+
+
+@pytest.mark.parametrize("gpus, cpus, asked", [(2, None, 8), (2, 4, 4), (0, None, 1), (0, 4, 4)])
+def test_a_profile_fills_in_cores_for_stages_with_gpus_that_are_silent(tmp_path, monkeypatch, gpus, cpus, asked):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")  # submitit wants to see an srun
+    (tmp_path / "srun").touch(0o755)
+    array = Array("train", StageResources(gpus_per_node=gpus, cpus_per_task=cpus), (RunDir(tmp_path),))
+    text = script(executor(array, tmp_path, Profile(cpus_per_task=8), "name", tmp_path, None), 1)
+    assert f"#SBATCH --cpus-per-task={asked}\n" in text and f"--cpus-per-task={asked} " in text.splitlines()[-1]

@@ -19,7 +19,7 @@ from jobs.cost import run_cost
 from jobs.distributed import process_group
 from jobs.errors import UserError
 from jobs.plan import planned_seconds
-from jobs.sample import reverse_chain
+from jobs.reverse_chain import reverse_chain
 from jobs.spec_file import load
 from jobs.train import new_learner, train_step
 from slurm.bench import bench_machine, print_bench, recommendation

@@ -139,6 +139,13 @@ def test_sampling_is_planned_in_its_precision_and_bits_per_dim_in_fp32():
     assert planned_seconds(spec, bench)["evaluate"].median == pytest.approx(24)
 
 
+def test_an_automatic_batch_is_planned_as_the_bench_recommends_it():
+    spec = spec_with(sample={"batch_size": "auto"})
+    planned = plan_run(spec, bench_of(spec, *RATES), FOREVER)["sample"]  # 40 at once are twice as fast as 20
+    assert planned == plan_run(spec_with(sample={"batch_size": 40}), bench_of(spec, *RATES), FOREVER)["sample"]
+    assert planned.pieces == 3
+
+
 def test_compiled_steps_count_where_they_were_measured():
     spec = spec_with(train={"compile": "default"}, sample={"compile": "default"})
     bench = bench_of(spec, *RATES, rate("train", 32, 400.0, compiled=True))

@@ -193,7 +193,7 @@ def one_rank(config: str, folder: Path, turn: str, world_size: int) -> None:
             print(count * CONFIGS[config][2] * world_size / (time.perf_counter() - began))
 
 
-def ranks(config: str, rounds: int = 7) -> None:
+def ranks(config: str, rounds: int = 5) -> None:
     """One process of one thread, two that train together, and two that do not know of each other, in turns.
 
     The last is the ideal for the cores: two of them share memory and clock.

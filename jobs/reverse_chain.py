@@ -1,0 +1,33 @@
+"""The reverse process of one chunk of samples, as a spec has it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from diffusion.gaussian import GaussianDiffusion
+from diffusion.samplers import Step, ancestral, ddim
+from diffusion.unet import UNet
+from jobs.build import autocasting
+from jobs.partial import Partial
+from jobs.randomness import randn_from
+from jobs.spec import Spec
+
+
+def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, generator: torch.Generator,
+                  labels: np.ndarray | None, rows: int, begun: Partial | None) -> Iterator[Step]:
+    """The reverse process of one chunk of `rows` samples, from its beginning or from where it was left."""
+    settings, data, device = spec.sample, spec.data, diffusion.device
+    randn = randn_from(generator, settings.batch_size)
+    if begun:
+        generator.set_state(torch.from_numpy(begun.generator))
+        x, first_step = torch.from_numpy(begun.x).to(device), begun.next_step
+    else:
+        x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
+    model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
+    network = autocasting(network, settings.precision)
+    if settings.sampler == "ddim":
+        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, first_step=first_step,
+                    clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs)
+    return ancestral(diffusion, network, x, randn, first_step=first_step, clip_denoised=settings.clip_denoised,
+                     model_kwargs=model_kwargs)

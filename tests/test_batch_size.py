@@ -1,0 +1,125 @@
+"""sample.batch_size: auto: what is chosen, that it is chosen once, and that it is then as if the number had been given."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from jobs import batch_size
+from jobs.batch_size import measured_rates
+from jobs.bench_file import smallest_that_pays
+from jobs.build import build_network
+from jobs.cost import ASSUMED_BATCH, run_cost
+from jobs.errors import UserError
+from jobs.files import read_json, write_json
+from jobs.rundir import RunDir
+from jobs.spec_file import load
+from slurm.status import _samples
+
+CPU = torch.device("cpu")
+AUTO = ("sample.batch_size=auto", "diffusion.diffusion_steps=8", "train.iterations=1", "evaluate.nll_examples=0")
+
+
+def samples(run) -> bytes:
+    with h5py.File(run.samples_h5) as file:
+        return file["images"][:].tobytes()
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """seconds({1: 0.1, 2: 0.1}): what a step of so many samples takes; of others the memory does not suffice."""
+    def pretend(known: dict[int, float]) -> list[int]:
+        asked = []
+
+        def step(spec, network, diffusion, rows):
+            asked.append(rows)
+            assert spec.sample.batch_size == rows
+            if rows not in known:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return known[rows]
+        monkeypatch.setattr(batch_size, "seconds_per_step", step)
+        return asked
+    return pretend
+
+
+def test_the_smallest_that_is_about_as_fast_as_the_best():
+    assert smallest_that_pays({1: 10, 2: 19, 4: 20, 8: 20.5, 16: 15}) == 4
+    assert smallest_that_pays({1: 10, 2: 9}) == 1
+
+
+def test_sizes_are_tried_up_to_a_rank_s_share_to_memory_s_end_or_until_nothing_more_is_to_be_gained(make_run, seconds):
+    spec = make_run(*AUTO).spec
+    quick = dict.fromkeys((1, 2, 4, 8), 0.1)
+    assert seconds(quick) == [] and measured_rates(spec, None, CPU, 7) == {1: 10, 2: 20, 4: 40}
+    asked = seconds(quick)
+    assert list(measured_rates(spec, None, CPU, 100)) == [1, 2, 4, 8] and asked == [1, 2, 4, 8, 16]
+    asked = seconds(quick | {4: 1.1})
+    assert list(measured_rates(spec, None, CPU, 100)) == [1, 2, 4] == asked
+    seconds({})
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        measured_rates(spec, None, CPU, 100)
+
+
+def test_a_step_is_one_of_the_network_with_so_many_samples(make_run):
+    spec, seen = make_run("sample.batch_size=auto", "sample.timestep_respacing=2").spec, []
+    network = build_network(spec).eval()
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    assert list(measured_rates(spec, network, CPU, 3)) == [1, 2] and set(seen) == {1, 2}
+    assert seen.count(1) == seen.count(2) == 1 + batch_size.TIMED_STEPS
+
+
+def test_it_is_measured_once_and_then_as_if_the_number_had_been_given(make_run, alone, seconds, capsys):
+    run = make_run(*AUTO)
+    assert alone(run, "train") == "done" and run.spec.sample.batch_size == "auto"
+    assert _samples(run) == 0
+    seconds({1: 0.3, 2: 0.3, 4: 0.3})
+    assert alone(run, "sample") == "done"
+    assert "auto is 4 from here on" in capsys.readouterr().out
+    found = read_json(run.batch_size_file)
+    assert (found["batch_size"], found["most"]) == (4, 10) and list(found["images_per_second"]) == ["1", "2", "4"]
+    again = RunDir(run.path)
+    assert again.spec.sample.batch_size == 4 and _samples(again) == 10 and again.is_done("sample")
+    asked = seconds({})
+    (run.samples / "chunk-00001.h5").unlink()
+    run.samples_h5.unlink()
+    assert alone(RunDir(run.path), "sample") == "done" and asked == []
+    assert alone(RunDir(run.path), "evaluate") == "done"
+
+    given = make_run(*AUTO[1:], "sample.batch_size=4", folder="given")
+    assert alone(given, "train") == "done" and alone(given, "sample") == "done"
+    assert samples(again) == samples(given)
+    assert [file.read_bytes() for file in sorted(again.samples.glob("chunk-*"))] == [
+        file.read_bytes() for file in sorted(given.samples.glob("chunk-*"))]
+
+
+def test_two_processes_agree_and_each_has_work(make_run, ranks):
+    run = make_run(*AUTO)
+    assert ranks(run, "train") == 0 and ranks(run, "sample", 2) == 0
+    found = read_json(run.batch_size_file)
+    assert found["most"] == 5 and found["batch_size"] <= 4
+    with h5py.File(run.samples_h5) as file:
+        assert file["images"].chunks[0] == found["batch_size"]
+        assert json.loads(file.attrs["settings"])["sample"]["batch_size"] == found["batch_size"]
+        assert np.array_equal(file["sample_index"], range(10))
+
+
+def test_before_it_is_known_costs_are_those_of_a_stated_assumption(make_run):
+    spec = make_run(*AUTO, "sample.num_samples=1000").spec
+    assert run_cost(spec).chunks == -(-1000 // ASSUMED_BATCH)
+
+
+def test_the_frozen_word_stays_and_a_number_in_its_place_is_a_change(make_run):
+    run = make_run(*AUTO)
+    write_json(run.batch_size_file, {"batch_size": 4})
+    assert make_run(*AUTO, "train.log_interval=5").frozen.sample.batch_size == "auto"
+    with pytest.raises(UserError, match="sample.batch_size"):
+        make_run("sample.batch_size=4", *AUTO[1:])
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1.5", "true", "null"])
+def test_other_words_are_refused(tmp_path, value):
+    with pytest.raises(UserError, match="sample.batch_size.*must be a number of samples .* or auto"):
+        (tmp_path / "spec.yaml").write_text("name: a\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1}\n")
+        load(tmp_path / "spec.yaml", (f"sample.batch_size={value}",))
