@@ -10,6 +10,7 @@ import time
 import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -209,6 +210,13 @@ class Cluster:
         """Write SLURM_SPEC with some sections replaced to the file `name`."""
         (self.folder / name).write_text(json.dumps(SLURM_SPEC | sections))
 
+    @staticmethod
+    def samples(run: Path) -> bytes:
+        """All samples of a run that is done."""
+        with h5py.File(run / "samples" / "samples.h5") as file:
+            assert file["images"].shape == (10, 8, 8, 1)
+            return file["images"][:].tobytes()
+
     def queue(self) -> list[str]:
         return self("squeue", "-h", "-r", "-o", "%i %T %r %j").splitlines()
 
@@ -226,8 +234,23 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def spec_for_slurm():
-    return SLURM_SPEC
+def undisturbed(tmp_path_factory):
+    """undisturbed(settings, run="run", ranks=2, **sections) -> samples of such a run on this machine, without SLURM and trouble.
+
+    `sections` of SLURM_SPEC are replaced; `run` is the one of a sweep.
+    """
+    folders: dict[str, Path] = {}
+
+    def samples_of(settings: list[str], run: str = "run", ranks: int = 2, **sections) -> bytes:
+        what = json.dumps([settings, ranks, sections])
+        if what not in folders:
+            folder = folders[what] = tmp_path_factory.mktemp("undisturbed")
+            (folder / "spec.yaml").write_text(json.dumps(SLURM_SPEC | sections))
+            here = [f"resources.{stage}.{field}" for stage in ("train", "sample") for field in ("nodes=1", f"tasks_per_node={ranks}")]
+            iddpm = Path(sys.executable).parent / "iddpm"
+            subprocess.run([iddpm, "run", "spec.yaml", *settings, *here], cwd=folder, check=True, timeout=280)
+        return Cluster.samples(folders[what] / "runs" / "study" / run)
+    return samples_of
 
 
 @pytest.fixture

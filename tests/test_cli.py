@@ -33,7 +33,7 @@ def iddpm(*arguments, cwd, status=0, **options):
 
 
 def test_quickstart_does_all_stages_over_the_full_chain_and_skips_them_the_second_time(tmp_path):
-    quick = [*QUICK, "evaluate.respacings=[10]", "train.iterations=20", "evaluate.nll_examples=3", "evaluate.batch_size=2"]
+    quick = [*QUICK, "evaluate.respacings=[10]", "train.iterations=20", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
     first = iddpm("run", *quick, cwd=tmp_path)
     run = tmp_path / "runs" / "quickstart" / "run"
     for named in ("fid", "precision", "bits/dim", "not comparable", "samples.png", "samples.h5", "tensorboard --logdir"):
@@ -83,7 +83,8 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-LONG = [*QUICK, *SHORT, "train.iterations=250", "train.save_interval=30", "evaluate.nll_examples=0", "name=long"]
+LONG = [*QUICK, *SHORT, "train.iterations=250", "train.save_interval=30", "evaluate.nll_examples=0", "name=long",
+        "model.num_channels=16"]
 
 
 def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbed_weights(tmp_path):

@@ -20,7 +20,10 @@ def states(cluster) -> dict[str, str]:
     return {status["run"]: status["state"] for status in cluster.status()}
 
 
-def test_a_sweep_over_two_nodes_runs_in_order_ends_with_a_report_and_is_not_submitted_twice(cluster, tmp_path):
+def test_a_sweep_over_two_nodes_runs_in_order_ends_with_a_report_and_is_not_submitted_twice(cluster, tmp_path,
+                                                                                                     undisturbed):
+    sweep = {"grid": {"diffusion.noise_schedule": ["linear", "cosine"]}}
+    cluster.spec("sweep.yaml", sweep=sweep, resources={"train": {"nodes": 2, "tasks_per_node": 2}, "sample": {"nodes": 2, "tasks_per_node": 2}})
     planned = cluster.iddpm("submit", "sweep.yaml", "--dry-run")
     assert "#SBATCH --array=0-1%2" in planned and "element i after i of 1" in planned and not (tmp_path / "runs").exists()
     submitted = cluster.iddpm("submit", "sweep.yaml")
@@ -35,17 +38,19 @@ def test_a_sweep_over_two_nodes_runs_in_order_ends_with_a_report_and_is_not_subm
         times = [file.stat().st_mtime for file in
                  (run / "checkpoints/step-00000040", run / "samples/samples.h5", run / "evaluation.json", study / "report.html")]
         assert times == sorted(times)
+        assert cluster.samples(run) == undisturbed([], run.name, ranks=4, sweep=sweep)
     assert "2 done" in cluster.iddpm("submit", "sweep.yaml") and cluster.queue() == []
     accounted = cluster("sacct", "-X", "-n", "-o", "State", "-S", "now-1hours").split()
     assert accounted.count("COMPLETED") >= 7
 
 
-def test_one_run_fails_its_dependants_are_cancelled_the_others_done_the_report_says_so_and_submit_goes_on(cluster, tmp_path):
+def test_one_run_fails_its_dependants_are_cancelled_the_others_done_the_report_says_so_and_submit_goes_on(cluster, tmp_path, undisturbed):
     cluster.spec("sweep.yaml", sweep={"grid": {"train.lr": [1e-3, 1e30]}})
     cluster.iddpm("submit", "sweep.yaml", "train.iterations=70")
     cluster.until_empty()
     assert states(cluster) == {"lr=0.001": "done", "lr=1e+30": "failed"}
     assert "diverged" in cluster.iddpm("status", "runs/study")
+    assert cluster.samples(tmp_path / "runs" / "study" / "lr=0.001") == undisturbed(["train.iterations=70"])
     reported = json.loads((tmp_path / "runs" / "study" / "report.json").read_text())
     assert "not finite" in json.dumps(reported) and "lr=1e+30" in json.dumps(reported)
     again = cluster.iddpm("submit", "sweep.yaml", "train.iterations=70")
@@ -89,7 +94,7 @@ def test_a_submission_that_broke_off_is_completed_behind_what_is_in_the_queue(cl
     assert set(states(cluster).values()) == {"done"}
 
 
-def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(cluster, tmp_path):
+def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(cluster, tmp_path, undisturbed):
     cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2]}})
     here = [f"resources.{stage}.{field}" for stage in ("train", "sample") for field in ("nodes=1", "tasks_per_node=2")]
     cluster.iddpm("run", "sweep.yaml", *here, "--only", "train")
@@ -102,13 +107,16 @@ def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(c
         "train", "sample", "sample", "evaluate", "evaluate", "report"]
     cluster.until_empty()
     assert states(cluster) == {"seed=1": "done", "seed=2": "done", "seed=3": "done"}
+    for seed in (2, 3):
+        assert cluster.samples(tmp_path / "runs" / "study" / f"seed={seed}") == undisturbed(
+            [], f"seed={seed}", sweep={"grid": {"train.seed": [2, 3]}})
     # Another metric for what is done: the evaluation alone. Another learning rate is another run.
     planned = cluster.iddpm("submit", "sweep.yaml", "evaluate.metrics=[fid,kid]", "--dry-run")
     assert "evaluate: 3 runs" in planned and "sample:" not in planned
     assert "exists with another spec" in cluster.iddpm("submit", "sweep.yaml", "train.lr=2e-3", "--dry-run", status=2)
 
 
-def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path):
+def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path, undisturbed):
     copy = tmp_path / "checkout"
     for package in ("diffusion", "jobs", "slurm"):
         shutil.copytree(CODE / package, copy / package)
@@ -121,6 +129,7 @@ def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path):
     cluster.until_empty()
     assert set(states(cluster).values()) == {"done"}
     study = tmp_path / "runs" / "study"
+    assert cluster.samples(study / "run") == undisturbed([])
     codes = {json.loads(file.read_text())["code"] for file in (study / "submissions").glob("*.json")}
     kept = study / "code" / codes.pop()
     assert not codes and (kept / "jobs" / "train.py").read_text() == (CODE / "jobs" / "train.py").read_text()

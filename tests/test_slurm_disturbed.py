@@ -2,12 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
 from slurm import testbed
@@ -17,30 +13,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm, disturbed"), py
 # Long enough to be disturbed in training and in sampling; what is evaluated does not matter here.
 LONG = ["train.iterations=200", "train.save_interval=40", "diffusion.diffusion_steps=500", "evaluate.nll_examples=0"]
 # Long enough for a time limit of one minute, which SLURM may announce as soon as the job starts.
-LONGER = ["train.iterations=800", "train.save_interval=400", "evaluate.nll_examples=0"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, spec_for_slurm):
-    """undisturbed(settings) -> samples of such a run on this machine, without SLURM and without trouble."""
-    known: dict[tuple, np.ndarray] = {}
-
-    def samples_of(settings: list[str]) -> np.ndarray:
-        if tuple(settings) not in known:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            (folder / "spec.yaml").write_text(json.dumps(spec_for_slurm))
-            here = [f"resources.{stage}.{field}" for stage in ("train", "sample") for field in ("nodes=1", "tasks_per_node=2")]
-            iddpm = Path(sys.executable).parent / "iddpm"
-            subprocess.run([iddpm, "run", "spec.yaml", *settings, *here], cwd=folder, check=True, timeout=280)
-            known[tuple(settings)] = samples(folder / "runs" / "study" / "run")
-        return known[tuple(settings)]
-    return samples_of
-
-
-def samples(run: Path) -> np.ndarray:
-    with h5py.File(run / "samples" / "samples.h5") as file:
-        assert file["images"].shape == (10, 8, 8, 1)
-        return file["images"][:]
+LONGER = ["train.iterations=600", "train.save_interval=300", "evaluate.nll_examples=0"]
 
 
 def progress(run: Path) -> dict:
@@ -80,7 +53,7 @@ def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, tmp_pa
     assert saved == progress(run)["done"] and 40 <= saved < 200
     cluster.until_empty()
     assert "Restarts=1" in cluster("scontrol", "show", "job", training)
-    assert np.array_equal(samples(run), undisturbed(LONG))
+    assert cluster.samples(run) == undisturbed(LONG)
 
 
 def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_nothing(cluster, tmp_path, undisturbed):
@@ -90,10 +63,10 @@ def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_
     run = tmp_path / "runs" / "study" / "run"
     training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
     cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
-    assert 0 < progress(run)["done"] < 800
+    assert 0 < progress(run)["done"] < 600
     cluster.until_empty()
     assert "TIMEOUT" not in cluster("sacct", "-n", "-X", "-D", "-j", training, "-o", "State")
-    assert np.array_equal(samples(run), undisturbed(LONGER))
+    assert cluster.samples(run) == undisturbed(LONGER)
 
 
 def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster, tmp_path, undisturbed):
@@ -105,7 +78,7 @@ def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster
     crash(cluster, "n1")
     cluster.until_empty()
     assert {name: (run / "samples" / name).stat().st_ino for name in finished} == finished
-    assert np.array_equal(samples(run), undisturbed(LONG))
+    assert cluster.samples(run) == undisturbed(LONG)
 
 
 def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again(cluster, tmp_path, undisturbed):
@@ -118,7 +91,7 @@ def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again
     assert "1 interrupted" in cluster.iddpm("status", "runs/study")
     cluster.iddpm("submit", "spec.yaml", *LONG)
     cluster.until_empty()
-    assert np.array_equal(samples(run), undisturbed(LONG))
+    assert cluster.samples(run) == undisturbed(LONG)
 
 
 def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturbed):
@@ -129,7 +102,7 @@ def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturb
     cluster.until(lambda: any("BeginTime" in line for line in cluster.queue()))
     assert 40 <= progress(run)["done"] < 200
     cluster.until_empty()
-    assert np.array_equal(samples(run), undisturbed(LONG))
+    assert cluster.samples(run) == undisturbed(LONG)
 
 
 def test_a_slurmctld_that_dies_and_comes_back_changes_nothing(cluster, tmp_path, undisturbed):
@@ -142,7 +115,7 @@ def test_a_slurmctld_that_dies_and_comes_back_changes_nothing(cluster, tmp_path,
     assert "does not answer" in cluster.iddpm("status", "runs/study")
     testbed.up(bed.home, bed.nodes, bed.cpus, bed.gpus, bed.accounting)
     cluster.until_empty()
-    assert np.array_equal(samples(run), undisturbed(LONG))
+    assert cluster.samples(run) == undisturbed(LONG)
 
 
 def test_without_accounting_everything_works_as_well(tmp_path, tmp_path_factory, person, undisturbed):
@@ -156,6 +129,6 @@ def test_without_accounting_everything_works_as_well(tmp_path, tmp_path_factory,
         cluster("scontrol", "requeue", next(line.split()[0] for line in cluster.queue() if "study-sample" in line and "RUNNING" in line))
         cluster.until_empty()
         assert {status["run"]: status["state"] for status in cluster.status()} == {"lr=0.001": "done", "lr=1e+30": "failed"}
-        assert np.array_equal(samples(run), undisturbed(LONG))
+        assert cluster.samples(run) == undisturbed(LONG)
     finally:
         testbed.down(home)
