@@ -1,6 +1,8 @@
 """sample.batch_size: auto: what is chosen, that it is chosen once, and that it is then as if the number had been given."""
 
 import json
+import shutil
+import time
 
 import h5py
 import numpy as np
@@ -11,6 +13,7 @@ from jobs import batch_size
 from jobs.batch_size import measured_rates
 from jobs.bench_file import smallest_that_pays
 from jobs.build import build_network
+from jobs.checkpoints import save_checkpoint
 from jobs.cost import ASSUMED_BATCH, run_cost
 from jobs.errors import UserError
 from jobs.files import read_json, write_json
@@ -20,6 +23,13 @@ from slurm.status import _samples
 
 CPU = torch.device("cpu")
 AUTO = ("sample.batch_size=auto", "diffusion.diffusion_steps=8", "train.iterations=1", "evaluate.nll_examples=0")
+
+
+def trained(run):
+    """`run` with random weights for a checkpoint."""
+    weights = build_network(run.spec).state_dict()
+    save_checkpoint(run, run.spec.train.iterations, weights, {0.9: weights}, None)
+    return run
 
 
 def samples(run) -> bytes:
@@ -103,6 +113,53 @@ def test_two_processes_agree_and_each_has_work(make_run, ranks):
         assert file["images"].chunks[0] == found["batch_size"]
         assert json.loads(file.attrs["settings"])["sample"]["batch_size"] == found["batch_size"]
         assert np.array_equal(file["sample_index"], range(10))
+
+
+def test_the_other_ranks_need_not_see_the_file(make_run, tmp_path, monkeypatch):
+    run, asked = make_run(*AUTO), []
+    monkeypatch.setattr(batch_size, "on_main", lambda work: asked.append(work) or 4)  # rank 0's word
+    assert batch_size.settle_batch_size(run, None, None).spec.sample.batch_size == 4 and len(asked) == 1
+    write_json(run.batch_size_file, {"batch_size": 4})  # it sees the file before it has asked: all ranks ask, or none
+    assert batch_size.settle_batch_size(RunDir(run.path), None, None).spec.sample.batch_size == 4 and len(asked) == 2
+
+
+def test_a_killed_stage_goes_on_with_what_was_chosen(make_run, ranks, alone, seconds):
+    run = trained(make_run(*AUTO[:1], "sample.num_samples=48", "diffusion.diffusion_steps=100"))
+    both = ranks(run, "sample", 2, wait=False)
+    deadline = time.monotonic() + 60
+    while not list(run.samples.glob("chunk-*")):
+        assert time.monotonic() < deadline and any(process.poll() is None for process in both)
+        time.sleep(0.01)
+    for process in both:
+        process.kill()
+    assert [process.wait() for process in both] == [-9, -9] and not run.samples_h5.exists()
+    chosen = run.batch_size_file.read_bytes()
+    asked = seconds(dict.fromkeys((1, 2, 4, 8), 0.1))
+    assert alone(RunDir(run.path), "sample") == "done"
+    assert asked == [] and run.batch_size_file.read_bytes() == chosen
+    with h5py.File(run.samples_h5) as file:
+        assert file["images"].chunks[0] == json.loads(chosen)["batch_size"] and len(file["images"]) == 48
+
+    shutil.rmtree(run.samples)
+    assert alone(RunDir(run.path), "sample") == "done"
+    assert asked == [1, 2, 4, 8, 16] and read_json(run.batch_size_file)["batch_size"] == 8
+
+
+def test_nothing_is_chosen_before_training_is_finished(make_run, alone, seconds):
+    run, asked = make_run(*AUTO), seconds({1: 0.1})
+    with pytest.raises(UserError, match="training is not finished"):
+        alone(run, "sample")
+    assert asked == [] and not run.samples.exists()
+
+
+def test_slow_steps_are_timed_fewer_times(make_run, monkeypatch):
+    spec, timed = make_run(*AUTO).spec, []
+
+    def slow(work, steps, device):
+        timed.append(work())
+        return 0.3
+    monkeypatch.setattr(batch_size, "seconds_of", slow)
+    assert measured_rates(spec, build_network(spec).eval(), CPU, 1) == {1: pytest.approx(1 / 0.3)} and len(timed) == 2
 
 
 def test_before_it_is_known_costs_are_those_of_a_stated_assumption(make_run):
