@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.hdf5 import Layout, as_bytes, lay_out
+from jobs.hdf5 import Layout, as_bytes, fill, lay_out, open_sealed, read_sealed
 
 RNG = np.random.default_rng(0)
 
@@ -83,3 +84,43 @@ def test_a_file_made_in_memory_holds_what_was_given(tmp_path_factory, values, te
     with h5py.File(path, "r") as file:
         assert file["images"][:].tolist() == file["labels"][:].tolist() == values
         assert (file["images"].dtype, file["labels"].dtype, file.attrs["text"]) == (np.uint8, np.int64, text)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A sealed file of seven rows in pieces of three, and its rows."""
+    rows = RNG.integers(0, 200, (7, 4)).astype("u1")
+    path = tmp_path / "filled.h5"
+    places = lay_out(path, {"a": Layout(rows.shape, "u1", 3), "b": Layout((7,), "<i8")}, {"n": 3})
+    pieces = [*zip(places["a"], np.split(rows, [3, 6])), (places["b"][0], np.arange(7))]
+    fill(path, sorted(pieces, key=lambda piece: piece[0]))
+    return path, rows
+
+
+def test_a_filled_file_is_sealed_as_a_whole(filled):
+    path, rows = filled
+    with open_sealed(path) as file:
+        assert np.array_equal(file["a"][:], rows) and file["b"][:].tolist() == list(range(7)) and file.attrs["n"] == 3
+    content = path.read_bytes()
+    for place in {*range(0, len(content), 97), len(content) - 1}:
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(OSError, match="damaged"):
+            open_sealed(path)
+    for cut in (0, 10, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(OSError, match="damaged"):
+            open_sealed(path)
+
+
+def test_pieces_out_of_order_are_no_file(filled):
+    with pytest.raises(ValueError, match="lies before"):
+        fill(filled[0], [(400, np.zeros(8, "u1")), (404, np.zeros(8, "u1"))])
+
+
+def test_files_that_were_sealed_with_sha256_are_read(tmp_path):
+    content = as_bytes({"x": np.arange(5)}, {"n": 1}).rpartition(b"xxh3_128 ")[0]
+    (tmp_path / "a.h5").write_bytes(content + f"sha256 {hashlib.sha256(content).hexdigest()}\n".encode())
+    arrays, attributes = read_sealed(tmp_path / "a.h5", ("x", "absent"))
+    assert arrays["x"].tolist() == [0, 1, 2, 3, 4] and [*arrays] == ["x"] and attributes == {"n": 1}
