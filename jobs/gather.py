@@ -46,6 +46,8 @@ def gather(run: RunDir, settings: dict, point: Point) -> None:
 
 def gather_points(run: RunDir) -> None:
     """Gather every point of the run without the weights at hand. Raises UserError as `gather` does."""
+    if run.spec.sample.batch_size == "auto":
+        raise UserError(f"{run.batch_size_file}: missing, and sample.batch_size is auto; run `iddpm sample {run.path}`")
     for point in points(run.spec):
         gather(run, recorded_settings(run, point), point)
 

@@ -63,7 +63,6 @@ def planned_seconds(spec: Spec, bench: Bench) -> dict[str, Band]:
 
 def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float]) -> dict[str, StagePlan]:
     """By stage; `usable_s`: seconds of work in one job of it. Raises UserError as `planned_seconds` does."""
-    spec = with_chunks_of(spec, batch_that_pays(bench, spec.sample.precision))
     return {stage: plan(spec, bench, usable_s[stage]) for stage, plan in _STAGES.items()}
 
 
@@ -78,13 +77,18 @@ def plan_train(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 
 def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     """Ranks take chunk after chunk; one that is told to save goes on in the middle of it later."""
-    sample, ranks = spec.sample, spec.resources.sample.world_size
+    ranks, taken = spec.resources.sample.world_size, []
+    if spec.sample.batch_size == "auto":
+        # As the stage itself has it, no more than leaves work for every rank.
+        spec = with_chunks_of(spec, min(batch_that_pays(bench, spec.sample.precision), ceil(spec.sample.num_samples / ranks)))
+        taken.append(f"sample.batch_size: auto will be about {spec.sample.batch_size}, by the bench")
+    sample = spec.sample
     step, assumed = seconds_per_image(spec, bench, "sample", sample.precision, min(sample.batch_size, sample.num_samples))
     work = chunk_steps(spec)
     seconds = step * longest_queue(work, ranks)
     least = fewest_ranks(lambda number: step.median * longest_queue(work, number) <= usable_s, len(work))
     return StagePlan("sample", ranks, seconds, usable_s, jobs_for(seconds, usable_s), step * max(work), len(work), least,
-                     tuple(assumed))
+                     (*taken, *assumed))
 
 
 def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
@@ -107,10 +111,15 @@ def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 
 
 def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, float]:
-    """By stage, of the steps that progress.json counts: updates, and steps of chunks; other things count in evaluations."""
+    """By stage, of the steps that progress.json counts: updates, and steps of chunks; other things count in evaluations.
+
+    Not of sampling where the size of chunks is yet to be found.
+    """
+    train = {"train": planned["train"].seconds.median / spec.train.iterations}
+    if spec.sample.batch_size == "auto":
+        return train
     chunk_steps = planned["sample"].pieces / len(points(spec)) * sum(chain_length(spec, point.timestep_respacing) for point in points(spec))
-    return {"train": planned["train"].seconds.median / spec.train.iterations,
-            "sample": planned["sample"].seconds.median / chunk_steps}
+    return train | {"sample": planned["sample"].seconds.median / chunk_steps}
 
 
 _STAGES = {"train": plan_train, "sample": plan_sample, "evaluate": plan_evaluate}

@@ -92,9 +92,17 @@ class RunDir:
     @cached_property
     def spec(self) -> Spec:
         """The frozen spec, with the sample.batch_size that was found where it is auto. Raises UserError as `frozen` does."""
-        if self.frozen.sample.batch_size != "auto" or not self.batch_size_file.is_file():
-            return self.frozen
-        return with_chunks_of(self.frozen, int(read_json(self.batch_size_file)["batch_size"]))
+        return self.settled(self.frozen)
+
+    def settled(self, spec: Spec) -> Spec:
+        """`spec` with the sample.batch_size that was found for this run where it is auto, once there is one."""
+        if spec.sample.batch_size != "auto" or not self.batch_size_file.is_file():
+            return spec
+        try:
+            return with_chunks_of(spec, int(read_json(self.batch_size_file)["batch_size"]))
+        except (LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{self.batch_size_file}: has no batch_size; remove {self.samples}, and `iddpm sample {self.path}` "
+                            "measures and samples anew") from error
 
     @property
     def differs(self) -> dict[str, Any]:
@@ -161,7 +169,8 @@ def refuse_changes(study: Study, runs_folder: Path) -> list[RunDir]:
     directories = [RunDir.expected(runs_folder / study.name / run.name, run.spec) for run in study.runs]
     for run, directory in zip(study.runs, directories):
         if directory.spec_file.is_file():
-            changed = difference(directory.frozen, run.spec, ignore=FREE_TO_CHANGE)
+            # auto and the number that it came to are the same.
+            changed = difference(directory.spec, directory.settled(run.spec), ignore=FREE_TO_CHANGE)
             if changed:
                 raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
                                 + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")

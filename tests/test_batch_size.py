@@ -17,6 +17,7 @@ from jobs.checkpoints import save_checkpoint
 from jobs.cost import ASSUMED_BATCH, run_cost
 from jobs.errors import UserError
 from jobs.files import read_json, write_json
+from jobs.gather import gather_points
 from jobs.rundir import RunDir
 from jobs.spec_file import load
 from slurm.status import _samples
@@ -167,12 +168,39 @@ def test_before_it_is_known_costs_are_those_of_a_stated_assumption(make_run):
     assert run_cost(spec).chunks == -(-1000 // ASSUMED_BATCH)
 
 
-def test_the_frozen_word_stays_and_a_number_in_its_place_is_a_change(make_run):
-    run = make_run(*AUTO)
+def test_a_number_in_place_of_the_word_is_a_change_but_for_the_one_that_was_chosen(make_run):
+    run, four, eight = make_run(*AUTO), ("sample.batch_size=4", *AUTO[1:]), ("sample.batch_size=8", *AUTO[1:])
+    with pytest.raises(UserError, match="sample.batch_size: auto -> 4"):
+        make_run(*four)
     write_json(run.batch_size_file, {"batch_size": 4})
     assert make_run(*AUTO, "train.log_interval=5").frozen.sample.batch_size == "auto"
-    with pytest.raises(UserError, match="sample.batch_size"):
-        make_run("sample.batch_size=4", *AUTO[1:])
+    with pytest.raises(UserError, match="sample.batch_size: 4 -> 8"):
+        make_run(*eight)
+    assert make_run(*four).frozen.sample.batch_size == 4
+    assert make_run(*AUTO).frozen.sample.batch_size == "auto"
+    make_run(*four)
+    shutil.rmtree(run.samples)
+    with pytest.raises(UserError, match="sample.batch_size: 4 -> auto"):
+        make_run(*AUTO)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"batch_size": "many"}', '{"batch_size": null}'])
+def test_a_file_without_the_number_is_named(make_run, content):
+    run = make_run(*AUTO)
+    run.samples.mkdir()
+    run.batch_size_file.write_text(content)
+    with pytest.raises(UserError, match=f"{run.batch_size_file}: (has no batch_size; remove {run.samples}|not valid JSON)"):
+        RunDir(run.path).spec
+
+
+def test_chunks_whose_size_nobody_knows_are_not_gathered(make_run, alone, seconds):
+    run = trained(make_run(*AUTO))
+    seconds({1: 0.3, 2: 0.3, 4: 0.3})
+    assert alone(run, "sample") == "done"
+    gather_points(RunDir(run.path))
+    run.batch_size_file.unlink()
+    with pytest.raises(UserError, match=f"{run.batch_size_file}: missing.*iddpm sample {run.path}"):
+        gather_points(RunDir(run.path))
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true", "null"])

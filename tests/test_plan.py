@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from jobs.bench_file import Asked, Bench, Network, Quartiles, Rate, Scaling, fin
 from jobs.cost import run_cost, stored_bytes
 from jobs.errors import UserError
 from jobs.files import read_json, write_json
-from jobs.plan import Band, longest_queue, plan_run, planned_seconds
+from jobs.plan import Band, longest_queue, plan_run, planned_seconds, seconds_per_step
 from jobs.points import chain_length, likelihoods
 from jobs.spec import Spec, resolve
 from jobs.spec_file import load
@@ -142,8 +143,16 @@ def test_sampling_is_planned_in_its_precision_and_bits_per_dim_in_fp32():
 def test_an_automatic_batch_is_planned_as_the_bench_recommends_it():
     spec = spec_with(sample={"batch_size": "auto"})
     planned = plan_run(spec, bench_of(spec, *RATES), FOREVER)["sample"]  # 40 at once are twice as fast as 20
-    assert planned == plan_run(spec_with(sample={"batch_size": 40}), bench_of(spec, *RATES), FOREVER)["sample"]
-    assert planned.pieces == 3
+    given = plan_run(spec_with(sample={"batch_size": 40}), bench_of(spec, *RATES), FOREVER)["sample"]
+    words = "sample.batch_size: auto will be about 40, by the bench"
+    assert planned == replace(given, assumed=(words, *given.assumed)) and planned.pieces == 3
+
+    few = spec_with(sample={"batch_size": "auto", "num_samples": 50})  # 25 for each of two ranks
+    planned = plan_run(few, bench_of(few, *RATES), FOREVER)
+    assert planned["sample"].pieces == 2 and planned["sample"].assumed[0].endswith("about 25, by the bench")
+    # Another size would take other steps: nothing for `status` to compare with.
+    assert seconds_per_step(few, planned).keys() == {"train"}
+    assert seconds_per_step(spec_with(), plan_run(spec_with(), bench_of(few, *RATES), FOREVER)).keys() == {"train", "sample"}
 
 
 def test_compiled_steps_count_where_they_were_measured():
