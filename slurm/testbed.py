@@ -155,9 +155,11 @@ def _start_munge(cluster: Testbed) -> None:
 def _start_accounting(cluster: Testbed) -> None:
     home, database = cluster.home, ["mariadb", "--no-defaults", "-S", f"{cluster.home}/run/mysql.socket"]
     if not _alive(cluster, "mariadbd"):
+        # A starting MariaDB removes all temporary tables in its tmpdir: in /tmp those of a cluster that starts beside this one.
+        (home / "tmp").mkdir(exist_ok=True)
         if not (home / "mysql" / "mysql").exists():
-            _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", "--skip-test-db")
-        _run(cluster, "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", f"--datadir={home}/mysql",
+            _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp", "--skip-test-db")
+        _run(cluster, "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp",
              f"--socket={home}/run/mysql.socket", f"--pid-file={home}/run/mariadbd.pid",
              f"--log-error={home}/log/mariadb.log", f"--port={cluster.ports['mariadb']}", "--bind-address=127.0.0.1",
              "--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=900")

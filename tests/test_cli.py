@@ -83,8 +83,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-LONG = [*QUICK, *SHORT, "train.iterations=250", "train.save_interval=30", "evaluate.nll_examples=0", "name=long",
-        "model.num_channels=16"]
+LONG = [*QUICK, *SHORT, "train.iterations=250", "train.save_interval=30", "evaluate.nll_examples=0", "name=long"]
 
 
 def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbed_weights(tmp_path):
