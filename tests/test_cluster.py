@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from jobs.errors import UserError
 from slurm import testbed
 
-# One at a time: each cluster wants the machine for itself.
+# One after another: each cluster wants much of the machine.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 IDDPM = Path(sys.executable).parent / "iddpm"
@@ -80,6 +81,17 @@ def test_two_clusters_do_not_know_of_each_other_and_killed_ones_come_up_again(ho
         assert slurm(again, "srun", "hostname")
     finally:
         testbed.down(other)
+
+
+def test_clusters_may_start_at_the_same_moment(home, tmp_path):
+    homes = [home, tmp_path / "other"]
+    with ThreadPoolExecutor(2) as both:
+        clusters = list(both.map(lambda place: testbed.up(place, 1, 2, 0), homes))
+    try:
+        assert {"tmp", "mysql"} <= {file.name for file in homes[1].iterdir()}
+        assert all(slurm(cluster, "sacctmgr", "-n", "list", "cluster").strip() for cluster in clusters)
+    finally:
+        testbed.down(homes[1])
 
 
 def test_what_cannot_be_is_refused(home):
