@@ -17,7 +17,7 @@ test: $(INSTALLED) $(if $(ROOT),debian-packages)
 	@left="$(if $(ROOT),,slurm)"; \
 	chromium --version >/dev/null 2>&1 || chromium-browser --version >/dev/null 2>&1 || left="$$left browser"; \
 	marks=$$(echo $$left | sed 's/ / and not /'); \
-	$(BIN)/python -m pytest -n 3 --dist loadgroup $${marks:+-m "not $$marks"} tests && \
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $${marks:+-m "not $$marks"} tests || exit; \
 	test -z "$$marks" || echo "left out: the tests marked $$left (no root, or no Chromium, here)"
 
 debian-packages:
