@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from jobs.allocator import keep_freed_memory
 from jobs.errors import UserError
 from jobs.files import write_text
 
@@ -101,6 +102,8 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
     if torch.cuda.is_available():
         device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     # gloo would look for its network by the host's name, which need not resolve.
     if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         interface = _interface_of(_own_address())
