@@ -184,7 +184,7 @@ def test_checkpointed_activations_are_those_that_autograd_keeps(checkpointing, r
 
 @pytest.mark.parametrize("model", [{"dropout": 0.1}, {"use_scale_shift_norm": False}], ids=["dropout", "no-scale"])
 def test_mixed_precision_keeps_norms_in_fp32_and_a_half_copy_of_the_weights(model):
-    # On a GPU; on a CPU bf16 takes less, for its norms need no copy in fp32.
+    # On a GPU; on a CPU bf16 takes less, for its norms need no copy in fp32, and more for the weights of its attention.
     spec = small_spec(precision="fp16", batch_size=8, **model)
     memory = run_cost(spec).training_memory
     assert memory.half_parameters == 2 * run_cost(spec).parameters

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion.layers import Join, timestep_embedding
+from diffusion.layers import Join, attention, timestep_embedding
 from diffusion.unet import UNet
 
 SMALL = dict(image_size=8, in_channels=1, out_channels=2, num_channels=32, num_res_blocks=1, channel_mult=[1, 2],
@@ -125,6 +125,20 @@ def test_along_a_chain_the_embeddings_are_those_of_each_time():
     for network, labels in ((randomised(), {}), (randomised(num_classes=3), {"y": y})):
         at_step = network.along(times, **labels)
         for step, time in enumerate(times):
-            torch.testing.assert_close(at_step(x, step), network(x, time.expand(2), **labels), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(at_step(x, torch.tensor([step])), network(x, time.expand(2), **labels), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="exactly where"):
         randomised(num_classes=3).along(times)
+
+
+@pytest.mark.parametrize("tokens, width", [(16, 8), (64, 24)])
+def test_attention_in_bfloat16_is_that_of_single_precision(tokens, width):
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(2, 3, tokens, width, generator=generator).bfloat16() for _ in range(4)]
+
+    def with_gradients(dtype):
+        q, k, v = (one.to(dtype).requires_grad_() for one in given[:3])
+        out = attention(q, k, v)
+        return out, *torch.autograd.grad(out, (q, k, v), given[3].to(dtype))
+    for half, single in zip(with_gradients(torch.bfloat16), with_gradients(torch.float32), strict=True):
+        assert half.dtype == torch.bfloat16
+        assert (half.float() - single).norm() < 0.01 * single.norm()
