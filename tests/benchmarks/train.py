@@ -1,13 +1,14 @@
 """What a training step takes, against a plain loop written here: python tests/benchmarks/train.py [PART ...] [--config a|b]
 
     step        plain (x * sigmoid(x), attention by two batched products and a softmax, AdamW and average tensor by tensor,
-                a read-back per tensor for the gradient's norm) against `train_step` in fp32 and in bf16
+                a read-back per tensor for the gradient's norm, DDP and malloc as they are) against `train_step` in fp32 and in bf16
     compiled    the same with train.compile: default (minutes)
+    malloc      `train_step` with freed memory kept (jobs.allocator) and without
     memory      the largest sum of storages alive in a step, parameters left out, and its time, by gradient_checkpointing
     ranks       images per second of two processes of one thread each, against one alone and against two apart
 
 Config a: 32x32, 96 channels, two blocks a level, batch 8, 22.3 M parameters. b: 16x16, 32 channels, batch 32, 1.2 M.
-Ratios are of medians over interleaved rounds, with quartiles. THREADS=2 in the environment: other than one thread.
+Each way to do a step has a process of its own. Ratios are of medians over interleaved rounds, with quartiles. THREADS=2 in the environment: other than one thread.
 """
 
 import argparse
@@ -18,6 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.layers import Attention
 from diffusion.losses import training_losses
+from jobs import distributed
 from jobs.batches import Batch, Batches
 from jobs.bench_timing import Effort, rates_in_turns
 from jobs.data import ImageData
@@ -37,6 +42,7 @@ from jobs.spec import Spec, resolve
 from jobs.train import Learner, new_learner, train_step
 
 FOREVER = 10 ** 9
+THREADS = int(os.environ.get("THREADS", "1"))
 CONFIGS = {
     "a": ({"image_size": 32}, {"num_channels": 96, "num_res_blocks": 2, "attention_resolutions": [16, 8]}, 8),
     "b": ({"image_size": 16}, {"num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2, 2],
@@ -95,6 +101,7 @@ def made_plain(learner: Learner) -> Learner:
                 setattr(module, name, Swish())
         if isinstance(module, Attention):
             module.__class__ = PlainAttention
+    learner.ddp = nn.parallel.DistributedDataParallel(learner.network)
     learner.optimizer = torch.optim.AdamW(learner.network.parameters(), lr=1e-4, weight_decay=0.0, foreach=False)
     return learner
 
@@ -118,18 +125,54 @@ def plain_step(learner: Learner, batch: Batch, step: int) -> None:
             average.detach().mul_(rate).add_(parameter.detach(), alpha=1 - rate)
 
 
-def steps(config: str, group: Group, compiled: bool) -> None:
-    works = {"plain": work_of(made_plain(new_learner(spec_of(config), group)), plain_step)}
-    for name, options in {"fp32": {}, "bf16": {"precision": "bf16"}}.items():
-        works[name] = work_of(new_learner(spec_of(config, **options), group), train_step)
-        if compiled:
-            began = time.perf_counter()
-            works[f"{name} compiled"] = work_of(new_learner(spec_of(config, compile="default", **options), group), train_step)
-            works[f"{name} compiled"]()
-            print(f"{config}: first step of {name} compiled after {time.perf_counter() - began:.0f} s", flush=True)
-    for work in works.values():
-        work(), work()
-    table(f"{config}, batch {CONFIGS[config][2]}", rates_in_turns(works, Effort(rounds=11, slice_s=0.5), group.device))
+@dataclass(frozen=True)
+class Way:
+    """One way to do a step, in a process of its own."""
+
+    train: dict = field(default_factory=dict)
+    plain: bool = False
+    default_malloc: bool = False
+
+
+PLAIN = Way(plain=True, default_malloc=True)
+WAYS = {
+    "step": {"plain": PLAIN, "fp32": Way(), "bf16": Way({"precision": "bf16"})},
+    "compiled": {"plain": PLAIN, "fp32 compiled": Way({"compile": "default"}),
+                 "bf16 compiled": Way({"precision": "bf16", "compile": "default"})},
+    "malloc": {f"{precision}, {'default' if default else 'kept'}": Way({"precision": precision}, default_malloc=default)
+               for precision in ("fp32", "bf16") for default in (True, False)}}
+
+
+def served(config: str, way: Way, connection: Connection) -> None:
+    """A step for each message; the first answer comes when all is warm."""
+    if way.default_malloc:
+        distributed.keep_freed_memory = lambda: None
+    with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", THREADS) as group:
+        learner = new_learner(spec_of(config, **way.train), group)
+        work = work_of(made_plain(learner), plain_step) if way.plain else work_of(learner, train_step)
+        for _ in range(3):
+            work()
+        connection.send(None)
+        while connection.recv():
+            work()
+            connection.send(None)
+
+
+def steps(config: str, ways: dict[str, Way]) -> None:
+    context, connections = get_context("spawn"), {}
+    for name, way in ways.items():
+        began = time.perf_counter()
+        connections[name], theirs = context.Pipe()
+        context.Process(target=served, args=(config, way, theirs), daemon=True).start()
+        connections[name].recv()
+        print(f"{config}: {name} is warm after {time.perf_counter() - began:.0f} s", flush=True)
+
+    def step_of(connection: Connection) -> Callable[[], object]:
+        return lambda: (connection.send(True), connection.recv())
+    works = {name: step_of(connection) for name, connection in connections.items()}
+    table(f"{config}, batch {CONFIGS[config][2]}", rates_in_turns(works, Effort(rounds=11, slice_s=1.0), torch.device("cpu")))
+    for connection in connections.values():
+        connection.send(False)
 
 
 # Memory
@@ -230,9 +273,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if "ranks" in options.parts:
         ranks(options.config)
-    with tempfile.TemporaryDirectory() as folder:
-        with process_group(Path(folder) / "meeting", int(os.environ.get("THREADS", "1"))) as group:
-            if "step" in options.parts or "compiled" in options.parts:
-                steps(options.config, group, "compiled" in options.parts)
-            if "memory" in options.parts:
-                memory(options.config, group)
+    for part in [part for part in WAYS if part in options.parts]:
+        steps(options.config, WAYS[part])
+    if "memory" in options.parts:
+        with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", THREADS) as group:
+            memory(options.config, group)
