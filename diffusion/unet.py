@@ -92,12 +92,12 @@ class UNet(nn.Module):
         for block in (*self.input_blocks, self.middle_block, *self.output_blocks):
             block.gradient_checkpointing = where if isinstance(where, bool) else block.resolution in where
 
-    def along(self, times: Tensor, y: Tensor | None = None) -> Callable[[Tensor, int], Tensor]:
-        """at_step(x, step): forward(x, times[step] of `times` [K], y), with the embeddings computed here, once."""
+    def along(self, times: Tensor, y: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """at_step(x, number int64 [1]): forward(x, `times` [K] at that number, y), with the embeddings computed here, once."""
         time, label = self.time_embed(timestep_embedding(times, self.num_channels)), self._label_embedding(y)
 
-        def at_step(x: Tensor, step: int) -> Tensor:
-            embedding = time[step:step + 1]  # [1, E], for all examples
+        def at_step(x: Tensor, number: Tensor) -> Tensor:
+            embedding = time.index_select(0, number)  # [1, E], for all examples
             return self(x, embedding=embedding if label is None else embedding + label)
         return at_step
 

@@ -132,10 +132,11 @@ def warm_up(candidate: Candidate, device: torch.device) -> tuple[str, int | None
         torch.cuda.empty_cache()
         return "does not fit into the GPU's memory", None
     except Exception as error:
-        if not candidate.variant.compiled:
+        if not (candidate.variant.compiled or candidate.variant.cuda_graph):
             raise
-        # Without a compiler, or with one that fails, torch raises whatever it likes.
-        return f"torch.compile: {type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}", None
+        # Without a compiler, or with one that fails, torch raises whatever it likes; so it does while it records.
+        what = "torch.compile" if candidate.variant.compiled else "CUDA graph"
+        return f"{what}: {type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}", None
     if candidate.variant.compiled:
         return "", None  # the other network lies in the memory too
     return "", torch.cuda.max_memory_allocated(device) if on_gpu else counted
@@ -237,9 +238,11 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[str]
             for precision in precisions:
                 variant = Variant(work="sample", precision=precision, batch_size=batch_size)
                 yield Candidate(variant, sampling_work(spec, network, variant, device))
+        own = Variant(work="sample", precision=spec.sample.precision, batch_size=spec.sample.batch_size)
+        for variant in recorded_variants(own, device):
+            yield Candidate(variant, sampling_work(spec, network, variant, device))
         if compiled:
-            other = build_network(spec).to(device).eval()
-            variant = Variant(work="sample", precision=spec.sample.precision, batch_size=spec.sample.batch_size, compiled=True)
+            other, variant = build_network(spec).to(device).eval(), own.model_copy(update={"compiled": True})
             yield Candidate(variant, after_compiling(other, sampling_work(spec, other, variant, device)))
 
     rates = measure(candidates(), effort, device)
@@ -249,9 +252,13 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[str]
         return rates, counted_flops(lambda: network(x, x.new_zeros(1), *labels))
 
 
+def recorded_variants(own: Variant, device: torch.device) -> list[Variant]:
+    return [own.model_copy(update={"cuda_graph": True})] if device.type == "cuda" else []
+
+
 def sampling_work(spec: Spec, network: UNet, variant: Variant, device: torch.device) -> Work:
     """The next step of a reverse chain that begins anew at its end."""
-    settings = {"batch_size": variant.batch_size, "precision": variant.precision}
+    settings = {"batch_size": variant.batch_size, "precision": variant.precision, "cuda_graph": variant.cuda_graph}
     spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
     diffusion = build_diffusion(spec, device, spec.sample.timestep_respacing)
     labels = np.arange(variant.batch_size) % spec.data.num_classes if spec.data.class_cond else None

@@ -36,6 +36,8 @@ class Variant(Section):
     gradient_checkpointing: Checkpointing = False
     compiled: bool = False
     """By torch.compile."""
+    cuda_graph: bool = False
+    """A whole reverse step, recorded."""
     batch_size: int
     """Images that one rank has in the network at once."""
 
@@ -137,7 +139,8 @@ def smallest_that_pays(rates: Mapping[int, float]) -> int:
 def batch_that_pays(bench: Bench, precision: str) -> int:
     """What `sample.batch_size: auto` is expected to find."""
     rates = {rate.batch_size: rate.per_second.median for rate in bench.rates
-             if (rate.work, rate.precision, rate.compiled) == ("sample", precision, False) and rate.per_second}
+             if (rate.work, rate.precision, rate.compiled, rate.cuda_graph) == ("sample", precision, False, False)
+             and rate.per_second}
     return smallest_that_pays(rates) if rates else bench.asked.sample_batch_size
 
 

@@ -39,13 +39,13 @@ class Autocast:
         with torch.autocast(x.device.type, dtype=self.dtype):
             return self.network(x, *arguments, **model_kwargs)
 
-    def along(self, times: Tensor, **model_kwargs: Tensor) -> Callable[[Tensor, int], Tensor]:
+    def along(self, times: Tensor, **model_kwargs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """As the network's own `along`; embeddings are computed in float32."""
         at_step = self.network.along(times, **model_kwargs)
 
-        def autocast(x: Tensor, step: int) -> Tensor:
+        def autocast(x: Tensor, number: Tensor) -> Tensor:
             with torch.autocast(x.device.type, dtype=self.dtype):
-                return at_step(x, step)
+                return at_step(x, number)
         return autocast
 
 

@@ -2,7 +2,7 @@
 
 `default` generates the same code on every machine with the same software, so that what is promised of eager runs holds for
 compiled ones too. `max-autotune` times kernels and takes the fastest, which another process may judge otherwise: then sums are
-taken in another order. On a GPU it also records CUDA graphs.
+taken in another order. On a GPU it also records CUDA graphs, unless whoever calls the network records it with more around it.
 """
 
 from typing import Any
@@ -11,13 +11,12 @@ import torch
 
 from jobs.errors import UserError
 
-_OPTIONS: dict[str, dict[str, Any]] = {"default": {"options": {"deterministic": True}}, "max-autotune": {"mode": "max-autotune"}}
-
-
-def compile_options(mode: str) -> dict[str, Any]:
-    """Keyword arguments for torch.compile."""
+def compile_options(mode: str, recorded: bool = False) -> dict[str, Any]:
+    """Keyword arguments for torch.compile. `recorded`: what is compiled becomes part of a larger CUDA graph."""
+    options = {"default": {"options": {"deterministic": True}},
+               "max-autotune": {"mode": "max-autotune-no-cudagraphs" if recorded else "max-autotune"}}
     # By shape: with shapes left open the code for one batch would depend on which others a process has seen.
-    return {"dynamic": False, **_OPTIONS[mode]}
+    return {"dynamic": False, **options[mode]}
 
 
 def check_compiler(key: str, device: torch.device) -> None:

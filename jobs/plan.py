@@ -141,7 +141,8 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: str, batc
                         "change that setting")
     wanted = Variant(work="train" if training else "sample", precision=precision, batch_size=batch_size,
                      gradient_checkpointing=training and checkpointing(spec.train),
-                     compiled=bool({"train": spec.train.compile, "sample": spec.sample.compile}.get(stage)))
+                     compiled=bool({"train": spec.train.compile, "sample": spec.sample.compile}.get(stage)),
+                     cuda_graph=stage == "sample" and spec.sample.cuda_graph and bench.device != "cpu")
     rate, assumed = measured_rate(bench, wanted)
     if bench.device == "cpu" and rate.threads != resources.threads:
         assumed.append(f"measured with {rate.threads} thread{'s' if rate.threads > 1 else ''}, the spec has "
@@ -160,12 +161,15 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: str, batc
 def measured_rate(bench: Bench, wanted: Variant) -> tuple[Rate, list[str]]:
     """The rate of such steps at the batch size that is nearest to the wanted one; and what is assumed."""
     def like(variant: Variant) -> tuple:
-        return variant.work, variant.precision, variant.gradient_checkpointing, variant.compiled
+        return variant.work, variant.precision, variant.gradient_checkpointing, variant.compiled, variant.cuda_graph
     of_settings = [rate for rate in bench.rates if like(rate) == like(wanted)]
     usable, batch_size = [rate for rate in of_settings if rate.per_second], wanted.batch_size
     if wanted.compiled and not usable:
         rate, assumed = measured_rate(bench, wanted.model_copy(update={"compiled": False}))
         return rate, [*assumed, "measured without torch.compile (`iddpm bench --compile` measures it), taken as no faster with it"]
+    if wanted.cuda_graph and not usable:
+        rate, assumed = measured_rate(bench, wanted.model_copy(update={"cuda_graph": False}))
+        return rate, [*assumed, "measured without cuda_graph, taken as no faster with it"]
     words = f"{wanted.work} in {wanted.precision}"
     if wanted.work == "train":
         where = wanted.gradient_checkpointing

@@ -26,8 +26,8 @@ def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, gener
         x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
     model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
     network = autocasting(network, settings.precision)
+    options = {"first_step": first_step, "cuda_graph": settings.cuda_graph and device.type == "cuda",
+               "clip_denoised": settings.clip_denoised, "model_kwargs": model_kwargs}
     if settings.sampler == "ddim":
-        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, first_step=first_step,
-                    clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs)
-    return ancestral(diffusion, network, x, randn, first_step=first_step, clip_denoised=settings.clip_denoised,
-                     model_kwargs=model_kwargs)
+        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, **options)
+    return ancestral(diffusion, network, x, randn, **options)

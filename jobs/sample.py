@@ -55,7 +55,7 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     run = settle_batch_size(run, network, group)
     if run.spec.sample.compile:
         check_compiler("sample.compile", group.device)
-        network.compile(**compile_options(run.spec.sample.compile))
+        network.compile(**compile_options(run.spec.sample.compile, run.spec.sample.cuda_graph))
     samplings = on_main(lambda: survey(run, network, group.device_name))
     # By checkpoint, the last one first, so that weights change as seldom as can be.
     work = [(sampling, chunk) for sampling in sorted(samplings, key=lambda sampling: -sampling.point.step)

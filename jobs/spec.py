@@ -159,6 +159,9 @@ class Sample(Section):
     """Of the network; the chain's own arithmetic stays in fp32."""
     compile: Compile = False
     """As train.compile. With max-autotune samples depend on which kernels were found fastest."""
+    cuda_graph: bool = False
+    """Record a whole reverse step for each chunk and replay it: for networks that a GPU is done with sooner than Python is.
+    Without a GPU it changes nothing."""
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the raw weights."""
     seed: CountOrZero = 0

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.bench_file import PAYS, Bench, Rate, batch_that_pays
+from jobs.bench_file import PAYS, Bench, Rate, Variant, batch_that_pays
 from jobs.errors import UserError
 from jobs.files import write_json
 from jobs.quantities import amount, figure, size
@@ -72,7 +72,7 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
     for rate in rates:
         where = rate.gradient_checkpointing
         pixels = "" if isinstance(where, bool) else f" at {', '.join(map(str, where))}"
-        name = rate.precision + " checkpointing" * bool(where) + pixels + " compiled" * rate.compiled
+        name = rate.precision + " checkpointing" * bool(where) + pixels + " compiled" * rate.compiled + " CUDA graph" * rate.cuda_graph
         measured = ["–", rate.problem, ""]
         if found := rate.per_second:
             measured = [figure(found.median), f"{figure(found.q25)}–{figure(found.q75)}", f"{rate.share_of_peak:.0%}"]
@@ -83,7 +83,7 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
 
 def recommendation(bench: Bench) -> str:
     """The settings that pay on this machine, in one sentence."""
-    rates = [rate for rate in bench.rates if not rate.compiled and rate.per_second]
+    rates = [rate for rate in bench.rates if not rate.compiled and not rate.cuda_graph and rate.per_second]
     training = [rate for rate in rates if rate.work == "train" and rate.batch_size == bench.asked.train_batch_size]
     if not training:
         return (f"No training step with {bench.asked.train_batch_size} images at once works here: set train.microbatch to what "
@@ -99,4 +99,14 @@ def recommendation(bench: Bench) -> str:
     settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={where}"]
     if any(rate.work == "sample" and rate.precision == bench.asked.sample_precision for rate in rates):
         settings.append(f"sample.batch_size={batch_that_pays(bench, bench.asked.sample_precision)}")
+    if graph_pays(bench):
+        settings.append("sample.cuda_graph=true")
     return f"For this machine: {' '.join(settings)} (the smallest batch within {1 - PAYS:.0%} of the fastest)"
+
+
+def graph_pays(bench: Bench) -> bool:
+    """Whether a recorded reverse step was clearly faster than the same one launched kernel by kernel."""
+    measured = {Variant(**rate.model_dump(include=set(Variant.model_fields))): rate.per_second for rate in bench.rates
+                if rate.per_second}
+    plain = {variant: variant.model_copy(update={"cuda_graph": False}) for variant in measured if variant.cuda_graph}
+    return any(found in measured and measured[graph].q25 > measured[found].q75 for graph, found in plain.items())

@@ -8,8 +8,8 @@ import torch
 from diffusion.unet import Block
 from jobs import bench as measuring
 from jobs import bench_peaks, bench_ranks
-from jobs.bench import (Candidate, alone, measure, measure_sampling, measure_training, random_images, sampling_work,
-                        training_work, warm_up)
+from jobs.bench import (Candidate, alone, measure, measure_sampling, measure_training, random_images, recorded_variants,
+                        sampling_work, training_work, warm_up)
 from jobs.bench_file import KINDS, Asked, Bench, Network, Quartiles, Rate, Scaling, Variant, read_bench, summary
 from jobs.bench_ranks import measure_scaling, started
 from jobs.bench_split import counted_flops, kind_of, time_split
@@ -310,6 +310,39 @@ FP32 = ("train", "fp32", False, 8, 90, 100, 110)
 ])
 def test_it_recommends_what_pays(rows, settings):
     assert f"For this machine: {settings} (" in recommendation(told(*rates_of(*rows)))
+
+
+@pytest.mark.parametrize("graph, pays", [((111, 120, 130), True), ((109, 120, 130), False)])
+def test_it_recommends_a_cuda_graph_where_that_is_clearly_faster(graph, pays, capsys):
+    plain, compiled, recorded = rates_of(FP32, ("sample", "fp32", False, 8, 90, 100, 110), ("sample", "fp32", False, 8, 1, 2, 3),
+                                         ("sample", "fp32", False, 8, *graph))[1:]
+    compiled = compiled.model_copy(update={"compiled": True})
+    bench = told(*rates_of(FP32), plain, compiled, recorded.model_copy(update={"cuda_graph": True}))
+    assert ("sample.batch_size=8 sample.cuda_graph=true (" in recommendation(bench)) == pays
+    assert ("sample.batch_size=8 (" in recommendation(bench)) == (not pays)
+    print_bench(bench)
+    assert "fp32 CUDA graph 8 120" in " ".join(capsys.readouterr().out.split())
+
+
+def test_recorded_steps_are_measured_on_a_gpu_alone(spec, monkeypatch):
+    own = Variant(work="sample", precision="bf16", batch_size=8)
+    assert recorded_variants(own, CPU) == []
+    [recorded] = recorded_variants(own, torch.device("cuda"))
+    assert recorded == Variant(work="sample", precision="bf16", batch_size=8, cuda_graph=True)
+    seen = []
+
+    def chain(spec, *arguments):
+        seen.append(spec.sample.cuda_graph)
+        yield
+    monkeypatch.setattr(measuring, "reverse_chain", chain)
+    for variant in (own, recorded):
+        sampling_work(spec, None, variant, CPU)()
+    assert seen == [False, True]
+
+    def fail():
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+    problem = "CUDA graph: RuntimeError: operation not permitted when stream is capturing"
+    assert warm_up(Candidate(recorded, fail), CPU) == (problem, None)
 
 
 def test_it_says_so_where_nothing_fits():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from diffusion.unet import UNet
 from jobs.build import build_network
 from jobs.checkpoints import save_checkpoint
-from jobs.compiling import check_compiler
+from jobs.compiling import check_compiler, compile_options
 from jobs.distributed import process_group
 from jobs.errors import UserError
 from jobs.train import new_learner
@@ -64,6 +64,13 @@ def test_what_is_compiled_is_trained_and_the_network_itself_stays_as_it_is(make_
             assert type(learner.ddp.module) is kind and type(learner.network) is UNet
             theirs = {parameter.data_ptr() for parameter in learner.ddp.parameters()}
             assert theirs == {parameter.data_ptr() for parameter in learner.network.parameters()}
+
+
+def test_what_is_recorded_as_a_whole_records_no_graph_of_its_own():
+    modes = torch._inductor.list_mode_options
+    assert "triton.cudagraphs" in modes(compile_options("max-autotune")["mode"])
+    assert "triton.cudagraphs" not in modes(compile_options("max-autotune", recorded=True)["mode"])
+    assert compile_options("default", recorded=True) == compile_options("default")
 
 
 @pytest.mark.parametrize("stage", ["train", "sample"])

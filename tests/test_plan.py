@@ -165,6 +165,18 @@ def test_compiled_steps_count_where_they_were_measured():
     assert not any("torch.compile" in text for text in (*planned["train"].assumed, *planned["evaluate"].assumed))
 
 
+def test_recorded_steps_count_where_they_were_measured():
+    spec = spec_with(sample={"cuda_graph": True})
+    assert planned_seconds(spec, bench_of(spec, *RATES))["sample"].median == pytest.approx(24)  # a CPU records nothing
+    gpu = spec_with(sample={"cuda_graph": True}, resources=stage_resources(gpus_per_node=2))
+    unmeasured = plan_run(gpu, bench_of(gpu, *RATES, device="A GPU"), FOREVER)["sample"]
+    assert unmeasured.seconds.median == pytest.approx(24) and "measured without cuda_graph, taken as no faster with it" in unmeasured.assumed
+    bench = bench_of(gpu, *RATES, rate("sample", 40, 2000.0, cuda_graph=True), device="A GPU")
+    planned = plan_run(gpu, bench, FOREVER)
+    assert planned["sample"].seconds.median == pytest.approx(12) and planned["sample"].assumed == ()
+    assert planned["evaluate"].seconds.median == pytest.approx(24)  # bits/dim records nothing either
+
+
 def test_more_threads_than_were_measured_are_an_assumption():
     spec = spec_with(resources=stage_resources(cpus_per_task=4))
     for plan in plan_run(spec, bench_of(spec, *RATES), FOREVER).values():

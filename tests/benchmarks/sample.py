@@ -5,6 +5,8 @@
     precision  a small network, trained here on digits: 256 samples of bf16 and fp16 beside those of fp32 at equal seeds; for
                comparison also those of a chain shorter by one step, and of other seeds
     compiled   the same network's steps, eager and compiled (minutes)
+    graph      on a GPU alone: the same network's steps, launched kernel by kernel and as a CUDA graph, none of which may wait for
+               the device; and their samples
 
 Ratios are of medians, with the quartiles of interleaved rounds.
 """
@@ -124,14 +126,14 @@ def trained(group: Group) -> UNet:
 
 def chain_of(network: UNet, chunk: int = 0, **sample) -> Iterator[Step]:
     spec = SPEC.model_copy(update={"sample": SPEC.sample.model_copy(update=sample)})
-    device = torch.device("cpu")
+    device = next(network.parameters()).device
     return reverse_chain(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing),
                          generator_for(device, "benchmark", chunk), np.arange(64) % 10, 64, None)
 
 
 def samples_of(network: UNet, first: int = 0, **sample) -> Tensor:
     """CHUNKS x 64 of them, as integers."""
-    return torch.cat([to_uint8(final(chain_of(network, chunk, **sample))).int() for chunk in range(first, first + CHUNKS)])
+    return torch.cat([to_uint8(final(chain_of(network, chunk, **sample))).cpu().int() for chunk in range(first, first + CHUNKS)])
 
 
 def tell_apart(name: str, images: Tensor, from_images: Tensor) -> None:
@@ -155,10 +157,12 @@ def precision(network: UNet) -> None:
         tell_apart(name, samples_of(network, **sample), plain)
 
 
+def walk(network: UNet, **sample) -> Iterator[Step]:
+    while True:
+        yield from chain_of(network, **sample)
+
+
 def compiled(network: UNet) -> None:
-    def walk(network: UNet):
-        while True:
-            yield from chain_of(network)
     other = build_network(SPEC).eval()
     other.load_state_dict(network.state_dict())
     other.compile(**compile_options("default"))
@@ -170,15 +174,33 @@ def compiled(network: UNet) -> None:
     tell_apart("compiled", samples_of(other), samples_of(network))
 
 
+def graph(network: UNet) -> None:
+    chains = {"launched": walk(network), "recorded": walk(network, cuda_graph=True)}
+    for chain in chains.values():
+        next(chain)
+    torch.cuda.set_sync_debug_mode("error")
+    for chain in chains.values():
+        for _ in range(20):
+            next(chain)
+    torch.cuda.set_sync_debug_mode("default")
+    works = {name: lambda chain=chain: next(chain) for name, chain in chains.items()}
+    table("a step, batch 64", rates_in_turns(works, EFFORT, next(network.parameters()).device))
+    tell_apart("a graph", samples_of(network, cuda_graph=True), samples_of(network))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     wanted = sys.argv[1:] or ["around", "precision"]
     if "around" in wanted:
         around()
-    if {"precision", "compiled"} & {*wanted}:
+    if "graph" in wanted and not torch.cuda.is_available():
+        sys.exit("graph: there is no GPU here")
+    if {"precision", "compiled", "graph"} & {*wanted}:
         with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", 1) as group:
             network = trained(group)
             if "precision" in wanted:
                 precision(network)
             if "compiled" in wanted:
                 compiled(network)
+            if "graph" in wanted:
+                graph(network)
