@@ -13,7 +13,7 @@ import numpy as np
 
 from jobs.errors import UserError
 from jobs.files import atomic_path
-from jobs.hdf5 import as_bytes, read_sealed
+from jobs.sealed import Alike, as_bytes
 from jobs.spec import Spec
 
 
@@ -74,13 +74,18 @@ class DamagedChunk(UserError):
     """A chunk file that is not what `write_chunk` wrote."""
 
 
-def read_chunk(path: Path, indices: range, settings: dict) -> Chunk:
+def alike_chunks() -> Alike:
+    """For `read_chunk` of many."""
+    return Alike("images", "sample_index", "labels")
+
+
+def read_chunk(path: Path, indices: range, settings: dict, files: Alike | None = None) -> Chunk:
     """The chunk in `path`, after checking that it is whole and made with `settings`.
 
     Raises DamagedChunk where it is not whole, UserError (naming what differs) where it is another run's.
     """
     try:
-        arrays, attributes = read_sealed(path, ("images", "sample_index", "labels"))
+        arrays, attributes = (files or alike_chunks()).read(path)
         chunk = Chunk(arrays["images"], arrays["sample_index"], arrays.get("labels"), attributes["device"])
         theirs = json.loads(attributes["settings"])
     except (OSError, KeyError, ValueError) as error:

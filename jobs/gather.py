@@ -11,14 +11,16 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
-from jobs.chunks import Chunk, chunk_file, chunk_indices, differences, number_of_chunks, read_chunk, sample_labels
+from jobs.chunks import (Chunk, alike_chunks, chunk_file, chunk_indices, differences, number_of_chunks, read_chunk,
+                         sample_labels)
 from jobs.errors import UserError
 from jobs.files import atomic_path
-from jobs.hdf5 import Layout, fill, lay_out, open_sealed
+from jobs.hdf5 import Layout, fill, lay_out
 from jobs.pictures import grid, write_png
 from jobs.points import Point, points, samples_folder
 from jobs.provenance import package_versions
 from jobs.rundir import RunDir
+from jobs.sealed import open_sealed
 from jobs.spec_file import dump
 
 FIRST, LARGER = 16, 100
@@ -104,15 +106,18 @@ def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[in
     Raises UserError, after the last, that names every chunk which is missing, damaged or foreign.
     """
     every = range(run.spec.sample.num_samples)
-    whole = {"sample_index": np.array(every, dtype=np.int64), "labels": sample_labels(run.spec, every)}
+    whole = {"sample_index": np.arange(len(every)), "labels": sample_labels(run.spec, every)}
     whole = {places[name][0]: array for name, array in whole.items() if name in places}
     chunk_at = {place: number for number, place in enumerate(places["images"])}
+    files = alike_chunks()
 
     def chunk_or_problem(place: int) -> Chunk | str:
         number = chunk_at[place]
         file = chunk_file(folder, number)
         try:
-            return read_chunk(file, chunk_indices(run.spec, number), settings) if file.exists() else f"{file}: missing"
+            if not file.exists():
+                return f"{file}: missing"
+            return read_chunk(file, chunk_indices(run.spec, number), settings, files)
         except UserError as error:
             return str(error)
 
@@ -156,8 +161,11 @@ def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows:
     with archive.open(name, "w", force_zip64=True) as member:
         header = {"descr": np.lib.format.dtype_to_descr(dataset.dtype), "fortran_order": False, "shape": dataset.shape}
         np.lib.format.write_array_header_1_0(member, header)
+        buffer = np.empty((rows, *dataset.shape[1:]), dataset.dtype)  # one for all: new memory takes longer than copying
         for start in range(0, len(dataset), rows):
-            member.write(np.ascontiguousarray(dataset[start:start + rows]).tobytes())
+            part = buffer[:len(dataset) - start]
+            dataset.read_direct(part, np.s_[start:start + len(part)])
+            member.write(part)
 
 
 def check_samples(run: RunDir, settings: dict, point: Point | None = None) -> None:

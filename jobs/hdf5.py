@@ -1,28 +1,24 @@
-"""HDF5 files that may not fit on the disk, and that may come back damaged.
+"""HDF5 files that may not fit on the disk.
 
 HDF5 lays out the file, Python writes the arrays into their places: a full disk is then an OSError, where HDF5 itself
 fails to close its file and takes the process down at exit (seen with h5py 3.16 on HDF5 2.0).
-
-A sealed file ends in its own checksum, where HDF5 does not look: a flipped byte is found before HDF5 reads it, which
-ends some processes with a segmentation fault. The sum is xxHash's, made against accidents alone: it takes a tenth of the
-time of sha256, which older files have and which is still read.
 """
 
-import hashlib
-import io
 import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
-import xxhash
 
-SUMS = {"xxh3_128": xxhash.xxh3_128, "sha256": hashlib.sha256}
-SUM = "xxh3_128"
+from jobs.sealed import new_sum, seal, update
+
+FLUSH_EVERY = 32 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,72 +66,28 @@ def _create(file: h5py.File, name: str, layout: Layout) -> list[int]:
 
 
 def fill(path: Path, pieces: Iterable[tuple[int, np.ndarray]]) -> None:
-    """Write arrays to their offsets in the laid-out file, in ascending order, and seal it."""
-    digest = SUMS[SUM]()
-    with open(path, "r+b") as file:
-        for offset, array in pieces:
-            if offset < file.tell():
-                raise ValueError(f"offset {offset} lies before what was written up to {file.tell()}")
-            _update(digest, file, offset - file.tell())  # HDF5's own, in between
-            content = memoryview(np.ascontiguousarray(array)).cast("B")
-            file.write(content)
-            digest.update(content)
-        _update(digest, file, path.stat().st_size - file.tell())
-        file.write(_seal(SUM, digest))
+    """Write arrays to their offsets in the laid-out file, in ascending order, and seal it.
 
-
-def as_bytes(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:
-    """A whole small HDF5 file, made in memory and sealed."""
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
-        file.attrs.update(attributes)
-    content = buffer.getvalue()
-    return content + _seal(SUM, SUMS[SUM](content))
-
-
-def read_sealed(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Attributes, and those of the named datasets that are there, of a file that `as_bytes` made; it is read once.
-
-    Raises OSError as `open_sealed` does.
+    The disk gets the first pieces while the next are made: there is little left to flush at the end.
     """
-    content = path.read_bytes()
-    _check_seal(io.BytesIO(content))
-    with h5py.File(path, "r") as file:
-        found = {name: file[name] for name in names if name in file}
-        return {name: np.frombuffer(content, dataset.dtype, dataset.size, dataset.id.get_offset()).reshape(dataset.shape)
-                for name, dataset in found.items()}, dict(file.attrs)
+    digest, position, flushes = new_sum(), 0, list[Future[None]]()
+    with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(1) as disk:
+        for offset, array in pieces:
+            if offset < position:
+                raise ValueError(f"offset {offset} lies before what was written up to {position}")
+            update(digest, file, offset - position)  # HDF5's own, in between
+            content = memoryview(np.ascontiguousarray(array)).cast("B")
+            digest.update(content)
+            _write(file, content)
+            position = offset + len(content)
+            if position >= FLUSH_EVERY * (len(flushes) + 1):
+                flushes.append(disk.submit(os.fdatasync, file.fileno()))
+        update(digest, file, path.stat().st_size - position)
+        _write(file, memoryview(seal(digest)))
+        for flush in flushes:
+            flush.result()  # the system tells of an error once, whoever asks first
 
 
-def open_sealed(path: Path) -> h5py.File:
-    """The file `path` for reading, after its checksum. Raises OSError where it is damaged or was not sealed."""
-    with open(path, "rb") as file:
-        _check_seal(file)
-    return h5py.File(path, "r")
-
-
-def _check_seal(file: BinaryIO) -> None:
-    size = file.seek(0, os.SEEK_END)
-    for name, new in SUMS.items():
-        digest = new()
-        start = max(size - len(_seal(name, digest)), 0)
-        file.seek(start)
-        found = file.read()
-        if found.startswith(name.encode()):
-            break
-    file.seek(0)
-    _update(digest, file, start)
-    if found != _seal(name, digest):
-        raise OSError("damaged: its checksum is not the recorded one")
-
-
-def _seal(name: str, digest) -> bytes:
-    return f"{name} {digest.hexdigest()}\n".encode()
-
-
-def _update(digest, file: BinaryIO, size: int) -> None:
-    """Take the next `size` bytes of the file into the sum."""
-    while size > 0 and (block := file.read(min(size, 1 << 20))):
-        digest.update(block)
-        size -= len(block)
+def _write(file: FileIO, content: memoryview) -> None:
+    while content:
+        content = content[file.write(content):]

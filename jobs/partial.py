@@ -14,7 +14,7 @@ import torch
 from jobs.chunks import differences
 from jobs.errors import UserError
 from jobs.files import atomic_path
-from jobs.hdf5 import as_bytes, open_sealed
+from jobs.sealed import as_bytes, open_sealed
 from jobs.progress import note
 
 

@@ -6,12 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("iddpm", "torch", "numpy", "h5py", "pydantic", "pillow", "submitit", "safetensors", "tensorboard", "scikit-learn")
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Version by name, of those that are installed."""
     versions = {}

@@ -14,8 +14,8 @@ from diffusion.unet import UNet
 from jobs.batch_size import settle_batch_size
 from jobs.build import build_diffusion, build_network
 from jobs.checkpoints import checkpoint_at, load_weights, sha256_of_weights, weights_name
-from jobs.chunks import (Chunk, DamagedChunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sample_labels,
-                         sampling_settings, write_chunk)
+from jobs.chunks import (Chunk, DamagedChunk, alike_chunks, chunk_file, chunk_indices, number_of_chunks, read_chunk,
+                         sample_labels, sampling_settings, write_chunk)
 from jobs.compiling import check_compiler, compile_options
 from jobs.distributed import Group, any_rank, on_main
 from jobs.errors import UserError
@@ -123,12 +123,12 @@ def missing_chunks(run: RunDir, point: Point, settings: dict) -> list[int]:
     if (folder / "samples.h5").exists():
         check_samples(run, settings, point)
         return []
-    missing = []
+    missing, files = [], alike_chunks()
     for chunk in range(number_of_chunks(run.spec)):
         file = chunk_file(folder, chunk)
         try:
             if file.exists():
-                read_chunk(file, chunk_indices(run.spec, chunk), settings)
+                read_chunk(file, chunk_indices(run.spec, chunk), settings, files)
                 continue
         except DamagedChunk as error:
             note(f"{error}; computing it again")

@@ -1,6 +1,8 @@
+import errno
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -10,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.hdf5 import Layout, as_bytes, fill, lay_out, open_sealed, read_sealed
+import jobs.hdf5
+from jobs.hdf5 import Layout, fill, lay_out
+from jobs.sealed import Alike, as_bytes, open_sealed
 
 RNG = np.random.default_rng(0)
 
@@ -44,6 +48,7 @@ def test_arrays_written_into_the_laid_out_places_are_read_back(tmp_path_factory,
 LIMITED = """
 import os, resource, sys
 from pathlib import Path
+import jobs.hdf5
 from jobs.hdf5 import Layout, lay_out
 
 path, rows, rows_per_chunk, side = Path(sys.argv[1]), *map(int, sys.argv[2:])
@@ -119,8 +124,50 @@ def test_pieces_out_of_order_are_no_file(filled):
         fill(filled[0], [(400, np.zeros(8, "u1")), (404, np.zeros(8, "u1"))])
 
 
+def test_an_error_of_the_disk_while_it_is_written_to_is_not_lost(tmp_path, monkeypatch):
+    flushed = []
+
+    def flush(descriptor):
+        flushed.append(os.fstat(descriptor).st_size)
+        if len(flushed) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(jobs.hdf5, "FLUSH_EVERY", 100)
+    monkeypatch.setattr(os, "fdatasync", flush)
+    array = np.zeros((100, 10), "u1")
+    [place] = lay_out(tmp_path / "a.h5", {"a": Layout(array.shape, "u1")}, {})["a"]
+    with pytest.raises(OSError, match="Input/output"):
+        fill(tmp_path / "a.h5", [(place + 10 * row, line) for row, line in enumerate(array)])
+    assert len(flushed) >= 10
+
+
+def test_files_that_differ_in_their_values_are_parsed_once(tmp_path, monkeypatch):
+    opened, h5py_file = [], h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *arguments: opened.append(arguments) or h5py_file(*arguments))
+    contents = [({"x": np.arange(5) + number, "y": np.full(3, number, "u1")}, {"n": 1}) for number in range(3)]
+    contents += [({"x": np.arange(4)}, {"n": 1}), ({"x": np.arange(5), "y": np.ones(3, "u1")}, {"n": 2})]
+    written = [as_bytes(*content) for content in contents]
+    opened.clear()
+    files = Alike("x", "y", "absent")
+    for number, (content, (arrays, attributes)) in enumerate(zip(written, contents)):
+        (tmp_path / "a.h5").write_bytes(content)
+        found, its_attributes = files.read(tmp_path / "a.h5")
+        assert found.keys() == arrays.keys() and its_attributes == attributes
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype and found[name].tolist() == array.tolist()
+        assert len(opened) == max(1, number - 1)  # the first, and the two that are laid out or described otherwise
+        damaged = bytearray(content)
+        damaged[len(content) // 2] ^= 1
+        (tmp_path / "a.h5").write_bytes(damaged)
+        with pytest.raises(OSError, match="damaged"):
+            files.read(tmp_path / "a.h5")
+    for cut in (0, 10, len(content) - 1):
+        (tmp_path / "a.h5").write_bytes(content[:cut])
+        with pytest.raises(OSError, match="damaged"):
+            files.read(tmp_path / "a.h5")
+
+
 def test_files_that_were_sealed_with_sha256_are_read(tmp_path):
     content = as_bytes({"x": np.arange(5)}, {"n": 1}).rpartition(b"xxh3_128 ")[0]
     (tmp_path / "a.h5").write_bytes(content + f"sha256 {hashlib.sha256(content).hexdigest()}\n".encode())
-    arrays, attributes = read_sealed(tmp_path / "a.h5", ("x", "absent"))
+    arrays, attributes = Alike("x", "absent").read(tmp_path / "a.h5")
     assert arrays["x"].tolist() == [0, 1, 2, 3, 4] and [*arrays] == ["x"] and attributes == {"n": 1}
