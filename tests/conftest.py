@@ -110,6 +110,18 @@ def make_run(tmp_path):
 
 
 @pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a file beside the others; messages then start with its bare name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "x.yaml") -> str:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8", newline="")
+        return name
+    return write
+
+
+@pytest.fixture
 def ranks():
     """ranks(run, "train", 2) -> exit status of the stage on two processes, as torchrun starts them.
 

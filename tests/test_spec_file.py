@@ -1,34 +1,19 @@
-"""Spec files: what their YAML means, what is said about mistakes, and that a resolved spec survives its file."""
+"""Spec files: what their YAML means, and what is said about mistakes."""
 
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from jobs.errors import UserError
-from jobs.spec import Spec, resolve
-from jobs.spec_file import MAX_COMPLAINTS, difference, dump, load, load_frozen
+from jobs.spec import Spec
+from jobs.spec_file import MAX_COMPLAINTS, load
 from jobs.sweep import KEYS
 
 SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write a file beside the others; messages then start with its bare name."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(text: str, name: str = "x.yaml") -> str:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text(text, encoding="utf-8", newline="")
-        return name
-    return write
 
 
 def said(path, overrides=()):
@@ -176,7 +161,7 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
     ("zzz: 1", "zzz: unknown key; allowed: name, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
     ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, sampler, ddim_eta, "
-                         "timestep_respacing, clip_denoised, precision, compile, ema_rate, seed, at"),
+                         "timestep_respacing, clip_denoised, precision, compile, cuda_graph, ema_rate, seed, at"),
     ("sample: {compile: true}", "sample.compile: must be false, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),
@@ -341,193 +326,6 @@ def test_a_key_overridden_twice(write):
 def test_an_override_leaves_the_section_where_it_is(write):
     assert said(write("name: x\ndata: {path: digits, image_size: 32}\ntrain: {}\n"), ["train.lr=1"]) == [
         "x.yaml:3: train.iterations: required, but not given"]
-
-
-# Sweeps
-
-def test_without_a_sweep_there_is_one_run(write):
-    study = load(write(SMALLEST))
-    (run,) = study.runs
-    assert (study.name, study.source, run.name, run.differs) == ("x", Path("x.yaml"), "run", {})
-    assert run.spec.model.channel_mult == [1, 2, 2, 2] and run.spec.model.learn_sigma is True
-
-
-def test_every_point_of_a_sweep_is_a_resolved_spec(write):
-    runs = load(write(SMALLEST + "sweep:\n  grid: {diffusion.noise_schedule: [linear, cosine], "
-                                 "diffusion.loss: [simple, hybrid]}\n")).runs
-    assert [run.name for run in runs] == [f"noise_schedule={schedule},loss={loss}"
-                                          for schedule in ("linear", "cosine") for loss in ("simple", "hybrid")]
-    assert [(run.spec.diffusion.noise_schedule, run.spec.model.learn_sigma) for run in runs] == [
-        ("linear", False), ("linear", True), ("cosine", False), ("cosine", True)]
-    assert runs[1].differs == {"diffusion.noise_schedule": "linear", "diffusion.loss": "hybrid"}
-
-
-def test_names_do_not_depend_on_how_a_number_is_written(write):
-    names = [[run.name for run in load(write(SMALLEST + f"sweep: {{grid: {{{values}}}}}\n")).runs] for values in (
-        "train.lr: [1e-4], model.dropout: [0], train.iterations: [1000]",
-        "train.lr: [0.0001], model.dropout: [0.0], train.iterations: [1e3]")]
-    assert names == [["lr=0.0001,dropout=0.0,iterations=1000"]] * 2
-
-
-def test_a_required_key_may_come_from_the_sweep(write):
-    path = write("name: x\ndata: {path: digits, image_size: 32}\nsweep: {grid: {train.iterations: [1, 2]}}\n")
-    assert [run.spec.train.iterations for run in load(path).runs] == [1, 2]
-
-
-def test_an_error_of_some_runs_names_the_first_and_counts_the_others(write):
-    path = write(SMALLEST + "sweep:\n  grid:\n    diffusion.loss: [simple, hybrid]\n    train.lr: [1e-4,\n      -1]\n"
-                            "    train.seed: [1]\n")
-    assert said(path) == [
-        "x.yaml:8: train.lr: must be greater than 0 (got -1); in run loss=simple,lr=-1,seed=1 and 1 more"]
-    path = write(SMALLEST + "model: {learn_sigma: true}\nsweep: {grid: {diffusion.loss: [simple, hybrid]}}\n")
-    (line,) = said(path)
-    assert line.startswith("x.yaml:4: model.learn_sigma: loss: simple does not train a variance")
-    assert line.endswith("; in run loss=simple")
-
-
-def test_an_item_of_a_swept_list_has_its_own_line(write):
-    path = write(SMALLEST + "sweep:\n  grid:\n    model.channel_mult:\n"
-                            "      - [1, 1, 2]\n      - [1, 1,\n         x]\n")
-    assert said(path) == [
-        "x.yaml:9: model.channel_mult[2]: must be a whole number (got x); in run channel_mult=1-1-x"]
-
-
-def test_an_error_of_all_runs_is_shown_once(write):
-    assert said(write(SMALLEST + "model: {num_heds: 2}\nsweep: {grid: {train.seed: [1, 2, 3]}}\n")) == [
-        "x.yaml:4: model.num_heds: unknown key; did you mean `num_heads`?"]
-
-
-def test_a_bad_sweep_is_shown_with_what_else_is_wrong(write):
-    path = write("name: x\ndata: {path: digits, image_size: 3.5}\ntrain: {}\nsweep:\n  zip:\n"
-                 "    train.iterations: [1]\n    train.lr: [1, 2]\n  grid: {train.sed: [1]}\n")
-    assert said(path) == [
-        "x.yaml:5: sweep.zip: the lists must be equally long, but train.iterations has 1, train.lr has 2",
-        "x.yaml:8: sweep.grid.train.sed: unknown key; did you mean `train.seed`?",
-        "x.yaml:2: data.image_size: must be a whole number (got 3.5)"]
-
-
-def test_a_swept_key_cannot_be_overridden(write):
-    path = write(SMALLEST + "sweep:\n  grid:\n    train.lr: [1, 2]\n")
-    for override in ("train.lr=3", "train={lr: 3}"):
-        assert said(path, [override]) == [
-            f"x.yaml:6: sweep.grid.train.lr: is swept here, but also set by `command line: {override}`; "
-            "drop one of the two"]
-    assert len(load(path, ["train.seed=3"]).runs) == 2
-
-
-@pytest.mark.parametrize("sweep, expected", [
-    ("grid: {train.seed: [1, 2, 1]}", "sweep.grid.train.seed[2]: 2 points make the same run: seed=1"),
-    ("grid: {train.lr: [1, 1.0, 1e0]}", "sweep.grid.train.lr[1]: 3 points make the same run: lr=1.0"),
-    ("list: [{}, {model.learn_sigma: null}, {train.seed: 1}, {model.learn_sigma: true}]",
-     "sweep.list[1].model.learn_sigma: 3 points make the same run: run, learn_sigma=none, learn_sigma=true"),
-    ("list: [{}, {}]", "sweep: 2 points make the same run: run"),
-])
-def test_points_that_make_the_same_run(write, sweep, expected):
-    assert said(write(f"{SMALLEST}sweep: {{{sweep}}}\n")) == [f"x.yaml:4: {expected}"]
-
-
-def test_a_sweep_of_ten_thousand_runs_loads_in_seconds(write):
-    seeds = ", ".join(map(str, range(2500)))
-    path = write(SMALLEST + f"sweep: {{grid: {{train.seed: [{seeds}], diffusion.loss: [simple, hybrid], "
-                            "train.lr: [1e-4, 2e-4]}}\n")
-    start = time.process_time()
-    runs = load(path).runs
-    assert len({run.name for run in runs}) == 10_000
-    assert time.process_time() - start < 10
-
-
-# Resolved specs
-
-def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:
-    """Values that a field of the schema allows."""
-    if get_origin(annotation) is Annotated:
-        inner, *metadata = get_args(annotation)
-        return strategy(inner, (*limits, *metadata))
-    bounds = {name: getattr(limit, name) for outer in limits
-              for limit in (outer.metadata if isinstance(outer, FieldInfo) else [outer])
-              for name in ("ge", "gt", "le", "lt") if getattr(limit, name, None) is not None}
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return st.fixed_dictionaries({
-            name: SPECIAL[name] if name in SPECIAL else strategy(field.annotation, tuple(field.metadata))
-            for name, field in annotation.model_fields.items()})
-    if annotation is bool:
-        return st.booleans()
-    if annotation is int:
-        return st.integers(bounds.get("ge", 0), bounds.get("le", 10**12))
-    if annotation is float:
-        return st.floats(bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt")), allow_nan=False,
-                         allow_infinity=False, exclude_min="gt" in bounds, exclude_max="lt" in bounds)
-    if annotation is str:
-        return TEXT
-    if get_origin(annotation) is Literal:
-        return st.sampled_from(get_args(annotation))
-    if get_origin(annotation) is list:
-        return st.lists(strategy(get_args(annotation)[0]), min_size=1, max_size=3)
-    return st.one_of(*(st.none() if part is type(None) else strategy(part) for part in get_args(annotation)))
-
-
-WORDS = ["null", "Yes", "1e5", "12", "24:00:00", "a: b", "- x", "#", "...", "---", "'", '"\\', " a ", "<<", "~", "\x85"]
-TEXT = st.one_of(st.sampled_from(WORDS), st.text("aé0 .:-_#'\"\\{[&*!|>%@`,\x85\u2028\ufeff\U0001F600", min_size=1))
-SPECIAL = {"name": st.just("a.b-c"), "time": st.sampled_from(["24:00:00", "1-00:00", "30:00"]),
-           "at": st.lists(st.one_of(st.just("last"), st.integers(1, 10**9)), max_size=3)}
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(values=strategy(Spec))
-def test_a_dumped_spec_comes_back_equal(write, values):
-    spec = Spec.model_validate(values)
-    assert load_frozen(write(dump(spec), "spec.yaml")) == spec
-
-
-def test_the_dump_is_readable(write):
-    lines = dump(one(write(SMALLEST), ["train.lr=1e-5"])).split("\n")
-    assert lines[:4] == ["name: x", "data:", "  path: digits", "  image_size: 32"]
-    for line in ("  channel_mult: [1, 2, 2, 2]", "  lr: 1.0e-05", '  timestep_respacing: ""', "  metrics: [fid]",
-                 '    time: "24:00:00"', "  microbatch: null", "  learn_sigma: true"):
-        assert line in lines
-
-
-def test_a_dump_is_a_spec_file_too(write):
-    spec = one(write(SMALLEST))
-    assert one(write(dump(spec), "again.yaml")) == spec
-
-
-def test_a_dump_cut_off_anywhere_is_refused(write):
-    whole = dump(one(write(SMALLEST)))
-    for end in [*range(0, len(whole) - 8, 37), *range(len(whole) - 8, len(whole))]:
-        with pytest.raises(UserError, match="^spec.yaml"):
-            load_frozen(write(whole[:end], "spec.yaml"))
-
-
-@pytest.mark.parametrize("old, new, expected", [
-    ("  lr: 0.0001", "  lr: -1", "spec.yaml:27: train.lr: must be greater than 0 (got -1)"),
-    ("  lr: 0.0001", "  lr: [", "spec.yaml:27: not valid YAML: a bracket that is not closed, or a comma is missing"),
-    ("...\n", "", "spec.yaml: damaged: the end is missing"),
-])
-def test_a_damaged_dump_is_refused(write, old, new, expected):
-    text = dump(one(write(SMALLEST)))
-    assert text.count(old) == 1
-    with pytest.raises(UserError) as caught:
-        load_frozen(write(text.replace(old, new), "spec.yaml"))
-    line = text[:text.index(old)].count("\n") + 1
-    assert str(caught.value) == expected.replace(":27:", f":{line}:")
-
-
-def test_a_missing_dump(write):
-    with pytest.raises(UserError, match=r"^nothing.yaml: cannot be read \(No such file or directory\)$"):
-        load_frozen("nothing.yaml")
-
-
-def test_differences(write):
-    old = one(write(SMALLEST))
-    new = one("x.yaml", ["train.lr=2e-4", "model.channel_mult=[1,1,2]", "data.path=a b", "resources.train.nodes=2",
-                         "train.lr_anneal=true", "evaluate.reference=digits"])
-    assert difference(old, old) == []
-    assert difference(old, new) == [
-        'data.path: digits -> "a b"', "model.channel_mult: [1, 2, 2, 2] -> [1, 1, 2]", "train.lr: 0.0001 -> 0.0002",
-        "train.lr_anneal: false -> true", "resources.train.nodes: 1 -> 2"]
-    assert difference(old, new, ignore=["resources", "train.lr", "model.channel_mult"]) == [
-        'data.path: digits -> "a b"', "train.lr_anneal: false -> true"]
 
 
 # Whatever is typed
