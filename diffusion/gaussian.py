@@ -19,7 +19,8 @@ Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 Network = Callable[..., Tensor]
 """network(x_t, time, **model_kwargs) -> [N, C or 2C, H, W]; `time` is float [N] as the network was trained on.
 
-Samplers also use its method `along(times [K], **model_kwargs)`, where it has one: (x_t, number int64 [1]) -> the same at that one of times.
+Samplers also use its method `along(times [K], **model_kwargs)`, where it has one: (x_t, number int64 [1]) -> the same at that
+one of times.
 """
 
 

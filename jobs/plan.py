@@ -118,7 +118,8 @@ def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, 
     train = {"train": planned["train"].seconds.median / spec.train.iterations}
     if spec.sample.batch_size == "auto":
         return train
-    chunk_steps = planned["sample"].pieces / len(points(spec)) * sum(chain_length(spec, point.timestep_respacing) for point in points(spec))
+    lengths = [chain_length(spec, point.timestep_respacing) for point in points(spec)]
+    chunk_steps = planned["sample"].pieces * sum(lengths) / len(lengths)
     return train | {"sample": planned["sample"].seconds.median / chunk_steps}
 
 

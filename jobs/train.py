@@ -267,9 +267,9 @@ def check_progress(learner: Learner, run: RunDir, step: int, saved: int) -> None
         advice = "a lower train.lr, train.grad_clip or train.warmup"
         if learner.spec.train.precision == "fp16":
             advice += ", or precision: bf16"
+        kept = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint"
         raise StageFailed(f"{run.path}: the gradient was not finite in each of the last {bad_steps} steps (step {step}); the "
-                          f"weights were left alone meanwhile, {f'the last checkpoint is of step {saved}' if saved else 'there is no checkpoint'}. "
-                          f"Try {advice}, under another name.", kind="diverged")
+                          f"weights were left alone meanwhile, {kept}. Try {advice}, under another name.", kind="diverged")
 
 
 def loss_keys(spec: Spec) -> list[str]:

@@ -72,7 +72,8 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
     for rate in rates:
         where = rate.gradient_checkpointing
         pixels = "" if isinstance(where, bool) else f" at {', '.join(map(str, where))}"
-        name = rate.precision + " checkpointing" * bool(where) + pixels + " compiled" * rate.compiled + " CUDA graph" * rate.cuda_graph
+        name = (rate.precision + " checkpointing" * bool(where) + pixels + " compiled" * rate.compiled
+                + " CUDA graph" * rate.cuda_graph)
         measured = ["–", rate.problem, ""]
         if found := rate.per_second:
             measured = [figure(found.median), f"{figure(found.q25)}–{figure(found.q75)}", f"{rate.share_of_peak:.0%}"]

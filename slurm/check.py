@@ -58,7 +58,8 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
         ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
                   f"a checkpoint is {size(cost.checkpoint_bytes)}"),
         ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
-                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''}{assumed} on {where(spec.resources.sample)}; {size(cost.samples_bytes)}"),
+                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''}{assumed} on {where(spec.resources.sample)}; "
+                   f"{size(cost.samples_bytes)}"),
         ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
                      f"on {where(spec.resources.evaluate)}"),
     ]

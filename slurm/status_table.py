@@ -136,7 +136,9 @@ def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
         first, *rest = textwrap.wrap(row["run"], widths["run"], break_on_hyphens=False)
         lines += [line(row | {"run": first}, run.state), *(f"  {piece}" for piece in rest)]
     hidden = [name for name in metrics if name in columns and name not in widths]
-    return lines + _wrapped([f"no room here for {', '.join(hidden)}: a wider terminal, --json or a pipe has them"], width) * bool(hidden)
+    if not hidden:
+        return lines
+    return lines + _wrapped([f"no room here for {', '.join(hidden)}: a wider terminal, --json or a pipe has them"], width)
 
 
 def _cells(run: RunStatus) -> dict[str, str]:
@@ -146,7 +148,8 @@ def _cells(run: RunStatus) -> dict[str, str]:
     why = failure or (waits if run.state not in ("running", "hung", "done") else "")
     return {"run": run.run, "state": run.state, "stage": run.stage or "", "why": why,
             "done": "" if run.done is None else f"{run.done:,}/{run.total:,}", "rate": _rate(run.rate),
-            "of plan": _form(run.of_plan, "{:.2g}x"), "loss": _form(run.loss, "{:.4f}"), "left": "" if run.eta_s is None else duration(run.eta_s),
+            "of plan": _form(run.of_plan, "{:.2g}x"), "loss": _form(run.loss, "{:.4f}"),
+            "left": "" if run.eta_s is None else duration(run.eta_s),
             "heard of": "" if run.heartbeat_s is None else f"{duration(run.heartbeat_s)} ago", "job": run.job or "",
             "node": run.node, "restarts": str(run.restarts or ""), "samples": f"{run.samples:,}" if run.samples else ""}
 

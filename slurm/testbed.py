@@ -159,8 +159,8 @@ def _start_accounting(cluster: Testbed) -> None:
         (home / "tmp").mkdir(exist_ok=True)
         if not (home / "mysql" / "mysql").exists():
             _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp", "--skip-test-db")
-        _run(cluster, "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp",
-             f"--socket={home}/run/mysql.socket", f"--pid-file={home}/run/mariadbd.pid",
+        _run(cluster, "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", f"--datadir={home}/mysql",
+             f"--tmpdir={home}/tmp", f"--socket={home}/run/mysql.socket", f"--pid-file={home}/run/mariadbd.pid",
              f"--log-error={home}/log/mariadb.log", f"--port={cluster.ports['mariadb']}", "--bind-address=127.0.0.1",
              "--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=900")
         _wait_for(cluster, "mariadbd", lambda: _ok(cluster, *database, "-e", "select 1"))

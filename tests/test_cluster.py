@@ -47,8 +47,8 @@ def test_a_cluster_runs_a_job_on_two_nodes_loses_one_and_goes_on(home):
 
     job = slurm(cluster, "sbatch", "--parsable", "-w", "n2", "-o", "/dev/null", "--requeue", "--wrap", "sleep 300").strip()
     until(lambda: "RUNNING" in slurm(cluster, "squeue", "-h", "-j", job, "-o", "%T"))
-    sleeping = [pid for pid in Path("/proc").glob("[0-9]*") if _is_job(pid, job)]
-    assert sleeping
+    # SLURM calls a job running a moment before its process is there.
+    sleeping = until(lambda: [pid for pid in Path("/proc").glob("[0-9]*") if _is_job(pid, job)])
     testbed.fail(home, "n2")
     assert not [pid for pid in sleeping if (pid / "exe").exists()]
     until(lambda: "down" in slurm(cluster, "sinfo", "-h", "-n", "n2", "-o", "%T"))

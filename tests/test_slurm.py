@@ -23,7 +23,8 @@ def states(cluster) -> dict[str, str]:
 def test_a_sweep_over_two_nodes_runs_in_order_ends_with_a_report_and_is_not_submitted_twice(cluster, tmp_path,
                                                                                                      undisturbed):
     sweep = {"grid": {"diffusion.noise_schedule": ["linear", "cosine"]}}
-    cluster.spec("sweep.yaml", sweep=sweep, resources={"train": {"nodes": 2, "tasks_per_node": 2}, "sample": {"nodes": 2, "tasks_per_node": 2}})
+    four = {"nodes": 2, "tasks_per_node": 2}
+    cluster.spec("sweep.yaml", sweep=sweep, resources={"train": four, "sample": four})
     planned = cluster.iddpm("submit", "sweep.yaml", "--dry-run")
     assert "#SBATCH --array=0-1%2" in planned and "element i after i of 1" in planned and not (tmp_path / "runs").exists()
     submitted = cluster.iddpm("submit", "sweep.yaml")

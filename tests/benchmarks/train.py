@@ -8,7 +8,8 @@
     ranks       images per second of two processes of one thread each, against one alone and against two apart
 
 Config a: 32x32, 96 channels, two blocks a level, batch 8, 22.3 M parameters. b: 16x16, 32 channels, batch 32, 1.2 M.
-Each way to do a step has a process of its own. Ratios are of medians over interleaved rounds, with quartiles. THREADS=2 in the environment: other than one thread.
+Each way to do a step has a process of its own. Ratios are of medians over interleaved rounds, with quartiles.
+THREADS=2 in the environment: other than one thread.
 """
 
 import argparse
