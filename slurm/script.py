@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 from submitit import SlurmExecutor
@@ -9,6 +10,9 @@ from submitit import SlurmExecutor
 from slurm.arrays import Array, minutes
 from slurm.profiles import Profile
 
+# A job that is told to stop while Python is still loading would be ended by the signal, as failed. It does not hear it until
+# jobs.interruption listens: after a preemption SLURM then kills it when its time is up, and requeues it.
+DEAF_AT_FIRST = """sh -c 'trap "" TERM USR2; exec "$@"' deaf-at-first"""
 # srun would take these over from a job that submits, and put our processes on its cores.
 INHERITED = ("SLURM_CPU_BIND", "SLURM_CPU_BIND_LIST", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_VERBOSE", "SLURM_MEM_BIND")
 
@@ -35,7 +39,8 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
         # --cpus-per-task (SLURM 22.05 and later).
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         "setup": [f"unset {' '.join(INHERITED)}", *exports, *profile.setup]}
-    launcher = SlurmExecutor(study / "logs" / name, python=profile.python)
+    python = profile.python or shlex.quote(sys.executable)
+    launcher = SlurmExecutor(study / "logs" / name, python=f"{DEAF_AT_FIRST} {python}")
     launcher.update_parameters(**{key: value for key, value in parameters.items() if value})
     return launcher
 

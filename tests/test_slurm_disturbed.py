@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,22 @@ def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, tmp_pa
     cluster.until_empty()
     assert "Restarts=1" in cluster("scontrol", "show", "job", training)
     assert cluster.samples(run) == undisturbed(LONG)
+
+
+def test_preemption_before_python_listens_costs_nothing_but_the_start(cluster, tmp_path, undisturbed):
+    slow = tmp_path / "slow-python"  # the first time only, as from a network file system
+    slow.write_text(f"#!/bin/sh\n[ -e {tmp_path}/begun ] || {{ touch {tmp_path}/begun; sleep 45; }}\nexec {sys.executable} \"$@\"\n")
+    slow.chmod(0o755)
+    (tmp_path / "configs" / "clusters").mkdir(parents=True)
+    (tmp_path / "configs" / "clusters" / "slow.yaml").write_text(f"python: {slow}\n")
+    one = ["resources.train.nodes=1", "resources.sample.nodes=1", "evaluate.nll_examples=0"]
+    cluster.iddpm("submit", "spec.yaml", "--cluster", "slow", *one)
+    cluster.until((tmp_path / "begun").exists)
+    training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
+    cluster("sbatch", "--partition=urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
+    cluster.until_empty()
+    assert cluster.samples(tmp_path / "runs" / "study" / "run") == undisturbed(["evaluate.nll_examples=0"], ranks=1)
 
 
 def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_nothing(cluster, tmp_path, undisturbed):
