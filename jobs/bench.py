@@ -78,7 +78,8 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
         made=time.strftime("%Y-%m-%dT%H:%M:%S%z"), host=socket.gethostname(), processor=processor(), device=device_name,
         gpus=torch.cuda.device_count(), cores=cores, torch=str(torch.__version__), quick=quick, spec=source,
         asked=Asked(precision=spec.train.precision, gradient_checkpointing=checkpointing(spec.train),
-                    train_batch_size=spec.train.batch_size, sample_batch_size=spec.sample.batch_size, sample_precision=spec.sample.precision),
+                    train_batch_size=spec.train.batch_size, sample_batch_size=spec.sample.batch_size,
+                    sample_precision=spec.sample.precision),
         network=network_of(spec, forward_flops, training_flops), peaks=peaks,
         rates=[with_share(rate, flops[rate.work], peaks) for rate in trained + sampled], split=split,
         scaling=[] if quick else measure_scaling(spec, effort))

@@ -94,7 +94,8 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
     """Join the other ranks of this stage for the duration of the block.
 
     `meeting` is a path on a file system that all ranks see and that no other group uses; rank 0 leaves its address
-    there (under torchrun the launcher's own meeting place serves). `threads`: of this process, on the CPU.
+    there (under torchrun the launcher's own meeting place serves). `threads`: of this process, on the CPU, where it also
+    keeps the memory that it frees from here on (see jobs.allocator).
     """
     here = place()
     torch.set_num_threads(threads)
