@@ -122,11 +122,14 @@ def test_a_recorded_step_replayed_is_every_step(golden, monkeypatch, name, sampl
     x_T, *draws = torch.randn(6, 2, 3, network.image_size, network.image_size, generator=torch.Generator().manual_seed(0))
     diffusion = _cosine("5", "learned_range" if network.out_channels == 6 else "fixed_large")
 
+    given = x_T.clone()
+
     def walk(**more):
         noise = iter(draws)
         return list(sampler(diffusion, network, x_T, lambda x: next(noise), model_kwargs=labels, **options, **more))
     for one, other in zip(walk(), walk(cuda_graph=True), strict=True):  # looked at only now: no replay has overwritten them
         assert one.t == other.t and torch.equal(one.x, other.x) and torch.equal(one.pred_xstart, other.pred_xstart)
+    assert torch.equal(x_T, given)  # a replay writes to memory of its own
 
 
 @pytest.mark.parametrize("name", ["unet_uncond32", "unet_classcond32"])
