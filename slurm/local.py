@@ -9,7 +9,6 @@ from pathlib import Path
 
 from submitit import LocalExecutor
 from submitit.core.core import Job
-from submitit.core.utils import UncompletedJobError
 
 from jobs.errors import StageFailed, UserError
 from jobs.files import make_dir, read_json
@@ -143,12 +142,9 @@ def _progress(run: RunDir, stage: str, began: float) -> dict | None:
 
 def _judge(job: Job, run: RunDir, stage: str) -> None:
     """Turn the ranks' outcomes into one: the most telling message of all."""
-    outcomes = []
-    for rank in range(job.num_tasks):
-        try:
-            outcomes.append(job.task(rank).result())
-        except UncompletedJobError:
-            outcomes.append({"state": "lost", "message": ""})
+    # The processes are gone: a result that is not there will not come, and submitit would look out for it for 15 seconds.
+    tasks = [job.task(rank) for rank in range(job.num_tasks)]
+    outcomes = [task.result() if task.paths.result_pickle.exists() else {"state": "lost", "message": ""} for task in tasks]
     by_state = {outcome["state"]: outcome["message"] for outcome in reversed(outcomes)}
     log = job.paths.stdout
     if "refused" in by_state:
