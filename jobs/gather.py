@@ -11,8 +11,7 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
-from jobs.chunks import (Chunk, alike_chunks, chunk_file, chunk_indices, differences, number_of_chunks, read_chunk,
-                         sample_labels)
+from jobs.chunks import Chunk, alike_chunks, chunk_file, chunk_indices, differences, read_chunk, sample_labels
 from jobs.errors import UserError
 from jobs.files import atomic_path
 from jobs.hdf5 import Layout, fill, lay_out

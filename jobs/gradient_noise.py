@@ -1,4 +1,4 @@
-"""How noisy the gradient is: the simple noise scale tr(S) / |G|^2, in examples, G being the true gradient, S one example's covariance.
+"""How noisy the gradient is: the simple noise scale tr(S) / |G|^2, in examples (G: the true gradient, S: one example's covariance).
 
 McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", appendix A.1: the squared norms of gradients of two
 batch sizes give unbiased estimates of both. A batch much smaller than the scale learns mostly noise. Nichol & Dhariwal

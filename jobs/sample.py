@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from diffusion.respacing import space_timesteps
 from diffusion.unet import UNet
@@ -28,7 +27,6 @@ from jobs.progress import Progress, note
 from jobs.randomness import generator_for
 from jobs.reverse_chain import reverse_chain
 from jobs.rundir import RunDir
-from jobs.spec import Spec
 
 TELL_EVERY = 10  # steps between two words to the main rank about how far this one is
 SAVE_EVERY_S = 300.0  # between two saves of a chunk half-way: what a kill -9 costs at most

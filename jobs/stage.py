@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.errors import Busy, StageFailed, UserError
+from jobs.errors import Busy, UserError
 from jobs.failures import Failure, describe, forget_failure, write_failure
 from jobs.files import read_json, remove_leftovers
 from jobs.interruption import Interruption

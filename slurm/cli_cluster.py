@@ -17,7 +17,8 @@ def _home() -> Path:
     return pointed if (pointed / "testbed.json").is_file() else Path("~/.cache/iddpm/cluster").expanduser()
 
 
-HOME = click.option("--home", type=click.Path(path_type=Path), default=_home, show_default="SLURM_CONF's, or ~/.cache/iddpm/cluster",
+HOME = click.option("--home", type=click.Path(path_type=Path), default=_home,
+                    show_default="SLURM_CONF's, or ~/.cache/iddpm/cluster",
                     help="Folder of the cluster; another folder is another cluster.")
 
 

@@ -71,8 +71,8 @@ def check_disk(specs: Mapping[str, Spec], study: Path) -> str:
     existing = next(parent for parent in (study, *study.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:
-        raise UserError(f"{study}: the runs will store about {size(wanted)} more, and {size(free)} are free there; free some, lower "
-                        "sample.num_samples, raise train.keep_interval, or choose another place (--runs)")
+        raise UserError(f"{study}: the runs will store about {size(wanted)} more, and {size(free)} are free there; free some, "
+                        "lower sample.num_samples, raise train.keep_interval, or choose another place (--runs)")
     return f"about {size(wanted)} more on disk ({size(free)} free)"
 
 

@@ -16,7 +16,7 @@ from jobs.errors import UserError
 from jobs.files import json_text, write_json
 from jobs.plan import NOTHING, START_S, Band, StagePlan, plan_run, seconds_per_step
 from jobs.quantities import size
-from jobs.spec import Spec, StageResources
+from jobs.spec import StageResources
 from jobs.spec_file import load
 from jobs.stage import STAGES
 from jobs.sweep import Study

@@ -40,7 +40,7 @@ class Profile(Section):
     mem_gb: Annotated[float, Field(gt=0)] | None = None
     """For stages whose spec is silent."""
     cpus_per_task: Count | None = None
-    """Cores for each GPU's process, where the spec is silent. Without GPUs it is the spec's: there threads change the arithmetic."""
+    """Cores for each GPU's process, where the spec is silent. Without GPUs the spec says: there threads change the arithmetic."""
     signal_lead_s: Count = 120
     """How long before a time limit or preemption a job is told; SLURM may be up to 60 s early."""
     max_array_size: Count | None = None

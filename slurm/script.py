@@ -1,6 +1,5 @@
 """The sbatch script of an array, through submitit's executor."""
 
-import os
 import shlex
 import sys
 from pathlib import Path

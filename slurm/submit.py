@@ -66,7 +66,8 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
     send(arrays, folder, wanted, profile, outdated=reports(folder, live))
 
 
-def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int, max_parallel: int | None) -> list[Array]:
+def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int,
+               max_parallel: int | None) -> list[Array]:
     """What to submit for these runs of a study, beside its `live` jobs: arrays of at most `array_size`."""
     queued = {run for run, _ in jobs_by_run(folder, live)}
     left = {}

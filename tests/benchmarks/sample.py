@@ -1,4 +1,4 @@
-"""What one reverse step takes around the network, and what precision and compiling bring: python tests/benchmarks/sample.py [PART ...]
+"""What a reverse step takes around the network, and what precision and compiling do: python tests/benchmarks/sample.py [PART ...]
 
     around     the sampler with a network that costs nothing, against the plain way: tables in float64 on the host, of which
                every step copies what it needs, and the map of timesteps as a list
