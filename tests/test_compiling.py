@@ -59,7 +59,8 @@ def test_compiled_sampling_gives_the_same_bytes_for_any_number_of_processes(make
 
 def test_what_is_compiled_is_trained_and_the_network_itself_stays_as_it_is(make_run, tmp_path):
     with process_group(tmp_path / "meeting", threads=1) as group:
-        for mode, kind in (("default", torch._dynamo.OptimizedModule), ("max-autotune", torch._dynamo.OptimizedModule), ("false", UNet)):
+        kinds = {"default": torch._dynamo.OptimizedModule, "max-autotune": torch._dynamo.OptimizedModule, "false": UNet}
+        for mode, kind in kinds.items():
             learner = new_learner(make_run(*TINY, f"train.compile={mode}", folder=mode).spec, group)
             assert type(learner.ddp.module) is kind and type(learner.network) is UNet
             theirs = {parameter.data_ptr() for parameter in learner.ddp.parameters()}

@@ -15,19 +15,7 @@ from jobs.data_import import import_digits, import_folder, import_npz
 from jobs.errors import UserError
 from jobs.image_files import decode_image
 
-RNG = np.random.default_rng(0)
-
-
-def noise(*shape):
-    return RNG.integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(path, pixels, **options):
-    """Write an image file; `pixels` is an array or a PIL image. Returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(path, **options)
-    return path
+from made_images import noise, save
 
 
 def attributes(path):

@@ -8,19 +8,7 @@ from jobs.data import open_data
 from jobs.data_import import import_folder
 from jobs.image_files import decode_image
 
-RNG = np.random.default_rng(0)
-
-
-def noise(*shape):
-    return RNG.integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(path, pixels, **options):
-    """Write an image file; `pixels` is an array or a PIL image. Returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(path, **options)
-    return path
+from made_images import noise, save
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ def test_one_two_and_three_processes_make_the_same_samples(make_run, ranks, alon
 
 
 def test_half_precision_is_near_to_single_and_its_samples_are_as_repeatable(make_run, ranks, alone):
-    runs = {precision: trained(make_run(f"sample.precision={precision}", folder=precision)) for precision in ("fp32", "bf16", "fp16")}
+    runs = {precision: trained(make_run(f"sample.precision={precision}", folder=precision))
+            for precision in ("fp32", "bf16", "fp16")}
     made = {}
     for precision, run in runs.items():
         assert alone(run, "sample") == "done"

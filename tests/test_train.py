@@ -3,28 +3,22 @@
 import copy
 import os
 import shutil
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion.timestep_samplers import LossSecondMomentSampler, UniformSampler
 from jobs.batches import Batches
 from jobs.board import Tally
-from jobs.build import build_timestep_sampler
-from jobs.data import ImageData, batch_indices, flip_mask, load_batch, open_data
+from jobs.data import open_data
 from jobs.distributed import Group, process_group
 from jobs.errors import StageFailed, UserError
 from jobs.files import read_json
-from jobs.pictures import to_x
-from jobs.spec import Data, Diffusion, Spec, Train, resolve
+from jobs.spec import Train
 from jobs.train import MAX_BAD_STEPS, Learner, apply_gradients, check_progress, lr_at, new_learner, train, train_step
 
 DIGITS = open_data("digits", 8, 1, 10)
@@ -164,108 +158,7 @@ def test_clipping_is_by_the_norm_of_the_whole_gradient(make_run, group):
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter.grad, 0.5 / count ** 0.5))
 
 
-# Batches, and what ranks share
-
-
-@settings(max_examples=25, deadline=None)
-@given(world_size=st.sampled_from([1, 2, 3, 4]), step=st.integers(0, 400), seed=st.integers(0, 2 ** 31),
-       class_cond=st.booleans(), random_flip=st.booleans(), warm=st.booleans())
-def test_the_ranks_shares_make_up_the_same_batch(world_size, step, seed, class_cond, random_flip, warm):
-    spec = resolve(Spec(
-        name="x", data=Data(path="digits", image_size=8, channels=1, class_cond=class_cond, num_classes=10,
-                            random_flip=random_flip),
-        diffusion=Diffusion(diffusion_steps=20), train=Train(iterations=1000, batch_size=12, seed=seed)))
-    sampler = UniformSampler(20)
-    if warm:
-        sampler = LossSecondMomentSampler(20, 2)
-        sampler.update(torch.arange(20).repeat(2), torch.linspace(0.1, 9, 40))
-
-    def batch(rank: int, world_size: int, start: int = step, on_device: bool | None = None):
-        *_, last = Batches(spec, DIGITS, sampler, Group(rank, world_size, CPU, None), on_device)(start, step + 1)
-        return last
-
-    shares, whole = [batch(rank, world_size) for rank in range(world_size)], batch(0, 1)
-    assert {len(share.t) for share in shares} == {12 // world_size}
-    for name in ("x_start", "noise", "t", "weights"):
-        joined = torch.cat([getattr(share, name) for share in shares])
-        torch.testing.assert_close(joined, getattr(whole, name), rtol=0, atol=0)
-
-    indices = batch_indices(len(DIGITS), 12, step, seed)
-    expected = load_batch(DIGITS, indices, flip_mask(12, step, seed) if random_flip else None)
-    torch.testing.assert_close(whole.x_start, to_x(torch.from_numpy(expected)), rtol=0, atol=0)
-    if class_cond:
-        assert torch.cat([share.labels for share in shares]).tolist() == DIGITS.labels[indices].tolist()
-    else:
-        assert whole.labels is None and whole.model_kwargs == {}
-
-    for rank, share in enumerate(shares):
-        kept = batch(rank, world_size, on_device=True)
-        for name in ("x_start", "noise", "t", "weights") + ("labels",) * class_cond:
-            assert torch.equal(getattr(kept, name), getattr(share, name)), name
-
-    earlier = batch(0, world_size, start=max(0, step - 2))
-    torch.testing.assert_close(earlier.noise, shares[0].noise, rtol=0, atol=0)
-    torch.testing.assert_close(earlier.x_start, shares[0].x_start, rtol=0, atol=0)
-
-
-def test_colour_images_kept_on_the_device_come_as_those_that_are_sent():
-    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
-    spec = resolve(Spec(name="x", data=Data(path="random", image_size=8, random_flip=True), train=Train(iterations=9, batch_size=4)))
-    sent, kept = (list(Batches(spec, ImageData(images, None, [], "random"), UniformSampler(20), Group(0, 1, CPU, None), on_device)(0, 4))
-                  for on_device in (False, True))
-    for ours, theirs in zip(kept, sent, strict=True):
-        assert torch.equal(ours.x_start, theirs.x_start) and ours.x_start.stride() == theirs.x_start.stride()
-
-
-def test_noise_timesteps_and_order_differ_between_steps_and_seeds(make_run):
-    def first_two(seed):
-        spec = make_run(f"train.seed={seed}", folder=f"seed{seed}").spec
-        return list(Batches(spec, DIGITS, build_timestep_sampler(spec), Group(0, 1, CPU, None))(0, 2))
-    batches = first_two(0) + first_two(1)
-    for index, one in enumerate(batches):
-        for other in batches[:index]:
-            assert not torch.equal(one.noise, other.noise) and not torch.equal(one.t, other.t)
-            assert not torch.equal(one.x_start, other.x_start)
-
-
-COLLECTIVES = """
-import os, sys
-from pathlib import Path
-import torch
-from jobs.distributed import any_rank, from_main, gather_rows, on_main, process_group
-from jobs.errors import UserError
-
-def refuse():
-    raise UserError("no")
-
-def check(rank):
-    rows = torch.arange(2 * rank).view(rank, 2) + 10 * rank  # none, one and two rows
-    assert gather_rows(rows).tolist() == [[10, 11], [20, 21], [22, 23]], gather_rows(rows)
-    assert gather_rows(torch.full((3 - rank,), float(rank))).tolist() == [0, 0, 0, 1, 1, 2]
-    assert from_main({"rank": rank}) == {"rank": 0}
-    assert on_main(lambda: rank) == 0
-    assert any_rank(rank == 2) and not any_rank(False)
-    try:
-        on_main(refuse)
-    except UserError as error:
-        assert str(error) == "no"
-    else:
-        raise AssertionError
-
-for rank in range(3):  # forked, because loading torch is what takes long
-    if not os.fork():
-        os.environ |= {f"SUBMITIT_LOCAL_{key}": str(value)
-                       for key, value in {"GLOBALID": rank, "LOCALID": rank, "NTASKS": 3}.items()}
-        with process_group(Path(sys.argv[1]), 1) as group:
-            check(group.rank)
-        sys.exit(0)
-print(*(os.wait()[1] for _ in range(3)))
-"""
-
-
-def test_collectives_over_three_processes_that_meet_by_a_file(tmp_path):
-    command = [sys.executable, "-c", COLLECTIVES, str(tmp_path / "meeting")]
-    assert subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120).stdout == "0 0 0\n"
+# What ranks share
 
 
 def test_two_ranks_learn_what_one_does_and_one_may_take_over(make_run, ranks, alone, tmp_path):
