@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.yaml"))
 QUICK = [str(ROOT / "configs" / "quickstart.yaml"), "model.num_channels=16", "sample.num_samples=10", "sample.batch_size=5"]
-SHORT = ["diffusion.diffusion_steps=60", "evaluate.respacings=[]"]
+SHORT = ["diffusion.diffusion_steps=60", "evaluate.respacings=[]", "evaluate.features=pixels", "evaluate.metrics=[fid]",
+         "resources.sample.tasks_per_node=1", "resources.evaluate.tasks_per_node=1"]
 
 
 def iddpm(*arguments, cwd, status=0, **options):
@@ -33,7 +34,8 @@ def iddpm(*arguments, cwd, status=0, **options):
 
 
 def test_quickstart_does_all_stages_over_the_full_chain_and_skips_them_the_second_time(tmp_path):
-    quick = [*QUICK, "evaluate.respacings=[10]", "train.iterations=20", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
+    quick = [*QUICK, "model.channel_mult=[1]", "model.attention_resolutions=[]", "train.iterations=20",
+             "evaluate.respacings=[10]", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
     first = iddpm("run", *quick, cwd=tmp_path)
     run = tmp_path / "runs" / "quickstart" / "run"
     for named in ("fid", "precision", "bits/dim", "not comparable", "samples.png", "samples.h5", "tensorboard --logdir"):
@@ -64,7 +66,7 @@ def test_a_sweep_goes_on_past_a_run_that_fails_and_says_so(tmp_path):
     spec.write_text(f"extends: {ROOT}/configs/quickstart.yaml\nname: sweep\nsweep: {{grid: {{train.lr: [1e-3, 1e30]}}}}\n")
     small = ["train.iterations=70", "train.batch_size=4", "train.warmup=0", "train.grad_clip=null", "train.log_interval=10",
              "model.num_channels=8", "sample.num_samples=4", "sample.batch_size=4", "evaluate.nll_examples=0",
-             *[f"resources.{stage}.tasks_per_node=1" for stage in ("train", "sample", "evaluate")], *SHORT]
+             "resources.train.tasks_per_node=1", *SHORT]
     text = iddpm("run", spec, *small, cwd=tmp_path, status=1)
     assert "gradient was not finite" in text and "lr=1e+30" in text and "failed" in text
     assert (tmp_path / "runs" / "sweep" / "lr=0.001" / "evaluation.json").exists()
@@ -83,7 +85,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-LONG = [*QUICK, *SHORT, "train.iterations=250", "train.save_interval=30", "evaluate.nll_examples=0", "name=long"]
+LONG = [*QUICK, *SHORT, "train.iterations=120", "train.save_interval=20", "evaluate.nll_examples=0", "name=long"]
 
 
 def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbed_weights(tmp_path):
@@ -91,7 +93,7 @@ def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbe
     run = tmp_path / "runs" / "long" / "run"
 
     process = started(tmp_path, "run", *LONG)
-    wait_for(run / "checkpoints" / "step-00000030", process)
+    wait_for(run / "checkpoints" / "step-00000020", process)
     os.killpg(process.pid, signal.SIGINT)
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and "saving first" in text and "run again to go on" in text, text
@@ -99,14 +101,14 @@ def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbe
     reached = max(int(folder.name[5:]) for folder in (run / "checkpoints").iterdir())
 
     process = started(tmp_path, "run", *LONG)
-    later = run / "checkpoints" / f"step-{reached // 30 * 30 + 30:08}"
+    later = run / "checkpoints" / f"step-{reached // 20 * 20 + 20:08}"
     wait_for(later, process)
     os.kill(json.loads((run / "progress.json").read_text())["pid"], signal.SIGKILL)
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 1 and "rank 0 died without a word" in text and "_log.out" in text, text
 
     iddpm("run", *LONG, cwd=tmp_path)
-    name = "checkpoints/step-00000250/ema-0.995.safetensors"
+    name = "checkpoints/step-00000120/ema-0.995.safetensors"
     ours, theirs = load_file(run / name), load_file(tmp_path / "undisturbed" / "long" / "run" / name)
     assert all(np.array_equal(ours[key], theirs[key]) for key in theirs) and len(ours) == len(theirs)
     with h5py.File(run / "samples/samples.h5") as a, h5py.File(tmp_path / "undisturbed/long/run/samples/samples.h5") as b:

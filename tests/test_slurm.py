@@ -14,6 +14,8 @@ from slurm.submissions import Submission, record, recorded
 # One after another: what is in the queue is counted.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
 CODE = Path(__file__).resolve().parent.parent
+# One process for each stage, where it does not matter how many they are.
+ONE = {stage: {"nodes": 1, "tasks_per_node": 1, "time": "0:20:00"} for stage in ("train", "sample", "evaluate")}
 
 
 def states(cluster) -> dict[str, str]:
@@ -39,13 +41,14 @@ def test_a_sweep_over_two_nodes_runs_in_order_ends_with_a_report_and_is_not_subm
         times = [file.stat().st_mtime for file in
                  (run / "checkpoints/step-00000040", run / "samples/samples.h5", run / "evaluation.json", study / "report.html")]
         assert times == sorted(times)
-        assert cluster.samples(run) == undisturbed([], run.name, ranks=4, sweep=sweep)
+    assert cluster.samples(study / "noise_schedule=cosine") == undisturbed([], ranks=4)
     assert "2 done" in cluster.iddpm("submit", "sweep.yaml") and cluster.queue() == []
     accounted = cluster("sacct", "-X", "-n", "-o", "State", "-S", "now-1hours").split()
     assert accounted.count("COMPLETED") >= 7
 
 
-def test_one_run_fails_its_dependants_are_cancelled_the_others_done_the_report_says_so_and_submit_goes_on(cluster, tmp_path, undisturbed):
+def test_one_run_fails_its_dependants_are_cancelled_the_others_done_the_report_says_so_and_submit_goes_on(
+        cluster, tmp_path, undisturbed):
     cluster.spec("sweep.yaml", sweep={"grid": {"train.lr": [1e-3, 1e30]}})
     cluster.iddpm("submit", "sweep.yaml", "train.iterations=70")
     cluster.until_empty()
@@ -61,7 +64,8 @@ def test_one_run_fails_its_dependants_are_cancelled_the_others_done_the_report_s
 
 
 def test_max_parallel_holds_for_the_whole_study(cluster, tmp_path):
-    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3]}})
+    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3]}},
+                 resources=ONE | {"train": {"nodes": 2, "tasks_per_node": 1, "time": "0:20:00"}})
     assert "one run needs 2 processes" in cluster.iddpm("submit", "sweep.yaml", "--max-parallel", 1, status=2)
     cluster.iddpm("submit", "sweep.yaml", "--max-parallel", 3, "evaluate.nll_examples=0")
     most = 0
@@ -77,6 +81,7 @@ def test_max_parallel_holds_for_the_whole_study(cluster, tmp_path):
 
 
 def test_a_submission_that_broke_off_is_completed_behind_what_is_in_the_queue(cluster, tmp_path):
+    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2]}}, resources=ONE)
     cluster("scontrol", "update", "PartitionName=main", "State=DOWN")
     cluster.iddpm("submit", "sweep.yaml")
     study = tmp_path / "runs" / "study"
@@ -96,12 +101,11 @@ def test_a_submission_that_broke_off_is_completed_behind_what_is_in_the_queue(cl
 
 
 def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(cluster, tmp_path, undisturbed):
-    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2]}})
-    here = [f"resources.{stage}.{field}" for stage in ("train", "sample") for field in ("nodes=1", "tasks_per_node=2")]
-    cluster.iddpm("run", "sweep.yaml", *here, "--only", "train")
+    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2]}}, resources=ONE)
+    cluster.iddpm("run", "sweep.yaml", "--only", "train")
     cluster.iddpm("sample", "runs/study/seed=1")
     cluster.iddpm("evaluate", "runs/study/seed=1")
-    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3]}})
+    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3]}}, resources=ONE)
     submitted = cluster.iddpm("submit", "sweep.yaml")
     assert "1 done" in submitted
     assert [line.split()[0] for line in submitted.splitlines() if " job " in line] == [
@@ -109,8 +113,7 @@ def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(c
     cluster.until_empty()
     assert states(cluster) == {"seed=1": "done", "seed=2": "done", "seed=3": "done"}
     for seed in (2, 3):
-        assert cluster.samples(tmp_path / "runs" / "study" / f"seed={seed}") == undisturbed(
-            [], f"seed={seed}", sweep={"grid": {"train.seed": [2, 3]}})
+        assert cluster.samples(tmp_path / "runs" / "study" / f"seed={seed}") == undisturbed([f"train.seed={seed}"], ranks=1)
     # Another metric for what is done: the evaluation alone. Another learning rate is another run.
     planned = cluster.iddpm("submit", "sweep.yaml", "evaluate.metrics=[fid,kid]", "--dry-run")
     assert "evaluate: 3 runs" in planned and "sample:" not in planned
@@ -121,6 +124,7 @@ def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path, undistur
     copy = tmp_path / "checkout"
     for package in ("diffusion", "jobs", "slurm"):
         shutil.copytree(CODE / package, copy / package)
+    cluster.spec("spec.yaml", resources=ONE)
     cluster("scontrol", "update", "PartitionName=main", "State=DOWN")
     subprocess.run([sys.executable, "-m", "slurm.cli", "submit", tmp_path / "spec.yaml", "--runs", tmp_path / "runs"], cwd=copy,
                    env=cluster.environment, check=True, timeout=120)
@@ -130,7 +134,7 @@ def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path, undistur
     cluster.until_empty()
     assert set(states(cluster).values()) == {"done"}
     study = tmp_path / "runs" / "study"
-    assert cluster.samples(study / "run") == undisturbed([])
+    assert cluster.samples(study / "run") == undisturbed([], ranks=1)
     codes = {json.loads(file.read_text())["code"] for file in (study / "submissions").glob("*.json")}
     kept = study / "code" / codes.pop()
     assert not codes and (kept / "jobs" / "train.py").read_text() == (CODE / "jobs" / "train.py").read_text()
@@ -139,10 +143,10 @@ def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path, undistur
 
 def test_a_sweep_that_fails_alike_is_held_and_requeue_brings_it_home(cluster, tmp_path):
     cluster.iddpm("data", "digits", "digits.h5")
-    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3, 4, 5]}})
+    cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3, 4, 5]}}, resources=ONE)
     cluster("scontrol", "update", "PartitionName=main", "State=DOWN")
     settings = ["data.path=digits.h5", "evaluate.nll_examples=0"]
-    cluster.iddpm("submit", "sweep.yaml", *settings, "--max-parallel", 2)
+    cluster.iddpm("submit", "sweep.yaml", *settings, "--max-parallel", 1)  # the third is over before a fourth begins
     (tmp_path / "digits.h5").rename(tmp_path / "moved.h5")
     cluster("scontrol", "update", "PartitionName=main", "State=UP")
     held = tmp_path / "runs" / "study" / "held.json"
@@ -195,7 +199,7 @@ def test_folders_with_names_that_a_script_would_take_apart_are_refused(cluster, 
 
 def test_odd_but_harmless_names_of_folders_and_swept_values_work(cluster, tmp_path):
     cluster.iddpm("data", "digits", "it's; touch x & #1.h5")
-    cluster.spec("sweep.yaml", sweep={"grid": {"data.path": ["digits", "it's; touch x & #1.h5"]}})
+    cluster.spec("sweep.yaml", sweep={"grid": {"data.path": ["digits", "it's; touch x & #1.h5"]}}, resources=ONE)
     cluster.iddpm("submit", "sweep.yaml", "--runs", "my runs, [new]", "evaluate.nll_examples=0")
     cluster.until_empty()
     shown = cluster.status("my runs, [new]/study")

@@ -59,7 +59,8 @@ def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, tmp_pa
 
 def test_preemption_before_python_listens_costs_nothing_but_the_start(cluster, tmp_path, undisturbed):
     slow = tmp_path / "slow-python"  # the first time only, as from a network file system
-    slow.write_text(f"#!/bin/sh\n[ -e {tmp_path}/begun ] || {{ touch {tmp_path}/begun; sleep 45; }}\nexec {sys.executable} \"$@\"\n")
+    slow.write_text(f"#!/bin/sh\n[ -e {tmp_path}/begun ] || {{ touch {tmp_path}/begun; sleep 45; }}\n"
+                    f"exec {sys.executable} \"$@\"\n")
     slow.chmod(0o755)
     (tmp_path / "configs" / "clusters").mkdir(parents=True)
     (tmp_path / "configs" / "clusters" / "slow.yaml").write_text(f"python: {slow}\n")
@@ -143,7 +144,8 @@ def test_without_accounting_everything_works_as_well(tmp_path, tmp_path_factory,
         cluster.iddpm("submit", "sweep.yaml", *LONG)
         run = tmp_path / "runs" / "study" / "lr=0.001"
         until_sampling(cluster, run)
-        cluster("scontrol", "requeue", next(line.split()[0] for line in cluster.queue() if "study-sample" in line and "RUNNING" in line))
+        sampling = (line.split()[0] for line in cluster.queue() if "study-sample" in line and "RUNNING" in line)
+        cluster("scontrol", "requeue", next(sampling))
         cluster.until_empty()
         assert {status["run"]: status["state"] for status in cluster.status()} == {"lr=0.001": "done", "lr=1e+30": "failed"}
         assert cluster.samples(run) == undisturbed(LONG)
