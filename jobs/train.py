@@ -196,6 +196,7 @@ def new_learner(spec: Spec, group: Group) -> Learner:
     torch.manual_seed(derived_seed(spec.train.seed, "weights"))
     network = build_network(spec, spec.train.gradient_checkpointing).to(group.device)
     device_ids = [group.device.index] if group.device.type == "cuda" else None
+    # Without static_graph, which was no faster (tests/benchmarks/train.py ranks).
     ddp = DistributedDataParallel(compiled(network, spec, group), device_ids=device_ids, gradient_as_bucket_view=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(group.device.type, enabled=spec.train.precision == "fp16")

@@ -10,6 +10,7 @@ from pathlib import Path
 from jobs.errors import StageFailed
 from jobs.failures import describe, write_failure
 from jobs.files import read_json, write_json
+from jobs.interruption import SIGNALS
 from jobs.stage import run_stage
 from slurm.hold import hold_if_alike
 
@@ -28,6 +29,9 @@ def run_in_slurm(stage: str, run_path: str, workdir: str) -> dict[str, str]:
     outcome = run_stage(stage, run_path, meeting=f"{os.environ['SLURM_JOB_ID']}-{attempt}")
     state = outcome["state"]
     if state == "done":
+        # Python takes its handlers away as it ends; the warning of a time limit would then fail a job that is done.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         return outcome
     if state == "interrupted":
         if outcome["signal"] not in ("SIGTERM", "SIGINT") and int(os.environ["SLURM_PROCID"]) == 0:

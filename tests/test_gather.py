@@ -233,7 +233,7 @@ def test_samples_are_checked_before_they_are_used(make_run):
 
 
 def test_memory_does_not_grow_with_the_number_of_chunks(make_run):
-    # One chunk is 256 KiB.
+    # One chunk is 256 KiB; how many of them are on their way at once is a matter of luck, up to a few.
     peaks = []
     for count in (3072, 12288):
         run = make_run("data.image_size=32", "data.channels=1", "sample.batch_size=256", f"sample.num_samples={count}",
@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_the_number_of_chunks(make_run):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     few, many = peaks
-    assert many < few + 300_000 and few < 3_000_000, peaks
+    assert many < few + 1_000_000 and few < 3_000_000, peaks  # 36 more chunks are 9.4 MB
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """What becomes of a job on the cluster, as far as it can be seen without one (tests/test_slurm*.py have the rest)."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,23 @@ from jobs.errors import StageFailed
 from jobs.failures import read_failure
 from jobs.progress import Progress
 from slurm.task import job_id, requeue
+
+ENDING = """
+import os, signal
+from jobs.interruption import Interruption
+from slurm import task
+
+class AtTheVeryEnd:  # when Python has taken its handlers away
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR2):
+        kill(pid, number)
+
+def stage(*arguments, **names):
+    Interruption()
+    return {"state": "done", "message": "", "signal": ""}
+
+last, task.run_stage = AtTheVeryEnd(), stage
+task.run_in_slurm("train", "run", ".")
+"""
 
 
 @pytest.fixture
@@ -39,3 +59,7 @@ def test_one_attempt_is_requeued_by_one_rank_and_another_stage_starts_anew(job, 
         requeue("sample", run.path, attempt="0")
     assert json.loads(record.read_text())["sample"] == {"done": 40, "attempt": ["31", "0"]}
     assert job_id() == "30_1"
+
+
+def test_a_warning_that_comes_when_all_is_done_does_not_fail_the_job(job):
+    assert subprocess.run([sys.executable, "-c", ENDING], cwd=Path(__file__).parent.parent, timeout=60).returncode == 0

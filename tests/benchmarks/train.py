@@ -4,8 +4,10 @@
                 a read-back per tensor for the gradient's norm, DDP and malloc as they are) against `train_step` in fp32 and in bf16
     compiled    the same with train.compile: default (minutes)
     malloc      `train_step` with freed memory kept (jobs.allocator) and without
+    layout      `train_step` with images, weights and all between in channels_last, and as they are
     memory      the largest sum of storages alive in a step, parameters left out, and its time, by gradient_checkpointing
-    ranks       images per second of two processes of one thread each, against one alone and against two apart
+    ranks       images per second of two processes of one thread each, against one alone and against two apart; and with DDP's
+                static_graph, which `train_step` does without
 
 Config a: 32x32, 96 channels, two blocks a level, batch 8, 22.3 M parameters. b: 16x16, 32 channels, batch 32, 1.2 M.
 Each way to do a step has a process of its own. Ratios are of medians over interleaved rounds, with quartiles.
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -133,6 +136,7 @@ class Way:
     train: dict = field(default_factory=dict)
     plain: bool = False
     default_malloc: bool = False
+    channels_last: bool = False
 
 
 PLAIN = Way(plain=True, default_malloc=True)
@@ -141,7 +145,9 @@ WAYS = {
     "compiled": {"plain": PLAIN, "fp32 compiled": Way({"compile": "default"}),
                  "bf16 compiled": Way({"precision": "bf16", "compile": "default"})},
     "malloc": {f"{precision}, {'default' if default else 'kept'}": Way({"precision": precision}, default_malloc=default)
-               for precision in ("fp32", "bf16") for default in (True, False)}}
+               for precision in ("fp32", "bf16") for default in (True, False)},
+    "layout": {f"{precision}{', channels last' * last}": Way({"precision": precision}, channels_last=last)
+               for precision in ("fp32", "bf16") for last in (False, True)}}
 
 
 def served(config: str, way: Way, connection: Connection) -> None:
@@ -150,6 +156,10 @@ def served(config: str, way: Way, connection: Connection) -> None:
         distributed.keep_freed_memory = lambda: None
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", THREADS) as group:
         learner = new_learner(spec_of(config, **way.train), group)
+        if way.channels_last:
+            learner.network.to(memory_format=torch.channels_last).register_forward_pre_hook(
+                lambda _, given: (given[0].contiguous(memory_format=torch.channels_last), *given[1:]))
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         work = work_of(made_plain(learner), plain_step) if way.plain else work_of(learner, train_step)
         for _ in range(3):
             work()
@@ -222,10 +232,13 @@ def memory(config: str, group: Group) -> None:
 
 # Ranks
 
-def one_rank(config: str, folder: Path, turn: str, world_size: int) -> None:
+def one_rank(config: str, folder: Path, turn: str, world_size: int, static_graph: bool) -> None:
     """Rank RANK of `world_size`, as this file starts itself: a few steps on its share of the batch, timed by rank 0."""
     with process_group(folder / f"meeting-{turn}-{world_size}", 1) as group:
-        work = work_of(new_learner(spec_of(config, batch_size=CONFIGS[config][2] * world_size), group), train_step)
+        learner = new_learner(spec_of(config, batch_size=CONFIGS[config][2] * world_size), group)
+        if static_graph:
+            learner.ddp = nn.parallel.DistributedDataParallel(learner.network, gradient_as_bucket_view=True, static_graph=True)
+        work = work_of(learner, train_step)
         for _ in range(3):
             work()
         dist.barrier()
@@ -242,15 +255,16 @@ def ranks(config: str, rounds: int = 5) -> None:
 
     The last is the ideal for the cores: two of them share memory and clock.
     """
-    found: dict[str, list[float]] = {"one": [], "two": [], "two apart": []}
+    found: dict[str, list[float]] = {"one": [], "two": [], "static graph": [], "two apart": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn, name in itertools.product(range(rounds), found):
             started = []
             for rank in range(1 if name == "one" else 2):
-                world = {"two": (rank, 2)}.get(name, (0, 1))
+                world = (rank, 2) if name in ("two", "static graph") else (0, 1)
                 place = dict(zip(("GLOBALID", "NTASKS", "LOCALID"), (*world, rank)))
                 environment = os.environ | {f"SUBMITIT_LOCAL_{key}": str(value) for key, value in place.items()}
-                arguments = [config, folder, f"{turn}-{rank if name == 'two apart' else ''}", str(world[1])]
+                meeting = f"{turn}-{name}{rank if name == 'two apart' else ''}"
+                arguments = [config, folder, meeting, str(world[1]), name]
                 started.append(subprocess.Popen([sys.executable, __file__, "--rank", *arguments], env=environment,
                                                 stdout=subprocess.PIPE, text=True))
             said = [process.communicate()[0] for process in started]
@@ -258,15 +272,16 @@ def ranks(config: str, rounds: int = 5) -> None:
             found[name].append(sum(float(line) for line in "".join(said).split()))
     for name, rates in found.items():
         low, median, high = np.percentile(rates, [25, 50, 75])
-        print(f"{config}: {name:10s} {median:7.1f} images/s [{low:.1f}, {high:.1f}]")
-    for name, ideal in (("two apart", np.array(found["two apart"])), ("twice one", 2 * np.array(found["one"]))):
+        print(f"{config}: {name:12s} {median:7.1f} images/s [{low:.1f}, {high:.1f}]")
+    others = {name: np.array(found[name]) for name in ("two apart", "static graph")} | {"twice one": 2 * np.array(found["one"])}
+    for name, ideal in others.items():
         low, median, high = np.percentile(np.array(found["two"]) / ideal, [25, 50, 75])
         print(f"{config}: two ranks have {median:.2f} [{low:.2f}, {high:.2f}] of {name}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--rank"]:
-        one_rank(sys.argv[2], Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+        one_rank(sys.argv[2], Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]), sys.argv[6] == "static graph")
         sys.exit()
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=["step", "memory", "ranks"])
