@@ -12,6 +12,8 @@ import pytest
 
 from small_runs import SMALL_SPEC
 
+# One process for each stage, where it does not matter how many they are.
+ONE = {stage: {"nodes": 1, "tasks_per_node": 1, "time": "0:20:00"} for stage in ("train", "sample", "evaluate")}
 # Of a real SLURM, and quick: two nodes for training and sampling, one run unless a sweep is added.
 SLURM_SPEC = {
     "name": "study", "data": SMALL_SPEC["data"], "model": SMALL_SPEC["model"], "diffusion": {"diffusion_steps": 40},
@@ -90,7 +92,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """undisturbed(settings, ranks=2) -> samples of such a run on this machine, without SLURM and trouble."""
+    """undisturbed(settings, ranks=2) -> samples of such a run, trained by so many ranks on this machine without SLURM or trouble."""
     folders: dict[str, Path] = {}
 
     def samples_of(settings: list[str], ranks: int = 2) -> bytes:
@@ -98,8 +100,8 @@ def undisturbed(tmp_path_factory):
         if what not in folders:
             folder = folders[what] = tmp_path_factory.mktemp("undisturbed")
             (folder / "spec.yaml").write_text(json.dumps(SLURM_SPEC))
-            here = [f"resources.{stage}.{field}" for stage in ("train", "sample")
-                    for field in ("nodes=1", f"tasks_per_node={ranks}")]
+            here = [f"resources.train.tasks_per_node={ranks}", "resources.sample.tasks_per_node=1",
+                    *(f"resources.{stage}.nodes=1" for stage in ("train", "sample"))]
             command = [Path(sys.executable).parent / "iddpm", "run", "spec.yaml", *settings, *here]
             for stage in ("train", "sample"):
                 subprocess.run([*command, "--only", stage], cwd=folder, check=True, timeout=280)

@@ -35,7 +35,7 @@ def iddpm(*arguments, cwd, status=0, **options):
 
 def test_quickstart_does_all_stages_over_the_full_chain_and_skips_them_the_second_time(tmp_path):
     quick = [*QUICK, "model.channel_mult=[1]", "model.attention_resolutions=[]", "train.iterations=20",
-             "evaluate.respacings=[10]", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
+             "sample.batch_size=10", "evaluate.respacings=[10]", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
     first = iddpm("run", *quick, cwd=tmp_path)
     run = tmp_path / "runs" / "quickstart" / "run"
     for named in ("fid", "precision", "bits/dim", "not comparable", "samples.png", "samples.h5", "tensorboard --logdir"):

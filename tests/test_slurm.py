@@ -11,11 +11,11 @@ import pytest
 from slurm.queue import Job
 from slurm.submissions import Submission, record, recorded
 
+from real_slurm import ONE
+
 # One after another: what is in the queue is counted.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
 CODE = Path(__file__).resolve().parent.parent
-# One process for each stage, where it does not matter how many they are.
-ONE = {stage: {"nodes": 1, "tasks_per_node": 1, "time": "0:20:00"} for stage in ("train", "sample", "evaluate")}
 
 
 def states(cluster) -> dict[str, str]:
@@ -25,8 +25,8 @@ def states(cluster) -> dict[str, str]:
 def test_a_sweep_over_two_nodes_runs_in_order_ends_with_a_report_and_is_not_submitted_twice(cluster, tmp_path,
                                                                                                      undisturbed):
     sweep = {"grid": {"diffusion.noise_schedule": ["linear", "cosine"]}}
-    four = {"nodes": 2, "tasks_per_node": 2}
-    cluster.spec("sweep.yaml", sweep=sweep, resources={"train": four, "sample": four})
+    resources = {"train": {"nodes": 2, "tasks_per_node": 2}, "sample": {"nodes": 2, "tasks_per_node": 1}}
+    cluster.spec("sweep.yaml", sweep=sweep, resources=resources)
     planned = cluster.iddpm("submit", "sweep.yaml", "--dry-run")
     assert "#SBATCH --array=0-1%2" in planned and "element i after i of 1" in planned and not (tmp_path / "runs").exists()
     submitted = cluster.iddpm("submit", "sweep.yaml")

@@ -9,6 +9,8 @@ import pytest
 
 from slurm import testbed
 
+from real_slurm import ONE
+
 # One after another, beside the tests of the other file: those wait for SLURM more than they compute.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm, disturbed"), pytest.mark.timeout(400)]
 # Long enough to be disturbed in training and in sampling; what is evaluated does not matter here.
@@ -64,8 +66,8 @@ def test_preemption_before_python_listens_costs_nothing_but_the_start(cluster, t
     slow.chmod(0o755)
     (tmp_path / "configs" / "clusters").mkdir(parents=True)
     (tmp_path / "configs" / "clusters" / "slow.yaml").write_text(f"python: {slow}\n")
-    one = ["resources.train.nodes=1", "resources.sample.nodes=1", "evaluate.nll_examples=0"]
-    cluster.iddpm("submit", "spec.yaml", "--cluster", "slow", *one)
+    cluster.spec("spec.yaml", resources=ONE)
+    cluster.iddpm("submit", "spec.yaml", "--cluster", "slow", "evaluate.nll_examples=0")
     cluster.until((tmp_path / "begun").exists)
     training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
     cluster("sbatch", "--partition=urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
@@ -124,6 +126,7 @@ def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturb
 
 
 def test_a_slurmctld_that_dies_and_comes_back_changes_nothing(cluster, tmp_path, undisturbed):
+    cluster.spec("spec.yaml", resources=ONE)
     cluster.iddpm("submit", "spec.yaml", *LONG)
     run = tmp_path / "runs" / "study" / "run"
     until_trained(cluster, run, 40)
@@ -133,14 +136,14 @@ def test_a_slurmctld_that_dies_and_comes_back_changes_nothing(cluster, tmp_path,
     assert "does not answer" in cluster.iddpm("status", "runs/study")
     testbed.up(bed.home, bed.nodes, bed.cpus, bed.gpus, bed.accounting)
     cluster.until_empty()
-    assert cluster.samples(run) == undisturbed(LONG)
+    assert cluster.samples(run) == undisturbed(LONG, ranks=1)
 
 
 def test_without_accounting_everything_works_as_well(tmp_path, tmp_path_factory, person, undisturbed):
     home = tmp_path_factory.mktemp("unaccounted")
     cluster = person(testbed.up(home, nodes=2, cpus=4, gpus=0, accounting=False), tmp_path)
     try:
-        cluster.spec("sweep.yaml", sweep={"grid": {"train.lr": [1e-3, 1e30]}})
+        cluster.spec("sweep.yaml", sweep={"grid": {"train.lr": [1e-3, 1e30]}}, resources=ONE)
         cluster.iddpm("submit", "sweep.yaml", *LONG)
         run = tmp_path / "runs" / "study" / "lr=0.001"
         until_sampling(cluster, run)
@@ -148,6 +151,6 @@ def test_without_accounting_everything_works_as_well(tmp_path, tmp_path_factory,
         cluster("scontrol", "requeue", next(sampling))
         cluster.until_empty()
         assert {status["run"]: status["state"] for status in cluster.status()} == {"lr=0.001": "done", "lr=1e+30": "failed"}
-        assert cluster.samples(run) == undisturbed(LONG)
+        assert cluster.samples(run) == undisturbed(LONG, ranks=1)
     finally:
         testbed.down(home)

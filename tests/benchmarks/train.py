@@ -74,7 +74,7 @@ def table(title: str, rates: dict[str, list[float]]) -> None:
     for name, found in rates.items():
         low, median, high = np.percentile(1e3 / np.array(found), [25, 50, 75])
         lower, ratio, upper = np.percentile(np.array(found) / np.array(first), [25, 50, 75])
-        print(f"{title}: {name:14s} {median:8.1f} ms [{low:.1f}, {high:.1f}]   "
+        print(f"{title}: {name:19s} {median:8.1f} ms [{low:.1f}, {high:.1f}]   "
               f"{ratio:5.2f}x as fast [{lower:.2f}, {upper:.2f}]", flush=True)
 
 
