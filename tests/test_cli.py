@@ -19,7 +19,7 @@ from jobs.rundir import RunDir
 ROOT = Path(__file__).parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.yaml"))
-QUICK = [str(ROOT / "configs" / "quickstart.yaml"), "model.num_channels=16", "sample.num_samples=10", "sample.batch_size=5"]
+QUICK = [str(ROOT / "configs" / "quickstart.yaml"), "model.num_channels=16", "sample.num_samples=10", "sample.batch_size=10"]
 SHORT = ["diffusion.diffusion_steps=60", "evaluate.respacings=[]", "evaluate.features=pixels", "evaluate.metrics=[fid]",
          "resources.sample.tasks_per_node=1", "resources.evaluate.tasks_per_node=1"]
 
@@ -35,7 +35,7 @@ def iddpm(*arguments, cwd, status=0, **options):
 
 def test_quickstart_does_all_stages_over_the_full_chain_and_skips_them_the_second_time(tmp_path):
     quick = [*QUICK, "model.channel_mult=[1]", "model.attention_resolutions=[]", "train.iterations=20",
-             "sample.batch_size=10", "evaluate.respacings=[10]", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
+             "evaluate.respacings=[10]", "evaluate.nll_examples=2", "evaluate.batch_size=2"]
     first = iddpm("run", *quick, cwd=tmp_path)
     run = tmp_path / "runs" / "quickstart" / "run"
     for named in ("fid", "precision", "bits/dim", "not comparable", "samples.png", "samples.h5", "tensorboard --logdir"):
