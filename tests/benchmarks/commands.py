@@ -22,8 +22,12 @@ from jobs.spec_file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"
+# Small networks: `submit` looks whether all that the runs are going to store has room on the disk.
 SWEEP = """extends: {quickstart}
 name: sweep
+model: {{num_channels: 8}}
+sample: {{num_samples: 16, batch_size: 16}}
+evaluate: {{respacings: []}}
 sweep: {{grid: {{train.seed: [{seeds}], diffusion.loss: [simple, hybrid], train.lr: [1e-4, 2e-4]}}}}
 """
 
