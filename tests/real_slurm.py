@@ -92,7 +92,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """undisturbed(settings, ranks=2) -> samples of such a run, trained by so many ranks on this machine without SLURM or trouble."""
+    """undisturbed(settings, ranks=2) -> samples of such a run, trained by so many ranks here, without SLURM or trouble."""
     folders: dict[str, Path] = {}
 
     def samples_of(settings: list[str], ranks: int = 2) -> bytes:
