@@ -184,6 +184,8 @@ def load_frozen(path: str | Path) -> Spec:
 
 def difference(old: Spec, new: Spec, ignore: Sequence[str] = ()) -> list[str]:
     """The fields that differ, such as `train.lr: 0.0001 -> 0.0002`, but for those at or below the keys `ignore`."""
+    if old == new:  # for the sake of large sweeps
+        return []
     seen = [key for key in KEYS if not any(f"{key}.".startswith(f"{prefix}.") for prefix in ignore)]
     return [f"{key}: {_yaml_text(value_at(old, key))} -> {_yaml_text(value_at(new, key))}"
             for key in seen if value_at(old, key) != value_at(new, key)]

@@ -48,8 +48,8 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
     arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, wanted.max_parallel)
     disk = check_disk(specs, folder)
     check_cluster(arrays, folder, profile, limits)
-    refuse_changes(study, runs_folder)
     if dry_run:
+        refuse_changes(study, runs_folder)
         print_plan(arrays, folder, profile)
         print(f"# {hours(arrays)}; {disk}")
         return
