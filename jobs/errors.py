@@ -16,7 +16,7 @@ class Busy(UserError):
 class StageFailed(Exception):
     """A stage that cannot go on for a reason worth a sentence rather than a traceback. Exit status 1.
 
-    `kind`: one of jobs.failures.NEXT, which says what to do about it.
+    `kind`: one of jobs.run.failures.NEXT, which says what to do about it.
     """
 
     def __init__(self, message: str, kind: str = "error"):

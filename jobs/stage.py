@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import Busy, UserError
-from jobs.failures import Failure, describe, forget_failure, write_failure
-from jobs.files import read_json, remove_leftovers
-from jobs.interruption import Interruption
-from jobs.rundir import RunDir
+from jobs.parallel.interruption import Interruption
+from jobs.run.directory import RunDir
+from jobs.run.failures import Failure, describe, forget_failure, write_failure
+from jobs.spec.sections import STAGES
+from jobs.storage.files import read_json, remove_leftovers
 
 if TYPE_CHECKING:
-    from jobs.distributed import Group
-
-STAGES = ("train", "sample", "evaluate")
+    from jobs.parallel.group import Group
 
 
 def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
@@ -48,7 +47,7 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
 
 def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
     """Write the run's failure.json, as far as the disk still takes it."""
-    from jobs.distributed import place
+    from jobs.parallel.group import place
 
     done = None
     with contextlib.suppress(OSError, UserError):
@@ -62,10 +61,10 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 
 
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
-    from jobs.distributed import on_main, process_group
-    from jobs.evaluate import evaluate
-    from jobs.sample import sample
-    from jobs.train import train
+    from jobs.evaluation.evaluate import evaluate
+    from jobs.parallel.group import on_main, process_group
+    from jobs.sampling.loop import sample
+    from jobs.training.loop import train
 
     work = {"train": train, "sample": sample, "evaluate": evaluate}[stage]
     threads = getattr(run.spec.resources, stage).threads

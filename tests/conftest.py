@@ -3,20 +3,19 @@
 import json
 import signal
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import GOLDEN
 
-from diffusion.unet import UNet
+from diffusion.networks.unet import UNet
 
 pytest_plugins = ["small_runs", "finished_study", "real_slurm"]
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GOLDEN = Path(__file__).parent / "golden"
 
 
 class Golden:

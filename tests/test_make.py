@@ -1,11 +1,11 @@
 """What `make test` tells a machine: its exit status."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-MAKEFILE = Path(__file__).parents[1] / "Makefile"
+MAKEFILE = ROOT / "Makefile"
 
 
 @pytest.mark.parametrize("status", [0, 1])

@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.rundir import freeze
-from jobs.spec_file import load
+from jobs.run.directory import freeze
+from jobs.spec.file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"

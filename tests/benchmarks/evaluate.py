@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jobs.distributed import process_group
-from jobs.extraction import extract
-from jobs.features import Features
-from jobs.frechet import GROUPS, distance_with_interval, frechet_distance
-from jobs.kernel_distance import kernel_distance
-from jobs.neighbours import precision_and_recall
+from jobs.evaluation.extraction import extract
+from jobs.evaluation.features import Features
+from jobs.evaluation.metrics.frechet import GROUPS, distance_with_interval, frechet_distance
+from jobs.evaluation.metrics.kernel import kernel_distance
+from jobs.evaluation.metrics.precision_recall import precision_and_recall
+from jobs.parallel.group import process_group
 
 WIDTHS = {"pool": 2048, "spatial": 2023, "probabilities": 1008}
 

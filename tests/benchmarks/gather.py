@@ -2,9 +2,9 @@
 
     plain      the images' bytes to a file, flushed to the disk (fsync)
     sha256     nothing but the checksum of as many bytes, in memory
-    samples.h5 `jobs.gather` of a point: every chunk read and its checksum tested, written into its place beside the reading
+    samples.h5 `jobs.sampling.gather` of a sampling: every chunk read and its checksum tested, written into its place beside the reading
                of the next, sealed with a checksum of the whole, flushed
-    gather     the same of the main point: samples.npz and the pictures too
+    gather     the same of the main sampling: samples.npz and the pictures too
 
 Ratios are of medians over interleaved rounds, with quartiles.
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
-from jobs.gather import gather
-from jobs.points import Point, points, samples_folder
-from jobs.rundir import RunDir, freeze
-from jobs.spec_file import load
+from jobs.run.directory import RunDir, freeze
+from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
+from jobs.sampling.gather import gather
+from jobs.spec.file import load
+from jobs.spec.samplings import Sampling, samplings
 
 SPEC = """name: benchmark
 data: {path: random.h5, image_size: 32}
@@ -32,9 +32,9 @@ sample: {num_samples: %d, batch_size: 500}
 ROUNDS = 9
 
 
-def made(run: RunDir, point: Point, settings: dict) -> None:
-    """The chunks of `point`, random."""
-    random, folder = np.random.default_rng(0), samples_folder(run, point)
+def made(run: RunDir, sampling: Sampling, settings: dict) -> None:
+    """The chunks of `sampling`, random."""
+    random, folder = np.random.default_rng(0), run.samples_folder(sampling)
     folder.mkdir(parents=True)
     for chunk in range(number_of_chunks(run.spec)):
         indices = chunk_indices(run.spec, chunk)
@@ -46,7 +46,7 @@ def measure(count: int) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         (Path(folder) / "spec.yaml").write_text(SPEC % count)
         run = freeze(load(Path(folder) / "spec.yaml"), Path(folder) / "runs")[0]
-        (main,), other = points(run.spec), Point(1, "ddim", "")  # only the main point gets a samples.npz and pictures
+        (main,), other = samplings(run.spec), Sampling(1, "ddim", "")  # only the main sampling gets a samples.npz and pictures
         settings = sampling_settings(run.spec, "0" * 64)
         made(run, main, settings)
         made(run, other, settings)

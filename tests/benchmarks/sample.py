@@ -22,21 +22,21 @@ import torch
 from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion
-from diffusion.samplers import Step, ancestral, final
+from diffusion.networks.unet import UNet
+from diffusion.samplers.chain import Step, ancestral, final
 from diffusion.schedules import betas_of
-from diffusion.unet import UNet
-from jobs.batches import Batches
-from jobs.bench_timing import Effort, rates_in_turns
-from jobs.build import build_diffusion, build_network
-from jobs.compiling import compile_options
-from jobs.data import open_data
-from jobs.distributed import Group, process_group
-from jobs.frechet import Moments, Normal, frechet_distance
-from jobs.pictures import to_uint8
+from jobs.cost.bench.timing import Effort, rates_in_turns
+from jobs.data.dataset import open_data
+from jobs.data.pictures import to_uint8
+from jobs.evaluation.metrics.frechet import Moments, Normal, frechet_distance
+from jobs.kinds.diffusion import build_diffusion, build_network
+from jobs.parallel.compiling import compile_options
+from jobs.parallel.group import Group, process_group
 from jobs.randomness import generator_for
-from jobs.reverse_chain import reverse_chain
-from jobs.spec import Spec, resolve
-from jobs.train import new_learner, train_step
+from jobs.sampling.chain import reverse_chain
+from jobs.spec.sections import Spec, resolve
+from jobs.training.batches import Batches
+from jobs.training.loop import new_learner, train_step
 
 CHUNKS = 4
 STEPS, EFFORT = 4000, Effort(rounds=21, slice_s=0.1)

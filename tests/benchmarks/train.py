@@ -3,7 +3,7 @@
     step        plain (x * sigmoid(x), attention by two batched products and a softmax, AdamW and average tensor by tensor,
                 a read-back per tensor for the gradient's norm, DDP and malloc as they are) against `train_step` in fp32 and in bf16
     compiled    the same with train.compile: default (minutes)
-    malloc      `train_step` with freed memory kept (jobs.allocator) and without
+    malloc      `train_step` with freed memory kept (jobs.parallel.allocator) and without
     layout      `train_step` with images, weights and all between in channels_last, and as they are
     memory      the largest sum of storages alive in a step, parameters left out, and its time, by gradient_checkpointing
     ranks       images per second of two processes of one thread each, against one alone and against two apart; and with DDP's
@@ -35,15 +35,15 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion.layers import Attention
 from diffusion.losses import training_losses
-from jobs import distributed
-from jobs.batches import Batch, Batches
-from jobs.bench_timing import Effort, rates_in_turns
-from jobs.data import ImageData
-from jobs.distributed import Group, process_group
-from jobs.spec import Spec, resolve
-from jobs.train import Learner, new_learner, train_step
+from diffusion.networks.layers import Attention
+from jobs.cost.bench.timing import Effort, rates_in_turns
+from jobs.data.dataset import ImageData
+from jobs.parallel import group as distributed
+from jobs.parallel.group import Group, process_group
+from jobs.spec.sections import Spec, resolve
+from jobs.training.batches import Batch, Batches
+from jobs.training.loop import Learner, new_learner, train_step
 
 FOREVER = 10 ** 9
 THREADS = int(os.environ.get("THREADS", "1"))

@@ -1,0 +1,179 @@
+"""What `iddpm bench` found out on a machine: the file it leaves, for `iddpm plan` and for people. No torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import quantiles
+from typing import Literal
+
+from pydantic import ValidationError
+
+from jobs.cost.count import run_cost
+from jobs.errors import UserError
+from jobs.spec.sections import Section, Spec, Train
+from jobs.storage.files import sha256_of_json
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Checkpointing = bool | tuple[int, ...]  # at these resolutions, from the highest down
+KINDS = ("convolution", "GEMM", "attention", "normalisation and elementwise", "optimiser and EMA", "other")
+PAYS = 0.95  # of the best sampling rate
+HOW = "`iddpm bench SPEC`, on the machine that is to do the work, makes one"
+
+
+class Quartiles(Section):
+    """Of repeated measurements."""
+
+    q25: float
+    median: float
+    q75: float
+
+
+class Variant(Section):
+    """One way to do a step."""
+
+    work: Literal["train", "sample"]
+    precision: Precision
+    gradient_checkpointing: Checkpointing = False
+    compiled: bool = False
+    """By torch.compile."""
+    cuda_graph: bool = False
+    """A whole reverse step, recorded."""
+    batch_size: int
+    """Images that one rank has in the network at once."""
+
+
+class Rate(Variant):
+    threads: int
+    per_second: Quartiles | None = None
+    """Images trained on, or image-steps of the reverse chain, by one rank; null where there is a `problem`."""
+    share_of_peak: float | None = None
+    """Operations per second, recomputed ones not counted, over the better of the peaks of this precision."""
+    memory_bytes: int | None = None
+    memory_is: Literal["measured", "counted"] | None = None
+    """On a GPU the most that was allocated; on a CPU `jobs.cost.count` counts it, for training."""
+    problem: str = ""
+
+
+class Scaling(Section):
+    """Training by `ranks` processes, each with the batch that one has alone."""
+
+    ranks: int
+    threads: int
+    efficiency: Quartiles | None = None
+    """Throughput over `ranks` times that of one rank."""
+    problem: str = ""
+
+
+class Network(Section):
+    """Operations are those of one image."""
+
+    fingerprint: str
+    parameters: int
+    forward_flops: int
+    """By jobs.cost.count, as is the next; then what torch.utils.flop_counter counts."""
+    training_flops: int
+    forward_flops_by_torch: int
+    training_flops_by_torch: int
+
+
+class Asked(Section):
+    """What the spec itself says."""
+
+    precision: Precision
+    gradient_checkpointing: Checkpointing
+    train_batch_size: int
+    sample_batch_size: int
+    sample_precision: Precision = "fp32"
+
+
+class Bench(Section):
+    made: str
+    host: str
+    processor: str
+    device: str
+    """"cpu" or the GPU's name."""
+    gpus: int
+    cores: int
+    torch: str
+    quick: bool
+    spec: str
+    asked: Asked
+    network: Network
+    peaks: dict[Literal["gemm", "convolution"], dict[Precision, float]]
+    """Operations per second."""
+    rates: list[Rate]
+    split: dict[str, float]
+    """Shares of the time of a training step as the spec has it, by kind of operation."""
+    scaling: list[Scaling]
+
+
+def fingerprint(spec: Spec) -> str:
+    """Of all that makes a step of the network fast or slow, batch and machine aside."""
+    data = spec.data
+    shape = {"image_size": data.image_size, "channels": data.channels, "classes": data.num_classes if data.class_cond else 0}
+    return sha256_of_json({"model": spec.model.model_dump(mode="json"), "data": shape})[:16]
+
+
+def network_of(spec: Spec, forward_by_torch: int, training_by_torch: int) -> Network:
+    cost = run_cost(spec)
+    return Network(fingerprint=fingerprint(spec), parameters=cost.parameters, forward_flops=cost.forward_flops,
+                   training_flops=3 * cost.forward_flops, forward_flops_by_torch=forward_by_torch,
+                   training_flops_by_torch=training_by_torch)
+
+
+def batch_in_network(spec: Spec) -> int:
+    """Images that a rank has in the network at once while it trains."""
+    return spec.train.microbatch or spec.train.batch_size // spec.resources.train.world_size
+
+
+def checkpointing(train: Train) -> Checkpointing:
+    where = train.gradient_checkpointing
+    return where if isinstance(where, bool) else tuple(sorted(where, reverse=True))
+
+
+def smallest_that_pays(rates: Mapping[int, float]) -> int:
+    """The smallest batch size whose rate is within 1 - PAYS of the best."""
+    return min(size for size, rate in rates.items() if rate >= PAYS * max(rates.values()))
+
+
+def batch_that_pays(bench: Bench, precision: str) -> int:
+    """What `sample.batch_size: auto` is expected to find."""
+    rates = {rate.batch_size: rate.per_second.median for rate in bench.rates
+             if (rate.work, rate.precision, rate.compiled, rate.cuda_graph) == ("sample", precision, False, False)
+             and rate.per_second}
+    return smallest_that_pays(rates) if rates else bench.asked.sample_batch_size
+
+
+def summary(values: Sequence[float]) -> Quartiles:
+    """Of at least two finite values."""
+    q25, median, q75 = quantiles(values, n=4, method="inclusive")
+    return Quartiles(q25=q25, median=median, q75=q75)
+
+
+def bench_to_plan_by(named: str | None) -> Path | None:
+    """The bench file that a cluster profile names, else the newest bench-*.json in this folder, if there is one."""
+    if named:
+        return Path(named)
+    return max(Path().glob("bench-*.json"), key=lambda file: file.stat().st_mtime, default=None)
+
+
+def read_bench(path: Path) -> Bench:
+    """Raises UserError where `path` is no file that `iddpm bench` wrote."""
+    try:
+        found = Bench.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror}); {HOW}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not a file of this version's `iddpm bench`: "
+                        f"{f'{where}: ' if where else ''}{first['msg']}") from error
+    measured = [rate.per_second for rate in found.rates if rate.per_second]
+    if not all(0 < rate.q25 <= rate.median <= rate.q75 for rate in measured):
+        raise UserError(f"{path}: rates.per_second: quartiles must be above 0 and in order")
+    return found
+
+
+def nearest(batch_size: int, rates: Sequence[Rate]) -> Rate:
+    """The one measured at the batch size that is nearest by ratio; of two, the smaller."""
+    return min(rates, key=lambda rate: (abs(math.log(rate.batch_size / batch_size)), rate.batch_size))

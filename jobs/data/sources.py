@@ -1,0 +1,198 @@
+"""Images to compare, wherever they come from: data sets, samples, other models' samples, the field's reference files.
+
+Nothing here needs torch: a reference that cannot give what the spec asks for must show before anything is submitted.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jobs.data.dataset import ImageData, open_data
+from jobs.data.image_files import decode_image, list_images
+from jobs.errors import UserError
+
+# What the field's files call mean and covariance of the two kinds of features (guided-diffusion; EDM has the first).
+STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+EMBEDDED = ("digits", "digits-test")
+# What a metric takes from a feature extractor. "rows" are single images' pool features, so they need images.
+NEEDS = {"fid": "pool", "sfid": "spatial", "inception_score": "probabilities", "precision_recall": "rows", "kid": "rows"}
+
+
+class ImageFolder:
+    """The images in and below a folder, all of one square size, decoded as they are sliced; otherwise like an array."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.paths = folder, list_images(folder)
+        width, height, mode = self._size(self.paths[0])
+        if width != height:
+            raise UserError(f"{folder / self.paths[0]}: {width}x{height}; samples must be square")
+        self.shape = (len(self.paths), height, width, 1 if mode in ("L", "1") else 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.stack([self._image(name) for name in self.paths[rows]])
+
+    def _size(self, name: str) -> tuple[int, int, str]:
+        try:
+            with Image.open(self.folder / name) as image:
+                return (*image.size, image.mode)
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"{self.folder / name}: not an image ({error})") from error
+
+    def _image(self, name: str) -> np.ndarray:
+        _, height, width, channels = self.shape
+        found = self._size(name)[:2]
+        if found != (width, height):
+            raise UserError(f"{self.folder / name}: {found[0]}x{found[1]}, but {self.paths[0]} is {width}x{height}")
+        image = decode_image(self.folder / name, width, channels)
+        if isinstance(image, str):
+            raise UserError(f"{self.folder / name}: {image}")
+        return image
+
+
+def open_images(path: str, image_size: int | None = None, channels: int | None = None) -> ImageData:
+    """The images of a data set (HDF5, `digits`), of our samples.h5, of an .npz (arr_0, arr_1) or of a folder.
+
+    `.images` is sliced like an array, and read as it is sliced. Raises UserError where there are none, or not of the
+    size and channels that are given.
+    """
+    if path in EMBEDDED:
+        images = open_data(path, 8, 1)
+    elif Path(path).is_dir():
+        images = ImageData(ImageFolder(Path(path)), None, [], f"folder {path}")
+    elif zipfile.is_zipfile(path):
+        images = _open_npz(path)[0]
+        if images is None:
+            raise UserError(f"{path}: has no images (arr_0)")
+    else:
+        images = _open_hdf5(path)
+    _check_shape(path, images, image_size, channels)
+    return images
+
+
+def _check_shape(path: str, images: ImageData, image_size: int | None, channels: int | None) -> None:
+    count, height, width, depth = images.images.shape
+    if not count:
+        raise UserError(f"{path}: holds no images")
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise UserError(f"{path}: images are {height}x{width}, but image_size is {image_size}")
+    if channels is not None and depth != channels:
+        raise UserError(f"{path}: images have {depth} channels, but channels is {channels}")
+
+
+def _open_hdf5(path: str) -> ImageData:
+    try:
+        with h5py.File(path, "r") as file:
+            shape = getattr(file.get("images"), "shape", None)
+        if shape is None or len(shape) != 4:
+            raise UserError(f"{path}: has no /images [N, H, W, C]")
+        if "sample_index" not in (file := h5py.File(path, "r")):
+            file.close()
+            return open_data(path, shape[1], shape[3])
+        labels = file["labels"][:] if "labels" in file else None
+        return ImageData(file["images"], labels, [], path)  # samples.h5 is in chunks: read as it is sliced
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits") from error
+    except (OSError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: neither HDF5 nor .npz, or damaged ({error})") from error
+
+
+def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
+    """Images if there are any, (mean [D], covariance [D, D]) by part of STATISTICS, and the names of all arrays."""
+    try:
+        with np.load(path) as file:
+            names = list(file.files)
+            statistics = {part: (file[mean].astype(np.float64), file[covariance].astype(np.float64))
+                          for part, (mean, covariance) in STATISTICS.items() if mean in names and covariance in names}
+            labels = file["arr_1"] if "arr_1" in names else None
+        array = _npz_array(path, "arr_0") if "arr_0" in names else None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise UserError(f"{path}: not an .npz file, or a damaged one ({error})") from error
+    for part, (mean, covariance) in statistics.items():
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"{path}: {' and '.join(STATISTICS[part])} are {list(mean.shape)} and {list(covariance.shape)}; "
+                            "they must be [D] and [D, D]")
+    if array is None:
+        return None, statistics, names
+    if array.dtype != np.uint8 or array.ndim != 4:
+        raise UserError(f"{path}: arr_0 is {array.dtype} {list(array.shape)}; it must be uint8 [N, H, W, C]")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != array.shape[:1]):
+        labels = None  # the field's arr_1 is not always labels
+    return ImageData(array, labels if labels is None else labels.astype(np.int64), [], path), statistics, names
+
+
+def _npz_array(path: str, name: str) -> np.ndarray:
+    """One array of an .npz: memory-mapped where it is stored uncompressed, as numpy.savez does; else read."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            with np.load(path) as file:
+                return file[name]
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)  # APPNOTE.TXT 4.3.7: the local header's own lengths of name and extra field
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+        file.seek(member.header_offset + 30 + name_length + extra_length)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, column_major, dtype = read(file)
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        return np.memmap(path, dtype, "r", file.tell(), shape, order="F" if column_major else "C")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What samples are compared with: images, or given means and covariances of Inception features, or both."""
+
+    path: str
+    images: ImageData | None
+    statistics: dict[str, tuple[np.ndarray, np.ndarray]]
+    """(mean [D], covariance [D, D]) by part of STATISTICS."""
+    names: str = ""
+    """Of the arrays in an .npz, for messages."""
+
+    def lacks(self, metric: str, features: str) -> str | None:
+        """Why `metric` cannot be had with `features`, None where it can."""
+        part = NEEDS[metric]
+        if self.images is not None or part == "probabilities":
+            return None
+        if part == "rows":
+            return f"{self.path}: has no images (arr_0), which {metric} needs; it holds {self.names}"
+        if part not in self.statistics:
+            return f"{self.path}: has neither images (arr_0) nor {' and '.join(STATISTICS[part])}, which {metric} needs; " \
+                   f"it holds {self.names}"
+        if features in ("pixels", "classifier"):
+            return f"{self.path}: has no images (arr_0), only statistics of Inception features, and features is {features}"
+        return None
+
+
+def open_reference(path: str, image_size: int, channels: int) -> Reference:
+    """The field's VIRTUAL_*.npz (mu, sigma, mu_s, sigma_s, arr_0), an EDM-style one (mu, sigma), or `open_images`.
+
+    Raises UserError where it is none of these, or its images are of another kind.
+    """
+    if path in EMBEDDED or not zipfile.is_zipfile(path):
+        return Reference(path, open_images(path, image_size, channels), {})
+    images, statistics, names = _open_npz(path)
+    if images is not None:
+        _check_shape(path, images, image_size, channels)
+    elif not statistics:
+        raise UserError(f"{path}: neither images (arr_0) nor statistics (mu, sigma); it holds {', '.join(names) or 'nothing'}")
+    return Reference(path, images, statistics, ", ".join(names))
+
+
+def reference_problems(reference: Reference, metrics: Collection[str], features: str) -> list[str]:
+    """One message for each thing that the spec asks of `reference` and that it cannot give."""
+    problems = [problem for metric in metrics if (problem := reference.lacks(metric, features))]
+    if features == "classifier" and (reference.images is None or reference.images.labels is None):
+        problems.append(f"{reference.path}: has no labels, which features: classifier is trained on")
+    return problems

@@ -1,0 +1,109 @@
+"""A small classifier of the reference's own classes: features that know them, in under a minute and without a download."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jobs.data.dataset import ImageData, fingerprint
+from jobs.errors import UserError
+from jobs.randomness import derived_seed, generator_for
+from jobs.storage.cache import load_arrays, store_arrays
+from jobs.storage.files import sha256_of_json
+
+LARGEST = 32
+WIDTH, STEPS, BATCH_SIZE, LR = 64, 600, 128, 3e-3
+HELD_OUT = 10  # each tenth image is not trained on, to tell how good the classifier is
+SPATIAL_CHANNELS = 7  # as sFID takes of Inception
+_VERSION = 1  # of all that the weights depend on besides the data
+
+
+class Classifier(nn.Module):
+    """uint8 [n, C, H, W] -> pool [n, WIDTH], spatial [n, SPATIAL_CHANNELS, H / 2, W / 2] and logits [n, classes].
+
+    After training, the mean square of pool and of spatial over images is 1: kid grows with the cube of the scale.
+    """
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, WIDTH // 2, 3, padding=1)
+        self.conv2 = nn.Conv2d(WIDTH // 2, WIDTH, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.output = nn.Linear(WIDTH, classes)
+        self.register_buffer("scales", torch.ones(2))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = F.relu(self.conv1(2 * shrunk(images) - 1))
+        spatial = F.relu(self.conv2(x))
+        pool = F.relu(self.conv3(spatial)).mean(dim=(2, 3))
+        return self.scales[0] * pool, self.scales[1] * spatial[:, :SPATIAL_CHANNELS], self.output(pool)
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """uint8 [n, C, H, W] as grey levels in [0, 1], averaged down by halves to at most LARGEST pixels where that goes."""
+    x = images.float() / 255
+    while x.shape[-1] > LARGEST and x.shape[-1] % 2 == 0:
+        x = F.avg_pool2d(x, 2)
+    return x
+
+
+def trained_classifier(data: ImageData, cache: Path) -> Path:
+    """The file in the folder `cache` with the weights of the classifier trained on `data`, trained now if it is not there.
+
+    Named by the data's content: other runs on the same data use the same one. Raises UserError without labels.
+    """
+    if data.labels is None:
+        raise UserError(f"{data.source}: has no labels, which features: classifier is trained on")
+    file = cache / f"classifier-{sha256_of_json({'data': fingerprint(data), 'version': _VERSION})[:16]}.npz"
+    if load_arrays(file) is None:
+        network, accuracy = _train(data)
+        weights = {key: value.numpy() for key, value in network.state_dict().items()}
+        store_arrays(file, {"accuracy": np.float64(accuracy), **weights})
+    return file
+
+
+def load_classifier(file: Path) -> tuple[Classifier, float]:
+    """The network in evaluation mode, and its accuracy on images held out from training."""
+    arrays = load_arrays(file)
+    accuracy = float(arrays.pop("accuracy"))
+    weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    network = Classifier(weights["conv1.weight"].shape[1], weights["output.weight"].shape[0])
+    network.load_state_dict(weights)
+    return network.eval(), accuracy
+
+
+def _train(data: ImageData) -> tuple[Classifier, float]:
+    """On the CPU, so that the same data give the same weights on machines with and without a GPU."""
+    images, labels = data.images, torch.from_numpy(data.labels)
+    held_out = np.arange(len(data)) % HELD_OUT == HELD_OUT - 1
+    own = torch.from_numpy(np.flatnonzero(~held_out))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed("classifier", "weights"))
+        network = Classifier(images.shape[3], int(labels.max()) + 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
+    generator = generator_for("cpu", "classifier", "batches")
+    for step in range(STEPS):
+        chosen = own[torch.randint(len(own), (BATCH_SIZE,), generator=generator)].unique()  # sorted, for HDF5's sake
+        for group in optimizer.param_groups:
+            group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        loss = F.cross_entropy(network(_tensor(images, chosen.numpy()))[2], labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    tested = np.flatnonzero(held_out)[:10_000]
+    tested = tested if len(tested) else np.arange(len(data))  # fewer images than HELD_OUT
+    right, squares = 0, []
+    with torch.no_grad():
+        for rows in np.array_split(tested, -(-len(tested) // BATCH_SIZE)):
+            pool, spatial, logits = network(_tensor(images, rows))
+            right += (logits.argmax(dim=1) == labels[rows]).sum().item()
+            squares.append(torch.stack([pool.square().mean(), spatial.square().mean()]))
+    network.scales.copy_(torch.stack(squares).mean(dim=0).clamp(min=1e-12).rsqrt())
+    return network, right / len(tested)
+
+
+def _tensor(images: np.ndarray, rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(images[rows])).permute(0, 3, 1, 2)

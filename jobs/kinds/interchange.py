@@ -1,0 +1,102 @@
+"""Weights from and to other code: the reference's plain .pt state dict, and .safetensors."""
+
+import io
+import re
+import tempfile
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from jobs.errors import UserError
+from jobs.kinds.diffusion import build_network
+from jobs.run.checkpoints import Weights, final_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.run.directory import RunDir
+from jobs.spec.file import difference, load_frozen
+from jobs.spec.sections import Spec
+from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
+
+
+def read_weights(path: Path, spec: Spec) -> Weights:
+    """A state dict for the spec's network, float32 on the CPU; nothing in the file is executed.
+
+    Raises UserError where the file is not one, or names the first keys that are not the network's.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols that it then reads, or refuses
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
+        raise UserError(f"{path}: not a plain state dict of tensors ({_reason(error)})") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
+    # Copies: the tensors of one file may be views of another, which safetensors does not write.
+    weights = {key: value.detach().to(torch.float32, copy=True) for key, value in weights.items()}
+    load_weights(build_network(spec), weights, path)
+    if path.suffix == ".safetensors":
+        _check_recorded_spec(path, spec)
+    return weights
+
+
+def _check_recorded_spec(path: Path, spec: Spec) -> None:
+    """A .safetensors of ours says what it was trained as, much of which shows in no shape: UserError where `spec` differs."""
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("spec")
+    if text is None:
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as written:
+        written.write(text)
+        written.flush()
+        recorded = load_frozen(written.name)
+    not_the_network = ("name", "data.path", "data.random_flip", "model.dropout", "diffusion.loss", "train", "sample",
+                       "evaluate", "resources")
+    if changed := difference(recorded, spec, ignore=not_the_network):
+        raise UserError(f"{path}: the spec inside differs from the one given:\n  " + "\n  ".join(changed))
+
+
+def _reason(error: Exception) -> str:
+    """What helps of a reader's message; torch's own advises to run the code in the file."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds Python objects such as {found[1]}; loading them could run any code, so that is not done"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines and not isinstance(error, UnpicklingError) else "damaged, or of another format"
+
+
+def _describe(value: object) -> str:
+    return f"a dict with {', '.join(map(str, list(value)[:5]))}" if isinstance(value, dict) else type(value).__name__
+
+
+def take_in(run: RunDir, weights: Weights, source: Path) -> None:
+    """Make `weights`, read from `source`, the result of the run's training. Raises UserError where it has been trained."""
+    if run.trained_steps():
+        raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
+    origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source)}
+    write_json(run.path / "provenance.json", read_json(run.path / "provenance.json") | {"imported": origin})
+    save_checkpoint(run, run.spec.train.iterations, weights, {rate: weights for rate in run.spec.train.ema_rate}, None)
+
+
+def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
+    """The run's final weights as .safetensors, its spec in the metadata, or as .pt that the reference loads."""
+    if output.suffix not in (".safetensors", ".pt"):
+        raise UserError(f"{output}: the name must end in .safetensors or .pt")
+    checkpoint = final_checkpoint(run)
+    weights = checkpoint.weights(ema_rate)
+    with torch.device("meta"):
+        network = build_network(run.spec)
+    # safetensors sorts its keys; the reference's order is the network's.
+    ordered = {key: weights[key] for key in network.state_dict()}
+    with atomic_path(output) as temporary:
+        if output.suffix == ".pt":
+            content = io.BytesIO()  # torch itself would not tell of a full disk by an OSError
+            torch.save(ordered, content)
+            temporary.write_bytes(content.getbuffer())
+        else:
+            save_weights(temporary, ordered, run.spec, {"step": str(checkpoint.step), "ema_rate": str(ema_rate or "")})

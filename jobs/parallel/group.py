@@ -1,0 +1,182 @@
+"""The process group of a stage: who takes part, where they meet, what they share."""
+
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from jobs.errors import UserError
+from jobs.parallel.allocator import keep_freed_memory
+from jobs.storage.files import write_text
+
+SIOCGIFADDR = 0x8915  # linux/sockios.h
+MEETING_TIMEOUT = timedelta(minutes=10)
+# Longer than any rank legitimately lets the others wait: a checkpoint to slow disks, preview samples.
+COLLECTIVE_TIMEOUT = timedelta(minutes=60)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks of one stage. Collectives of torch.distributed work inside; `store` counts across ranks."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    store: dist.Store
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """"cpu" or a GPU's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a launcher says that this process stands."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def place() -> Place:
+    """Rank and world size as the launcher's environment says; one process alone without one."""
+    names = [("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+             ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")]
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # a shell inside an allocation has SLURM's names too
+        names.insert(0, ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+    for keys in names:
+        if all(key in os.environ for key in keys):
+            return Place(*(int(os.environ[key]) for key in keys))
+    return Place(0, 1, 0)
+
+
+def _own_address() -> str:
+    """This machine's address as the other nodes of the job reach it, whatever its name resolves to."""
+    launcher = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
+    if launcher is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((launcher, 9))  # sends nothing: it only picks the route
+        return probe.getsockname()[0]
+
+
+def _interface_of(address: str) -> str | None:
+    """Name of the network interface that has this IPv4 address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                if socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24]) == address:
+                    return name
+            except OSError:  # an interface without an address
+                continue
+    return None
+
+
+@contextmanager
+def process_group(meeting: Path, threads: int) -> Iterator[Group]:
+    """Join the other ranks of this stage for the duration of the block.
+
+    `meeting` is a path on a file system that all ranks see and that no other group uses; rank 0 leaves its address
+    there (under torchrun the launcher's own meeting place serves). `threads`: of this process, on the CPU, where it also
+    keeps the memory that it frees from here on (see jobs.parallel.allocator).
+    """
+    here = place()
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
+    # gloo would look for its network by the host's name, which need not resolve.
+    if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        interface = _interface_of(_own_address())
+        if interface:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+    store = None if "RANK" in os.environ else _meet(here, meeting)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=COLLECTIVE_TIMEOUT)
+    if here.rank == 0:
+        meeting.unlink(missing_ok=True)  # all are here
+    try:
+        yield Group(here.rank, here.world_size, device, dist.distributed_c10d._get_default_store())
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(place: Place, meeting: Path) -> dist.Store:
+    """A store that all ranks share: rank 0 serves it on a port the system chooses, so none can be taken."""
+    if place.world_size == 1:
+        return dist.HashStore()
+    if place.rank == 0:
+        address = _own_address()
+        store = dist.TCPStore(address, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=MEETING_TIMEOUT)
+        write_text(meeting, f"{address} {store.port}")
+        return store
+    deadline = time.monotonic() + MEETING_TIMEOUT.total_seconds()
+    while not meeting.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"rank 0 did not come to {meeting} within {MEETING_TIMEOUT}")
+        time.sleep(0.05)
+    address, port = meeting.read_text().split()
+    return dist.TCPStore(address, int(port), place.world_size, is_master=False, timeout=MEETING_TIMEOUT)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """All ranks' `rows` [n_r, ...] one below the other, in rank order, on every rank; the n_r may differ."""
+    if dist.get_world_size() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    sizes = [int(count) for count in counts]
+    padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+    padded[:len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:size] for part, size in zip(gathered, sizes)])
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's `value` (anything that pickles) on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def on_main(work: Callable[[], Any]) -> Any:
+    """What `work()` gives on rank 0, on every rank; a UserError that it raises there is raised on all of them."""
+    outcome = None
+    if dist.get_rank() == 0:
+        try:
+            outcome = work()
+        except UserError as error:
+            outcome = error
+    outcome = from_main(outcome)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is true on any rank. All ranks wait for each other here."""
+    box: list = [None] * dist.get_world_size()
+    dist.all_gather_object(box, flag)
+    return any(box)

@@ -1,0 +1,121 @@
+"""The report without its page: everything as JSON, every number as CSV, and a table in Markdown."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from jobs.cost.count import run_cost
+from jobs.quantities import amount, figure
+from jobs.report.answer import best_runs, label, ranked
+from jobs.report.cost import layer_groups, sampling_costs, stage_flops
+from jobs.report.page.figures import bound_points, smoothed
+from jobs.report.published import published_for
+from jobs.report.run import RunReport, lower_is_better
+from jobs.report.study import StudyReport
+
+COLUMNS = ("run", "table", "quantity", "at", "value")
+"""Of report.csv; `at` is the iteration, timestep or number of steps that a value belongs to, empty where there is none."""
+
+
+def as_json(study: StudyReport) -> dict:
+    return {"study": study.name, "question": study.question, "answer": study.answer, "cautions": study.cautions,
+            "swept": study.fields, "runs": [_run(study, run) for run in study.runs],
+            "effects": [{"field": effect.field, "metric": effect.metric, "means": effect.means, "best": effect.best,
+                         "matched_groups": [[run.name for run in group] for group in effect.groups], "wins": effect.wins,
+                         "verdict": effect.verdict}
+                        for effect in study.effects],
+            "published": [asdict(row) for row in published_for(study.main.spec)[1]] if study.main else []}
+
+
+def _run(study: StudyReport, run: RunReport) -> dict:
+    facts: dict[str, Any] = {"name": run.name, "state": run.state, "differs": run.differs, "samples": run.samples,
+                             "metrics": {name: asdict(metric) for name, metric in run.metrics.items()},
+                             "curve": [asdict(point) for point in run.curve],
+                             "stages": {stage: asdict(time) for stage, time in study.times[run.name].items()}}
+    if run.spec:
+        cost = run_cost(run.spec)
+        facts |= {"parameters": cost.parameters, "forward_flops": cost.forward_flops, "flops": stage_flops(run)}
+    if run.failure:
+        failure = run.failure
+        facts["failure"] = {"stage": failure.stage, "kind": failure.kind, "message": failure.message,
+                            "next": failure.next_step(run.run.path)}
+    return facts | {"remarks": run.remarks}
+
+
+def as_csv(study: StudyReport) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_numbers(study))
+    return text.getvalue()
+
+
+def _numbers(study: StudyReport) -> Iterator[tuple]:
+    for run in study.runs:
+        yield from _numbers_of(study, run)
+    for name, log in study.logs.items():
+        for tag, points in log.scalars.items():
+            yield from ((name, "training", tag, f"{step:g}", value) for step, value in zip(*smoothed(points)))
+    for name, vb in study.bounds.items():
+        yield from ((name, "bound", "bits/dim", t, vb[t]) for t in bound_points(vb))
+    for effect in study.effects:
+        yield from (("", "effect", f"{effect.metric} by {effect.field}", value, mean) for value, mean in effect.means.items())
+    if study.main:
+        yield from _numbers_of_main(study, study.main)
+
+
+def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
+    for name, metric in run.metrics.items():
+        yield run.name, "metric", name, "", metric.value
+    for point in run.curve:
+        for name, value in point.metrics.items():
+            yield run.name, "curve", f"{name} {point.sampler} {point.sampling_steps} steps", point.step, value
+    for stage, time in study.times[run.name].items():
+        yield run.name, "seconds", stage, "", time.seconds
+        yield run.name, "process hours", stage, "", time.process_hours
+    if run.spec:
+        cost = run_cost(run.spec)
+        yield run.name, "cost", "parameters", "", cost.parameters
+        yield run.name, "cost", "forward FLOPs", "", cost.forward_flops
+        yield from ((run.name, "cost", f"{stage} FLOPs", "", flops) for stage, flops in stage_flops(run).items())
+
+
+def _numbers_of_main(study: StudyReport, run: RunReport) -> Iterator[tuple]:
+    for group in layer_groups(run.spec):
+        for key in ("layers", "parameters", "flops", "activations", "checkpointed"):
+            yield run.name, "layers", f"{group.kind} {key}", group.resolution, getattr(group, key)
+    for steps, flops, seconds in sampling_costs(run, study.times[run.name]):
+        yield run.name, "sampling", "FLOPs", steps, flops
+        if seconds is not None:
+            yield run.name, "sampling", "seconds", steps, seconds
+    for row in published_for(run.spec)[1]:
+        setting = f"T={row.diffusion_steps} {row.noise_schedule} {row.loss} ({row.source})"
+        for name, value in (("NLL", row.bits_per_dim), ("FID", row.fid)):
+            if value is not None:
+                yield "published", "published", f"{name} {setting}", row.iterations, value
+
+
+def as_markdown(study: StudyReport) -> str:
+    """The table of runs, for a README; the best of each metric is bold."""
+    best = {name: best_runs(study.runs, name) for name in study.metrics}
+    heads = [*(study.fields or ["run"]), *(f"{name} {'↓' if lower_is_better(name) else '↑'}" for name in study.metrics),
+             "training FLOP", "state"]
+    rows = []
+    for run in study.runs:
+        cells = [run.name] if not study.fields else []
+        cells += [label(run.differs[key]) if key in run.differs else "" for key in study.fields]
+        for name in study.metrics:
+            text = figure(run.metrics[name].value) if name in run.metrics else ""
+            cells.append(f"**{text}**" if run in best[name] else text)
+        cells += [amount(run_cost(run.spec).training_flops).strip() if run.spec else "", run.state]
+        rows.append(cells)
+    lines = [_line(heads), _line(["---"] * len(heads)), *map(_line, rows)]
+    notes = [f"{name}: {metric.basis}" for name in study.metrics
+             if (metric := ranked(study.runs, name)[0].metrics[name]).basis]
+    return "\n".join([study.question, "", *lines, "", *(f"- {note}" for note in notes + study.cautions)]) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,61 @@
+"""Figures that the papers printed for the data sets of configs/, with where they stand."""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from jobs.spec.sections import Spec
+
+IDDPM = "Nichol & Dhariwal 2021 (arXiv 2102.09672), table {}"
+DDPM = "Ho, Jain & Abbeel 2020 (arXiv 2006.11239), table 1"
+
+
+@dataclass(frozen=True)
+class Published:
+    iterations: int
+    diffusion_steps: int
+    noise_schedule: str
+    loss: str
+    bits_per_dim: float | None
+    fid: float | None
+    samples: int
+    """What FID was computed from, against the whole training set, with Inception features."""
+    source: str
+    note: str = ""
+
+    def same_setting(self, spec: Spec) -> bool:
+        """Whether `spec` trains and samples this row's way, as far as the row tells."""
+        return (spec.train.iterations, spec.diffusion.diffusion_steps, spec.diffusion.noise_schedule,
+                spec.diffusion.loss.removesuffix("_unscaled")) == (self.iterations, self.diffusion_steps,
+                                                                   self.noise_schedule, self.loss)
+
+
+def _table(number: int, samples: int, note: str, *rows: tuple) -> list[Published]:
+    return [Published(*row, samples, IDDPM.format(number), note) for row in rows]
+
+
+# iterations, steps, schedule, loss, NLL, FID
+_CIFAR10 = [
+    *_table(2, 50_000, "dropout 0.1 with linear, 0.3 with cosine",
+            (500_000, 1000, "linear", "simple", 3.73, 3.29), (500_000, 4000, "linear", "simple", 3.37, 2.90),
+            (500_000, 4000, "linear", "hybrid", 3.26, 3.07), (500_000, 4000, "cosine", "simple", 3.26, 3.05),
+            (500_000, 4000, "cosine", "hybrid", 3.17, 3.19), (500_000, 4000, "cosine", "vlb", 2.94, 11.47)),
+    Published(800_000, 1000, "linear", "simple", None, 3.17, 50_000, DDPM, "Inception score 9.46"),
+]
+_IMAGENET64 = _table(
+    1, 10_000, "unconditional; 10,000 samples bias FID upwards",
+    (200_000, 1000, "linear", "simple", 3.99, 32.5), (200_000, 4000, "linear", "simple", 3.77, 31.3),
+    (200_000, 4000, "linear", "hybrid", 3.66, 32.2), (200_000, 4000, "cosine", "simple", 3.68, 27.0),
+    (200_000, 4000, "cosine", "hybrid", 3.62, 28.0), (200_000, 4000, "cosine", "vlb", 3.57, 56.7),
+    (1_500_000, 4000, "cosine", "hybrid", 3.57, 19.2), (1_500_000, 4000, "cosine", "vlb", 3.53, 40.1))
+_IMAGENET64_COND = _table(4, 50_000, "class-conditional, 270 M parameters, 250 sampling steps; precision 0.82, recall 0.71",
+                          (250_000, 4000, "cosine", "hybrid", None, 2.92))
+
+
+def published_for(spec: Spec) -> tuple[str, list[Published]]:
+    """The data set that `spec` trains on, told by its file's name and size, and what was published for it, if anything."""
+    name, size = PurePath(spec.data.path).stem.lower().replace("-", "").replace("_", ""), spec.data.image_size
+    if name.startswith("cifar10") and not name.startswith("cifar100") and size == 32 and not spec.data.class_cond:
+        return "CIFAR-10", _CIFAR10
+    if name.startswith("imagenet64") and size == 64:
+        return "ImageNet 64x64", _IMAGENET64_COND if spec.data.class_cond else _IMAGENET64
+    return spec.data.path, []

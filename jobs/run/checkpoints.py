@@ -1,0 +1,180 @@
+"""Checkpoints: whole or absent, self-describing, the newest good one found again.
+
+checkpoints/step-00001000/
+    manifest.json             step; sha256 and bytes of every other file
+    model.safetensors         the weights as trained
+    ema-0.9999.safetensors    one for each averaging rate
+    training.pt               optimiser, gradient scaler, timestep sampler; absent in imported checkpoints
+"""
+
+import hashlib
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from jobs.errors import UserError
+from jobs.run.directory import RunDir
+from jobs.spec.file import dump
+from jobs.spec.samplings import samplings
+from jobs.spec.sections import Spec
+from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
+
+Weights = dict[str, Tensor]
+KEPT = 2
+
+
+def weights_name(ema_rate: float | None) -> str:
+    return "model.safetensors" if ema_rate is None else f"ema-{ema_rate}.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose files agreed with their checksums when it was opened."""
+
+    path: Path
+    step: int
+    sha256: dict[str, str]
+
+    def weights(self, ema_rate: float | None) -> Weights:
+        """On the CPU. Raises UserError where this rate was not averaged."""
+        name = weights_name(ema_rate)
+        if name not in self.sha256:
+            raise UserError(f"{self.path}: has no {name}; it has {', '.join(sorted(self.sha256))}")
+        return load_file(self.path / name)
+
+    def training_state(self) -> dict[str, Any]:
+        """Raises UserError for an imported checkpoint, which cannot be trained on."""
+        if "training.pt" not in self.sha256:
+            raise UserError(f"{self.path}: imported weights without the optimiser's state; training cannot go on from them")
+        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+
+
+def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, Weights],
+                    training_state: dict[str, Any] | None) -> Path:
+    """Write the state after `step` updates; then forget older ones, but for the last two and those to be kept for good."""
+    spec = run.spec
+    final = run.checkpoints / f"step-{step:08}"
+    with atomic_path(final) as folder:
+        folder.mkdir()
+        for rate, weights in {None: model, **emas}.items():
+            save_weights(folder / weights_name(rate), weights, spec, {"step": str(step), "ema_rate": str(rate or "")})
+        if training_state is not None:
+            content = io.BytesIO()
+            torch.save(training_state, content)
+            (folder / "training.pt").write_bytes(content.getbuffer())
+        files = sorted(folder.iterdir())
+        write_json(folder / "manifest.json", {"format": 1, "step": step,
+                                              "sha256": {file.name: sha256_of_file(file) for file in files},
+                                              "bytes": {file.name: file.stat().st_size for file in files}})
+        if final.exists():  # a damaged one that was passed over on resuming
+            shutil.rmtree(final)
+    _prune(run, step)
+    return final
+
+
+def save_weights(path: Path, weights: Weights, spec: Spec, notes: dict[str, str]) -> None:
+    """One .safetensors file that says by itself what network and process the weights belong to."""
+    contiguous = {key: value.detach().contiguous().cpu() for key, value in weights.items()}
+    # From Python: a full disk is then an OSError, where the writers of safetensors and torch raise something else.
+    path.write_bytes(save(contiguous, metadata={"format": "pt", "spec": dump(spec), **notes}))
+
+
+def _prune(run: RunDir, newest: int) -> None:
+    """Later ones than `newest` are damaged, or training would have gone on from them: they do not count."""
+    folders = [folder for folder in run.checkpoint_folders() if _step_of(folder) <= newest]
+    every, sampled = run.spec.train.keep_interval, {sampling.step for sampling in samplings(run.spec)}
+    for folder in folders[:-KEPT]:
+        step = _step_of(folder)
+        if not (step in sampled or every and step % every == 0):
+            shutil.rmtree(folder)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check every file against its checksum. Raises UserError that names the first one that is damaged."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+        checkpoint = Checkpoint(folder, manifest["step"], manifest["sha256"])
+    except (OSError, UserError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'}: missing or damaged") from error
+    for name, expected in checkpoint.sha256.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing")
+        if sha256_of_file(folder / name) != expected:
+            raise UserError(f"{folder / name}: damaged (its checksum is not the recorded one)")
+    return checkpoint
+
+
+def newest_checkpoint(run: RunDir, report=lambda text: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole, None where there is none at all.
+
+    Damaged ones are passed over, each with a line to `report`. Raises UserError where all are damaged.
+    """
+    folders = run.checkpoint_folders()[::-1]
+    for index, folder in enumerate(folders):
+        try:
+            return open_checkpoint(folder)
+        except UserError as error:
+            older = folders[index + 1].name if index + 1 < len(folders) else "none"
+            report(f"{error}; falling back to the one before ({older})")
+    if folders:
+        raise UserError(f"{run.checkpoints}: every checkpoint is damaged; restore one, or remove the folder to start anew")
+    return None
+
+
+def final_checkpoint(run: RunDir) -> Checkpoint:
+    """The checkpoint at the last iteration. Raises UserError where training is not finished or its result damaged."""
+    iterations, last = run.spec.train.iterations, run.checkpoints / f"step-{run.spec.train.iterations:08}"
+    reached = run.trained_steps()
+    if reached < iterations:
+        raise UserError(f"{run.path}: training is not finished (step {reached} of {iterations}); run `iddpm train {run.path}`")
+    try:
+        return open_checkpoint(last)
+    except UserError as error:
+        raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` goes on from the one before.") from error
+
+
+def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
+    """The checkpoint of a step to sample from. Raises UserError where it is gone or damaged, or training not finished."""
+    if step == run.spec.train.iterations:
+        return final_checkpoint(run)
+    folder = run.checkpoints / f"step-{step:08}"
+    if not folder.exists():
+        there = ", ".join(str(_step_of(other)) for other in run.checkpoint_folders()) or "none"
+        raise UserError(f"{folder}: not there, but sample.at names step {step}. It can name the steps whose checkpoints are "
+                        f"there: {there}.")
+    try:
+        return open_checkpoint(folder)
+    except UserError as error:
+        raise UserError(f"{error}. Restore it, or take step {step} out of sample.at.") from error
+
+
+def sha256_of_weights(weights: Weights) -> str:
+    """Of names, types, shapes and values: the same for the same weights, which a .safetensors file's own is not."""
+    digest = hashlib.sha256()
+    for key, value in sorted(weights.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_weights(network: torch.nn.Module, weights: Weights, source: Path) -> None:
+    """Copy `weights` into the network. Raises UserError that names the first keys that do not fit."""
+    expected = network.state_dict()
+    problems = [f"missing {key} {tuple(expected[key].shape)}" for key in expected if key not in weights]
+    problems += [f"unknown {key} {tuple(weights[key].shape)}" for key in weights if key not in expected]
+    problems += [f"{key} is {tuple(weights[key].shape)}, the spec's network has {tuple(expected[key].shape)}"
+                 for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise UserError(f"{source}: weights of another network: {'; '.join(problems[:5])}{more}")
+    network.load_state_dict(weights)

@@ -1,0 +1,43 @@
+"""Where results come from: the code, the packages, the machine."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("iddpm", "torch", "numpy", "h5py", "pydantic", "pillow", "submitit", "safetensors", "tensorboard", "scikit-learn")
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Version by name, of those that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return versions
+
+
+def provenance() -> dict:
+    """Commit and uncommitted patch of this code (null outside a git checkout), packages, host, command, time."""
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv, "commit": _git("rev-parse", "HEAD"),
+            "dirty_patch": _git("diff", "HEAD"), "python": platform.python_version(), "packages": package_versions(),
+            "host": socket.gethostname(), "system": platform.platform(), "user": os.environ.get("USER")}
+
+
+def _git(*arguments: str) -> str | None:
+    code = Path(__file__).resolve().parents[2]
+    if not (code / ".git").exists():  # installed, perhaps inside somebody else's repository
+        return None
+    try:
+        done = subprocess.run(["git", "-C", code, *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None

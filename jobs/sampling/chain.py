@@ -1,0 +1,33 @@
+"""The reverse process of one chunk of samples, as a spec has it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from diffusion.gaussian import GaussianDiffusion
+from diffusion.networks.unet import UNet
+from diffusion.samplers.chain import Step, ancestral, ddim
+from jobs.parallel.precision import autocasting
+from jobs.randomness import randn_from
+from jobs.sampling.partial import Partial
+from jobs.spec.sections import Spec
+
+
+def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, generator: torch.Generator,
+                  labels: np.ndarray | None, rows: int, begun: Partial | None) -> Iterator[Step]:
+    """The reverse process of one chunk of `rows` samples, from its beginning or from where it was left."""
+    settings, data, device = spec.sample, spec.data, diffusion.device
+    randn = randn_from(generator, settings.batch_size)
+    if begun:
+        generator.set_state(torch.from_numpy(begun.generator))
+        x, first_step = torch.from_numpy(begun.x).to(device), begun.next_step
+    else:
+        x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
+    model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
+    network = autocasting(network, settings.precision)
+    options = {"first_step": first_step, "cuda_graph": settings.cuda_graph and device.type == "cuda",
+               "clip_denoised": settings.clip_denoised, "model_kwargs": model_kwargs}
+    if settings.sampler == "ddim":
+        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, **options)
+    return ancestral(diffusion, network, x, randn, **options)

@@ -1,0 +1,80 @@
+"""`iddpm check`: a spec resolved, and what it costs, without torch and without touching a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.cost.count import Cost, run_cost
+from jobs.quantities import amount, size
+from jobs.run.preflight import input_problems
+from jobs.spec.file import dump, load
+from jobs.spec.samplings import samplings
+from jobs.spec.sections import Spec, StageResources
+
+LISTED = 12
+
+
+def print_check(path: Path, overrides: Sequence[str]) -> None:
+    study = load(path, overrides)
+    first = study.runs[0]
+    print(dump(first.spec))
+    console = Console(highlight=False)
+    if len(study.runs) > 1:
+        print(f"sweep: {len(study.runs)} runs; shown is the first")
+        for run in study.runs[:LISTED]:
+            print(f"  {run.name}")
+        if len(study.runs) > LISTED:
+            print(f"  ... and {len(study.runs) - LISTED} more")
+    cost = run_cost(first.spec)
+    console.print(cost_table(first.spec, cost))
+    if len(study.runs) > 1:
+        costs = [run_cost(run.spec) for run in study.runs]
+        total = sum(cost.training_flops + cost.sampling_flops + evaluation_flops(cost) for cost in costs)
+        print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
+    missing = list(dict.fromkeys(problem for run in study.runs for problem in input_problems(run.spec)))
+    for problem in missing:
+        print(f"not ready to run: {problem}")
+    print(f"{path}: valid{', but not ready to run' if missing else ''}")
+
+
+def cost_table(spec: Spec, cost: Cost) -> Table:
+    table = Table(box=box.SIMPLE, show_header=False)
+    memory, precision = cost.training_memory, spec.train.precision
+    likelihood = "no bits/dim"
+    if spec.evaluate.nll_examples:
+        likelihood = f"bits/dim of {spec.evaluate.nll_examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
+    others = len(samplings(spec)) - 1
+    besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
+    rows = [
+        ("parameters", f"{cost.parameters:,} in {cost.tensors} tensors"),
+        ("forward pass", f"{amount(cost.forward_flops)}FLOP an image"),
+        ("training step", f"{amount(cost.training_step_flops)}FLOP for a batch of {spec.train.batch_size}"),
+        ("memory", f"{size(memory.total)} a rank in {precision}: activations {size(memory.activations)}, "
+                   f"optimiser {size(memory.optimizer)}, EMA {size(memory.ema)}"),
+        ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
+                  f"a checkpoint is {size(cost.checkpoint_bytes)}"),
+        ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
+                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; "
+                   f"{size(cost.samples_bytes)}"),
+        ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
+                     f"on {where(spec.resources.evaluate)}"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def evaluation_flops(cost: Cost) -> int:
+    """Of bits/dim; the feature extractor is not counted."""
+    return cost.evaluate_forward_passes * cost.forward_flops
+
+
+def where(resources: StageResources) -> str:
+    """Such as "2 nodes x 8 GPUs"."""
+    nodes = f"{resources.nodes} nodes x " if resources.nodes > 1 else ""
+    count, kind = (resources.gpus_per_node, "GPU") if resources.gpus_per_node else (resources.tasks, "process")
+    plural = {"GPU": "GPUs", "process": "processes"}[kind] if count > 1 else kind
+    return f"{nodes}{count} {plural}"

@@ -1,0 +1,53 @@
+"""`iddpm plan`: hours, jobs and disk of a study before anything is queued, from what `iddpm bench` measured."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.cost.bench.file import HOW, bench_to_plan_by, read_bench
+from jobs.cost.study_plan import StudyPlan, as_numbers, count_span, plan_study, plural, remarks, span, totals
+from jobs.errors import UserError
+from jobs.spec.file import load
+from jobs.storage.files import json_text
+from slurm.launch.profiles import load_profile
+
+MAX_ROWS = 12
+PIPE_WIDTH = 110  # columns, where there is no terminal that has a width
+
+
+def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cluster: str | None, as_json: bool) -> None:
+    """Raises UserError for a spec, bench or cluster profile that is not there or not valid, or that do not go together."""
+    study, profile = load(path, overrides), load_profile(cluster)
+    file = bench_file or bench_to_plan_by(profile.bench)
+    if file is None:
+        raise UserError(f"no bench-*.json in {Path.cwd()}: {HOW}; --bench names one elsewhere")
+    bench = read_bench(file)
+    plan = plan_study(study, bench, profile.signal_lead_s)
+    if as_json:
+        print(json_text(as_numbers(plan, file, bench)), end="")
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console.print(f"measured: {file} of {bench.made[:10]}: {bench.processor if bench.device == 'cpu' else bench.device}, torch "
+                  f"{bench.torch}, {bench.spec}", soft_wrap=True)
+    console.print(plan_table(plan))
+    for line in (*remarks(plan), totals(plan)):
+        console.print(line, soft_wrap=True)
+
+
+def plan_table(plan: StudyPlan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("planned", "runs", "ranks", "one run", "quartiles", "jobs", "longest piece", "one job"):
+        table.add_column(column, justify="left" if column == "planned" else "right")
+    for stage, runs in list(plan.stages.items())[:MAX_ROWS]:
+        jobs = "no end" if stage.jobs is None else count_span(stage.jobs[0], stage.jobs[2])
+        pieces = f"{stage.pieces:,} x {span(stage.piece.median)}" if stage.piece else ""
+        least = ("never" if stage.ranks_for_one_job is None else plural(stage.ranks_for_one_job, "rank")) if stage.piece else ""
+        table.add_row(stage.stage, f"{runs:,}", str(stage.ranks), span(stage.seconds.median),
+                      span(stage.seconds.low, stage.seconds.high), jobs, pieces, least)
+    if len(plan.stages) > MAX_ROWS:
+        table.add_row(f"... {len(plan.stages) - MAX_ROWS:,} more (--json)")
+    return table

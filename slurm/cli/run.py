@@ -1,0 +1,128 @@
+"""`iddpm run`: every stage of every run of a spec on this machine, then a table of what came out."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.cost.bench.file import bench_to_plan_by
+from jobs.cost.disk import check_disk
+from jobs.cost.study_plan import plan_ahead
+from jobs.errors import Busy, StageFailed, UserError
+from jobs.run.directory import RunDir, freeze
+from jobs.run.preflight import check_inputs
+from jobs.run.progress import duration
+from jobs.spec.file import load
+from jobs.spec.sections import STAGES
+from jobs.storage.files import read_json
+from slurm.launch.local import Interrupted, run_locally
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str | None) -> int:
+    """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
+    study = load(spec, overrides)
+    specs = {run.name: run.spec for run in study.runs}
+    check_inputs(list(specs.values()))
+    check_disk(specs, runs_folder / study.name)
+    runs = freeze(study, runs_folder)
+    print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
+    if planned := plan_ahead(study, runs_folder / study.name, bench_to_plan_by(None), 0):
+        print(planned, flush=True)
+    status, states = 0, {}
+    for run in runs:
+        try:
+            for stage in STAGES if only is None else (only,):
+                _do(run, stage)
+        except (UserError, StageFailed) as error:
+            print(f"{run.path.name}: {error}", flush=True)
+            states[run.path] = "busy" if isinstance(error, Busy) else "failed"
+            status = 2 if isinstance(error, UserError) else FAILED
+        except Interrupted as stopped:
+            print(stopped, flush=True)
+            return INTERRUPTED
+        except KeyboardInterrupt:  # between two stages
+            print("stopped; run again to go on", flush=True)
+            return INTERRUPTED
+    print_summary(runs, states)
+    print(f"report       {write_report(runs_folder / study.name)}")
+    return status
+
+
+def write_report(study: Path) -> Path:
+    from jobs.report.write import report  # takes a second to load
+    return report(study)
+
+
+def run_one_stage(path: Path, stage: str) -> int:
+    run = RunDir(path)
+    try:
+        _do(run, stage)
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+        return INTERRUPTED
+    return 0
+
+
+def _do(run: RunDir, stage: str) -> None:
+    label = f"{run.path.name:<9} {stage:<9}"
+    if run.is_done(stage):
+        print(f"{label} done before", flush=True)
+        return
+    began = time.monotonic()
+    with run.exclusively():  # tell at once, not after the processes have started
+        pass
+    run_locally(run, stage)
+    print(f"{label} done in {duration(time.monotonic() - began)}", flush=True)
+
+
+def gather_run(path: Path) -> None:
+    from jobs.sampling.gather import gather_points
+    run = RunDir(path)
+    if run.is_done("sample"):
+        print(f"{run.samples_h5}: done before")
+        return
+    gather_points(run)
+    print(run.samples_h5)
+
+
+def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
+    """One row a run, with its metrics; then where to look. `states`: of the runs that did not come through."""
+    evaluations = {run.path: read_json(run.evaluation) for run in runs if run.is_done("evaluate")}
+    names = list(dict.fromkeys(name for result in evaluations.values() for name in result["headline"]))
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("run", "state", "samples"):
+        table.add_column(column, overflow="fold")
+    for name in names:  # what they rest on is said once, below
+        table.add_column(name.partition(" (")[0], justify="right")
+    for run in runs:
+        result = evaluations.get(run.path, {"headline": {}})
+        state = states.get(run.path) or ("done" if run.is_done("evaluate") else "not evaluated")
+        values = [f"{result['headline'][name]:.4g}" if name in result["headline"] else "" for name in names]
+        table.add_row(run.path.name, state, str(run.spec.sample.num_samples) if run.is_done("sample") else "", *values)
+    Console(highlight=False).print(table)
+    for result in evaluations.values():
+        if result["features"]:
+            print(f"features: {result['features']['note']}")
+            break
+    study = runs[0].path.parent
+    for run in runs[:3]:
+        if run.is_done("sample"):
+            print(f"pictures     {run.samples_png}, {run.samples / 'samples-grid.png'}\nsamples      {run.samples_h5}")
+    if len(runs) > 3:
+        print("... and so on in each run's samples/")
+    print(f"TensorBoard  {command_beside_python('tensorboard')} --logdir {study}")
+
+
+def command_beside_python(name: str) -> str:
+    """How to type an installed command: by name where the shell finds it, else by its path in this environment."""
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).parent / name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

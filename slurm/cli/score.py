@@ -1,0 +1,51 @@
+"""`iddpm score`: metrics of any samples, as a table or as JSON."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.data.sources import NEEDS
+from jobs.errors import UserError
+
+
+def print_score(samples: str, reference: str, features: str, metrics: str, runs_folder: Path, batch_size: int,
+                as_json: bool) -> None:
+    """`metrics`: names with commas between. Raises UserError for what is none, and whatever does not fit."""
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if not names or (unknown := [name for name in names if name not in NEEDS]):
+        raise UserError(f"--metrics: {', '.join(unknown) if names else 'none given'}; there are {', '.join(NEEDS)}")
+    from jobs.evaluation.score import score
+    if sys.stderr.isatty():
+        print(f"scoring {samples} ...", file=sys.stderr)
+    result = score(samples, reference, features, names, runs_folder / ".cache", batch_size, len(os.sched_getaffinity(0)))
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("", overflow="fold")
+    for name, (key, found) in zip(result["headline"], result["metrics"].items()):
+        table.add_row(name, f"{found['value']:.5g}", "\n".join(_details(found)))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width
+    console.print(table)
+    images = result["reference"]["images"]
+    against = reference if images is None else f"{images:,} images of {reference}"
+    print(f"{result['samples']:,} samples of {samples} against {against}\nfeatures: {result['features']['note']}")
+
+
+def _details(found: dict) -> list[str]:
+    lines = []
+    if (interval := found.get("interval")) is not None:
+        lines.append(f"{interval[0]:.5g} to {interval[1]:.5g}")
+    for name in ("infinity", "standard_error", "standard_deviation"):
+        if found.get(name) is not None:
+            lines.append(f"{name.replace('_', ' ')} {found[name]:.5g}")
+    return lines + ([found["note"]] if found.get("note") else [])

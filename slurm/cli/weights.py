@@ -1,0 +1,30 @@
+"""`iddpm import` and `iddpm export`: weights from and to other code. These commands load torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.run.directory import RunDir, freeze
+from jobs.spec.file import load
+
+
+def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_folder: Path) -> None:
+    from jobs.kinds.interchange import read_weights, take_in
+    study = load(spec, overrides)
+    if len(study.runs) > 1:
+        raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
+    weights = read_weights(checkpoint, study.runs[0].spec)  # refuse what does not fit before anything is written
+    run = freeze(study, runs_folder)[0]
+    take_in(run, weights, checkpoint)
+    again = " ".join(["iddpm run", str(spec), *overrides, *([] if runs_folder == Path("runs") else ["--runs", str(runs_folder)])])
+    print(f"{run.path}: imported; `{again}` samples and evaluates it")
+
+
+def export_run(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
+    from jobs.kinds.interchange import write_weights
+    if raw and ema_rate is not None:
+        raise UserError("--raw and --ema-rate exclude each other")
+    directory = RunDir(run)
+    rate = None if raw else ema_rate if ema_rate is not None else directory.spec.sample.ema_rate
+    write_weights(directory, output, rate)
+    print(output)

@@ -1,0 +1,174 @@
+"""`iddpm logs`: a run's newest log, wherever its stage ran, and what comes after it.
+
+submitit names them: study/logs/SUBMISSION/JOB_RANK_log.out on SLURM (JOB being 12, or 12_3 of an array; SLURM's own words are
+in rank 0's), run/logs/STAGE/PROCESS/PROCESS_RANK_log.out on this machine. A requeued job goes on in the same file.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from jobs.errors import UserError
+from jobs.spec.sections import STAGES
+from jobs.storage.files import read_json
+from slurm.launch.records import Submission, recorded, study_and_run
+from slurm.launch.squeue import Job, Slurm
+
+POLL_S = 1.0
+QUIET_S = 10.0  # the next stage begins within it, and so does a heartbeat come
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Log:
+    file: Path
+    stage: str
+    process: str
+    """SLURM's job, or the process on this machine."""
+    local: bool
+
+
+def print_log(path: Path, stage: str | None, rank: int, follow: bool) -> None:
+    """Raises UserError where `path` is no run's, or a study's with several, or where there is no such log."""
+    study, run = run_of(path)
+    slurm = Slurm()
+    log = newest_log(study, run, stage, rank)
+    if log is None and not (follow and live_jobs_of(study, run, stage, slurm)):
+        raise UserError(f"{study / run}: no log{f' of {stage}' if stage else ''}{f' of rank {rank}' if rank else ''} yet; "
+                        + what_there_is(study, run, slurm))
+    if not follow:
+        _announce(log)
+        with open(log.file, "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        return
+    try:
+        _follow(study, run, stage, rank, slurm)
+    except KeyboardInterrupt:
+        pass
+
+
+def run_of(path: Path) -> tuple[Path, str]:
+    """Study and name of the run at `path`, or of the only run of the study there. Raises UserError."""
+    study, run = study_and_run(path)
+    if run is None:
+        names = list(read_json(study / "study.json")["runs"])
+        if len(names) != 1:
+            raise UserError(f"{path}: a study of {len(names):,} runs; say which, such as {path / names[0]}")
+        run = names[0]
+    return study, run
+
+
+def newest_log(study: Path, run: str, stage: str | None, rank: int) -> Log | None:
+    """The log that was written to last, of `stage` or of any."""
+    found = [Log(study / "logs" / submission.name / f"{job}_{rank}_log.out", submission.stage, job, local=False)
+             for submission, job in _jobs_of(study, run, stage)]
+    for each in STAGES if stage is None else (stage,):
+        found += [Log(file, each, file.parent.name, local=True)
+                  for file in (study / run / "logs" / each).glob(f"*/*_{rank}_log.out")]
+    return max((log for log in found if log.file.is_file()), key=lambda log: log.file.stat().st_mtime, default=None)
+
+
+def live_jobs_of(study: Path, run: str, stage: str | None, slurm: Slurm) -> list[Job]:
+    """The run's jobs in the queue, in the order of their submission; none where the queue does not answer."""
+    submitted = list(_jobs_of(study, run, stage))
+    live = slurm.live() or {} if submitted else {}
+    return [live[job] for _, job in submitted if job in live]
+
+
+def _jobs_of(study: Path, run: str, stage: str | None) -> Iterator[tuple[Submission, str]]:
+    for submission in recorded(study, {}):
+        if submission.job_id and run in submission.runs and stage in (None, submission.stage):
+            yield submission, submission.element(submission.runs.index(run))
+
+
+def what_there_is(study: Path, run: str, slurm: Slurm) -> str:
+    """For one who asks for a log that does not exist."""
+    with_log = [stage for stage in STAGES if newest_log(study, run, stage, 0)]
+    if with_log:
+        return f"there are those of {', '.join(with_log)}, rank 0"
+    jobs = live_jobs_of(study, run, None, slurm)
+    if jobs:
+        return f"job {jobs[0].id} is {jobs[0].state.lower()} ({jobs[0].reason}); -f waits for it"
+    return "none of its stages has begun: `iddpm submit` or `iddpm run`"
+
+
+def _follow(study: Path, run: str, stage: str | None, rank: int, slurm: Slurm) -> None:
+    """Print the newest log, what is added to it, then the next one's, until nothing of the run is under way any more."""
+    log, file, last_sign = None, None, time.monotonic()
+    with contextlib.ExitStack() as opened:
+        while time.monotonic() - last_sign < QUIET_S:
+            newest = newest_log(study, run, stage, rank)
+            if newest and newest != log:
+                if file:
+                    _copy(file)
+                log, file = newest, opened.enter_context(open(newest.file, "rb"))
+                _announce(log)
+            while file and _copy(file):
+                last_sign = time.monotonic()
+                time.sleep(POLL_S)
+            if _under_way(study, run, stage, log, slurm):
+                last_sign = time.monotonic()
+            elif not (log and log.local and stage is None) or _is_over(study / run):
+                if file:  # what it wrote between the last look and its end
+                    _copy(file)
+                break
+            time.sleep(POLL_S)
+
+
+def _under_way(study: Path, run: str, stage: str | None, log: Log | None, slurm: Slurm) -> bool:
+    if log and log.local and _runs_here(log.process):
+        return True
+    if live_jobs_of(study, run, stage, slurm):
+        return True
+    try:  # on another machine, or where the queue does not answer
+        progress = read_json(study / run / "progress.json")
+    except (OSError, UserError):
+        return False
+    return progress["state"] == "running" and time.time() - progress["heartbeat"] < QUIET_S
+
+
+def _runs_here(process: str) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may be left to take note of its end
+
+
+def _is_over(run: Path) -> bool:
+    """Whether `iddpm run` will not begin another stage of it."""
+    try:
+        return (run / "evaluation.json").exists() or read_json(run / "progress.json")["state"] in ("interrupted", "failed")
+    except (OSError, UserError):
+        return False
+
+
+def _copy(file: BinaryIO) -> bool:
+    """Print what was added to `file`, from its beginning where it was cut; whether there was anything."""
+    if os.fstat(file.fileno()).st_size < file.tell():
+        file.seek(0)
+    text = file.read()
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+    return bool(text)
+
+
+def _announce(log: Log) -> None:
+    print(f"==> {log.stage}: {log.file} <==", file=sys.stderr, flush=True)
+
+
+def last_words(log: Path) -> str:
+    """The last 4 KB of a log, no more than the last attempt's; empty without one."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.rpartition("Starting with JobEnvironment")[2]  # submitit's first line

@@ -1,0 +1,118 @@
+"""One image file: what of it is kept, and how it gets its size."""
+
+import numpy as np
+import pytest
+from made_images import noise, save
+from PIL import Image
+
+from jobs.data.dataset import open_data
+from jobs.data.image_files import decode_image
+from jobs.data.importers.arrays import import_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out" / "data.h5"
+
+
+def test_an_image_of_the_right_size_is_not_touched(tmp_path):
+    pixels = noise(8, 8, 3)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "a.png", pixels), 8, 3), pixels)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "a.bmp", pixels), 8, 3), pixels)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "a.webp", pixels, lossless=True), 8, 3), pixels)
+
+
+def test_grey_and_colour(tmp_path):
+    grey, colour = noise(8, 8), noise(8, 8, 3)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "g.png", grey), 8, 1), grey[..., None])
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "g.png", grey), 8, 3), np.repeat(grey[..., None], 3, 2))
+    luma = colour @ [0.299, 0.587, 0.114]
+    result = decode_image(save(tmp_path / "c.png", colour), 8, 1)
+    assert result.shape == (8, 8, 1) and abs(result[..., 0] - luma).max() <= 1
+
+
+def test_whole_halvings_are_averages(tmp_path):
+    pixels = noise(32, 32, 3)
+    means = pixels.reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+    assert abs(decode_image(save(tmp_path / "a.png", pixels), 8, 3) - means).max() <= 2  # PIL rounds four times
+
+
+def test_halved_then_bicubic_then_the_middle(tmp_path):
+    image = Image.fromarray(noise(70, 100, 3))
+    expected = image.resize((50, 35), Image.Resampling.BOX).resize((46, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "a.png", image), 32, 3), np.asarray(expected)[:, 7:39])
+
+
+def test_the_longer_side_is_cut_in_the_middle(tmp_path):
+    pixels = noise(8, 14, 3)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "a.png", pixels), 8, 3), pixels[:, 3:11])
+    tall = pixels.transpose(1, 0, 2)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "b.png", tall), 8, 3), tall[3:11])
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_palettes_become_colours_before_resizing(tmp_path, suffix):
+    indexed = Image.fromarray(noise(20, 20, 3)).quantize(64)
+    expected = decode_image(save(tmp_path / "rgb.png", indexed.convert("RGB")), 8, 3)
+    np.testing.assert_array_equal(decode_image(save(tmp_path / f"p.{suffix}", indexed), 8, 3), expected)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    pixels = noise(8, 12, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    path = save(tmp_path / "a.png", pixels, exif=exif)
+    np.testing.assert_array_equal(decode_image(path, 8, 3), np.rot90(pixels, -1)[2:10])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_over_white(tmp_path, mode):
+    image = Image.new(mode, (8, 8), (0, 0, 0, 255) if mode == "RGBA" else (0, 255))
+    image.putalpha(Image.fromarray(np.repeat(np.array([[0, 102, 255, 255]], np.uint8), 8, 0).repeat(2, 1)))
+    result = decode_image(save(tmp_path / "a.png", image), 8, 3)
+    np.testing.assert_array_equal(result[0, ::2], [[255] * 3, [153] * 3, [0] * 3, [0] * 3])
+
+
+def test_transparent_colours_become_white(tmp_path):
+    indices = np.zeros((8, 8), np.uint8)
+    indices[:, 4:] = 1
+    indexed = Image.fromarray(indices)
+    indexed.putpalette([10, 20, 30, 40, 50, 60])
+    gif = decode_image(save(tmp_path / "a.gif", indexed, transparency=0), 8, 3)
+    rgb = decode_image(save(tmp_path / "a.png", indexed.convert("RGB"), transparency=(10, 20, 30)), 8, 3)
+    for result in (gif, rgb):
+        np.testing.assert_array_equal(result[:, :4], np.full((8, 4, 3), 255))
+        np.testing.assert_array_equal(result[:, 4:], np.broadcast_to([40, 50, 60], (8, 4, 3)))
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    pixels = noise(8, 8)
+    path = save(tmp_path / "a.png", pixels.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(decode_image(path, 8, 1)[..., 0], pixels)
+    np.testing.assert_array_equal(decode_image(path, 8, 3)[..., 2], pixels)
+
+
+def test_cmyk_and_one_bit(tmp_path):
+    cmyk = decode_image(save(tmp_path / "a.jpg", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), quality=95), 8, 3)
+    assert abs(cmyk - np.array([255.0, 0, 0])).max() < 4
+    bits = Image.fromarray(noise(8, 8)).convert("1")
+    np.testing.assert_array_equal(decode_image(save(tmp_path / "b.png", bits), 8, 1)[..., 0], np.asarray(bits) * 255)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_an_animation_gives_its_first_frame(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    path = save(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:])
+    assert abs(decode_image(path, 8, 3) - np.array([255.0, 0, 0])).max() < 4
+
+
+def test_damaged_metadata_spoils_no_image(folder, output):
+    pixels = noise(8, 8, 3)
+    save(folder / "a.png", pixels, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff garbage")
+    assert import_folder(folder, output, 8, "none", 3, "refuse").count == 1
+    np.testing.assert_array_equal(open_data(str(output), 8, 3).images[0], pixels)

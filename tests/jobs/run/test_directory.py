@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from jobs.errors import UserError
+from jobs.run.directory import RunDir, freeze
+from jobs.run.provenance import provenance
+from jobs.spec.file import load
+
+
+def test_freezing_writes_spec_provenance_and_study(make_run):
+    run = make_run()
+    assert run.spec.train.iterations == 12
+    study = json.loads((run.path.parent / "study.json").read_text())
+    assert study["runs"] == {"run": {"differs": {}}}
+    recorded = json.loads((run.path / "provenance.json").read_text())
+    assert recorded["packages"]["torch"] and recorded["host"] and recorded["python"]
+
+
+def test_saying_it_again_changes_nothing(make_run):
+    run = make_run()
+    before = {file: file.stat().st_mtime_ns for file in run.path.parent.rglob("*") if file.is_file()}
+    make_run()
+    assert {file: file.stat().st_mtime_ns for file in run.path.parent.rglob("*") if file.is_file()} == before
+
+
+def test_a_changed_spec_under_an_old_name_is_refused_with_the_difference(make_run):
+    run = make_run()
+    text = run.spec_file.read_text()
+    with pytest.raises(UserError) as error:
+        make_run("train.lr=5e-3", "model.dropout=0.5")
+    assert "train.lr: 0.001 -> 0.005" in str(error.value) and "model.dropout: 0.0 -> 0.5" in str(error.value)
+    assert str(run.path) in str(error.value) and run.spec_file.read_text() == text
+
+
+def test_resources_and_logging_may_change_and_are_taken_over(make_run):
+    make_run()
+    run = make_run("train.log_interval=7", "resources.sample.tasks_per_node=3")
+    assert run.spec.train.log_interval == 7 and run.spec.resources.sample.tasks_per_node == 3
+
+
+def test_a_sweep_grows_and_keeps_what_is_there(tmp_path, make_run):
+    make_run()  # leaves the spec file
+    def sweep(seeds):
+        base = json.loads((tmp_path / "small.yaml").read_text())
+        (tmp_path / "sweep.yaml").write_text(json.dumps(base | {"sweep": {"grid": {"train.seed": seeds}}}))
+        return freeze(load(tmp_path / "sweep.yaml"), tmp_path / "sweeps")
+    sweep([0, 1])
+    assert [run.path.name for run in sweep([1, 2])] == ["seed=1", "seed=2"]
+    known = json.loads((tmp_path / "sweeps" / "small" / "study.json").read_text())["runs"]
+    assert known == {f"seed={seed}": {"differs": {"train.seed": seed}} for seed in (0, 1, 2)}
+
+
+def test_nothing_is_written_where_one_run_of_a_sweep_is_refused(tmp_path, make_run):
+    make_run()
+    base = json.loads((tmp_path / "small.yaml").read_text())
+    def sweep(lr, seeds):
+        base["train"]["lr"] = lr
+        (tmp_path / "sweep.yaml").write_text(json.dumps(base | {"sweep": {"grid": {"train.seed": seeds}}}))
+        return freeze(load(tmp_path / "sweep.yaml"), tmp_path / "sweeps")
+    sweep(1e-3, [1])
+    with pytest.raises(UserError, match="seed=1"):
+        sweep(2e-3, [0, 1])
+    assert not (tmp_path / "sweeps" / "small" / "seed=0").exists()
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="not a run's directory"):
+        RunDir(tmp_path).spec
+
+
+def test_one_process_at_a_time(make_run):
+    run = make_run()
+    with run.exclusively():
+        with pytest.raises(UserError, match=r"another process is at work on this run \(process \d+ on "):
+            with run.exclusively():
+                pass
+    with run.exclusively():
+        pass
+
+
+def test_provenance_holds_what_is_not_committed():
+    recorded = provenance()
+    assert set(recorded) >= {"commit", "dirty_patch", "packages", "host", "command", "time"}

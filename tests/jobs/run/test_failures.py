@@ -1,0 +1,57 @@
+"""Failures sorted, and kept where status and report find them."""
+
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from jobs.errors import StageFailed, UserError
+from jobs.run.failures import NEXT, Failure, describe, forget_failure, kind_of, read_failure, write_failure
+
+
+@pytest.mark.parametrize("error, kind", [
+    (UserError("data.h5: missing"), "bad input"),
+    (StageFailed("not finite", kind="diverged"), "diverged"),
+    (StageFailed("whatever"), "error"),
+    (MemoryError(), "out of memory"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+    (dist.DistBackendError("NCCL error"), "node or network"),
+    (RuntimeError("[/pytorch/gloo] Connection closed by peer [127.0.0.1]:1"), "node or network"),
+    (OSError(5, "Input/output error"), "node or network"),
+    (ValueError("shapes differ"), "error")])
+def test_errors_are_sorted_and_each_kind_has_a_next_step(error, kind):
+    assert kind_of(error) == kind
+    assert "{" not in describe(error, "train", 3, "n1", 0).next_step("runs/a/b") and kind in NEXT
+
+
+def raised(value) -> Exception:
+    try:
+        raise ValueError(f"shape {value} of /data/{value}.h5 does not fit")
+    except ValueError as error:
+        return error
+
+
+def test_what_failed_of_the_same_has_the_same_signature():
+    first, second = (describe(raised(value), "train", 3, "n1", 0) for value in (12, 13))
+    assert first.signature == second.signature and "does not fit" in first.signature
+    assert first.message == "ValueError: shape 12 of /data/12.h5 does not fit" and "raise ValueError" in first.traceback
+    assert describe(raised(12), "sample", 3, "n1", 0).signature != first.signature
+    assert describe(ValueError("shape"), "train", 3, "n1", 0).signature != first.signature
+    assert describe(UserError("one\ntwo"), "train", None, "n1", 0).message == "one"
+
+
+def test_the_cause_told_by_one_rank_is_not_replaced_by_the_lost_connections_of_the_others(tmp_path):
+    def told(kind, stage="train") -> Failure:
+        return Failure(stage, kind, kind, "", 3, "n1", 0, time.time())
+    write_failure(tmp_path, told("node or network"))
+    write_failure(tmp_path, told("error"))
+    write_failure(tmp_path, told("node or network"))
+    assert read_failure(tmp_path).kind == "error"
+    write_failure(tmp_path, told("node or network", stage="sample"))
+    assert read_failure(tmp_path).stage == "sample"
+    forget_failure(tmp_path)
+    assert read_failure(tmp_path) is None
+    (tmp_path / "failure.json").write_text("{")
+    assert read_failure(tmp_path) is None

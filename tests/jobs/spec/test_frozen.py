@@ -1,0 +1,112 @@
+"""A resolved spec survives its file; a damaged file is refused."""
+
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jobs.errors import UserError
+from jobs.spec.file import difference, dump, load, load_frozen
+from jobs.spec.sections import Spec
+
+SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
+
+
+def one(path, overrides=()) -> Spec:
+    (run,) = load(path, overrides).runs
+    return run.spec
+
+
+def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:
+    """Values that a field of the schema allows."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return strategy(inner, (*limits, *metadata))
+    bounds = {name: getattr(limit, name) for outer in limits
+              for limit in (outer.metadata if isinstance(outer, FieldInfo) else [outer])
+              for name in ("ge", "gt", "le", "lt") if getattr(limit, name, None) is not None}
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return st.fixed_dictionaries({
+            name: SPECIAL[name] if name in SPECIAL else strategy(field.annotation, tuple(field.metadata))
+            for name, field in annotation.model_fields.items()})
+    if annotation is bool:
+        return st.booleans()
+    if annotation is int:
+        return st.integers(bounds.get("ge", 0), bounds.get("le", 10**12))
+    if annotation is float:
+        return st.floats(bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt")), allow_nan=False,
+                         allow_infinity=False, exclude_min="gt" in bounds, exclude_max="lt" in bounds)
+    if annotation is str:
+        return TEXT
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(get_args(annotation))
+    if get_origin(annotation) is list:
+        return st.lists(strategy(get_args(annotation)[0]), min_size=1, max_size=3)
+    return st.one_of(*(st.none() if part is type(None) else strategy(part) for part in get_args(annotation)))
+
+
+WORDS = ["null", "Yes", "1e5", "12", "24:00:00", "a: b", "- x", "#", "...", "---", "'", '"\\', " a ", "<<", "~", "\x85"]
+TEXT = st.one_of(st.sampled_from(WORDS), st.text("aé0 .:-_#'\"\\{[&*!|>%@`,\x85\u2028\ufeff\U0001F600", min_size=1))
+SPECIAL = {"name": st.just("a.b-c"), "time": st.sampled_from(["24:00:00", "1-00:00", "30:00"]),
+           "at": st.lists(st.one_of(st.just("last"), st.integers(1, 10**9)), max_size=3)}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(values=strategy(Spec))
+def test_a_dumped_spec_comes_back_equal(write, values):
+    spec = Spec.model_validate(values)
+    assert load_frozen(write(dump(spec), "spec.yaml")) == spec
+
+
+def test_the_dump_is_readable(write):
+    lines = dump(one(write(SMALLEST), ["train.lr=1e-5"])).split("\n")
+    assert lines[:4] == ["name: x", "data:", "  path: digits", "  image_size: 32"]
+    for line in ("  channel_mult: [1, 2, 2, 2]", "  lr: 1.0e-05", '  timestep_respacing: ""', "  metrics: [fid]",
+                 '    time: "24:00:00"', "  microbatch: null", "  learn_sigma: true"):
+        assert line in lines
+
+
+def test_a_dump_is_a_spec_file_too(write):
+    spec = one(write(SMALLEST))
+    assert one(write(dump(spec), "again.yaml")) == spec
+
+
+def test_a_dump_cut_off_anywhere_is_refused(write):
+    whole = dump(one(write(SMALLEST)))
+    for end in [*range(0, len(whole) - 8, 37), *range(len(whole) - 8, len(whole))]:
+        with pytest.raises(UserError, match="^spec.yaml"):
+            load_frozen(write(whole[:end], "spec.yaml"))
+
+
+@pytest.mark.parametrize("old, new, expected", [
+    ("  lr: 0.0001", "  lr: -1", "spec.yaml:27: train.lr: must be greater than 0 (got -1)"),
+    ("  lr: 0.0001", "  lr: [", "spec.yaml:27: not valid YAML: a bracket that is not closed, or a comma is missing"),
+    ("...\n", "", "spec.yaml: damaged: the end is missing"),
+])
+def test_a_damaged_dump_is_refused(write, old, new, expected):
+    text = dump(one(write(SMALLEST)))
+    assert text.count(old) == 1
+    with pytest.raises(UserError) as caught:
+        load_frozen(write(text.replace(old, new), "spec.yaml"))
+    line = text[:text.index(old)].count("\n") + 1
+    assert str(caught.value) == expected.replace(":27:", f":{line}:")
+
+
+def test_a_missing_dump(write):
+    with pytest.raises(UserError, match=r"^nothing.yaml: cannot be read \(No such file or directory\)$"):
+        load_frozen("nothing.yaml")
+
+
+def test_differences(write):
+    old = one(write(SMALLEST))
+    new = one("x.yaml", ["train.lr=2e-4", "model.channel_mult=[1,1,2]", "data.path=a b", "resources.train.nodes=2",
+                         "train.lr_anneal=true", "evaluate.reference=digits"])
+    assert difference(old, old) == []
+    assert difference(old, new) == [
+        'data.path: digits -> "a b"', "model.channel_mult: [1, 2, 2, 2] -> [1, 1, 2]", "train.lr: 0.0001 -> 0.0002",
+        "train.lr_anneal: false -> true", "resources.train.nodes: 1 -> 2"]
+    assert difference(old, new, ignore=["resources", "train.lr", "model.channel_mult"]) == [
+        'data.path: digits -> "a b"', "train.lr_anneal: false -> true"]

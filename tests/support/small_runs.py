@@ -1,0 +1,96 @@
+"""Small runs, and ways to run their stages."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A small spec for tests of the stages: digits, a network of some 20,000 parameters, short chains.
+SMALL_SPEC = {
+    "name": "small",
+    "data": {"path": "digits", "image_size": 8, "channels": 1, "class_cond": True, "num_classes": 10},
+    "model": {"num_channels": 8, "num_res_blocks": 1, "channel_mult": [1, 2], "attention_resolutions": [4], "num_heads": 2},
+    "diffusion": {"diffusion_steps": 40},
+    "train": {"iterations": 12, "batch_size": 12, "lr": 1e-3, "ema_rate": [0.9], "log_interval": 4, "save_interval": 4},
+    "sample": {"num_samples": 10, "batch_size": 4, "ema_rate": 0.9},
+    "evaluate": {"nll_data": "digits-test", "nll_examples": 6, "batch_size": 4},
+    "resources": {stage: {"tasks_per_node": 1, "cpus_per_task": 1} for stage in ("train", "sample", "evaluate")},
+}
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """make_run("train.lr=1e-2", ..., folder="a") -> RunDir: the small spec with these changes, frozen under tmp_path."""
+    from jobs.run.directory import RunDir, freeze
+    from jobs.spec.file import load
+
+    def make(*overrides: str, folder: str = "runs") -> RunDir:
+        spec = tmp_path / "small.yaml"
+        spec.write_text(json.dumps(SMALL_SPEC))  # JSON is YAML
+        return freeze(load(spec, overrides), tmp_path / folder)[0]
+    return make
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a file beside the others; messages then start with its bare name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "x.yaml") -> str:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8", newline="")
+        return name
+    return write
+
+
+@pytest.fixture
+def ranks():
+    """ranks(run, "train", 2) -> exit status of the stage on two processes, as torchrun starts them.
+
+    With wait=False the processes themselves, to be killed or signalled.
+    """
+    started: list[subprocess.Popen] = []
+
+    def launch(run, stage: str, world_size: int = 1, wait: bool = True):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = []
+        for rank in range(world_size):
+            place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            log = open(run.path / f"{stage}-{rank}.log", "a")
+            environment = os.environ | {key: str(value) for key, value in place.items()}
+            processes.append(subprocess.Popen([sys.executable, "-m", "jobs.stage", stage, str(run.path)],
+                                              stdout=log, stderr=log, env=environment))
+            log.close()
+        started.extend(processes)
+        return max(process.wait() for process in processes) if wait else processes
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """alone(run, "train") -> "done": the stage in this very process, a group of one. Raises what the stage raises."""
+    from jobs.parallel.group import process_group
+    from jobs.parallel.interruption import Interruption
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+
+    def work(run, stage: str) -> str:
+        from jobs.evaluation.evaluate import evaluate
+        from jobs.sampling.loop import sample
+        from jobs.training.loop import train
+        with process_group(tmp_path / "meeting", threads=1) as group:
+            return {"train": train, "sample": sample, "evaluate": evaluate}[stage](run, group, Interruption())
+    yield work
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
