@@ -83,12 +83,12 @@ def _do(run: RunDir, stage: str) -> None:
 
 
 def gather_run(path: Path) -> None:
-    from jobs.sampling.gather import gather_points
+    from jobs.sampling import gather
     run = RunDir(path)
     if run.is_done("sample"):
         print(f"{run.samples_h5}: done before")
         return
-    gather_points(run)
+    gather.gather_run(run)
     print(run.samples_h5)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from submitit import SlurmExecutor
 
-from slurm.launch.job_arrays import Array, minutes
+from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile
 
 # A job that is told to stop while Python is still loading would be ended by the signal, as failed. It does not hear it until
@@ -28,7 +28,7 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
     parameters = {
         "job_name": name, "partition": profile.partition, "account": profile.account, "qos": profile.qos,
-        "constraint": profile.constraint, "time": minutes(resources.time), "nodes": resources.nodes,
+        "constraint": profile.constraint, "time": resources.minutes, "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks, "cpus_per_task": cpus,
         "gpus_per_node": resources.gpus_per_node if profile.gpu_request == "gpus_per_node" else None,
         "mem": f"{memory * 1024:.0f}MB" if memory else None, "signal_delay_s": profile.signal_lead_s,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.spec.sections import STAGES, Resources, StageResources
-from slurm.launch.job_arrays import REPORT, Array, Chain, chains_of, graph, hours, minutes, plan
+from slurm.launch.job_arrays import REPORT, Array, Chain, chains_of, graph, hours, plan
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import dependency, executor, script
 
@@ -87,7 +87,7 @@ def test_cost_is_told_by_stage():
 
 @pytest.mark.parametrize("text, value", [("1-02:03:04", 1564), ("0:01", 1), ("0:00:30", 1), ("24:00:00", 1440)])
 def test_wall_times_in_minutes(text, value):
-    assert minutes(text) == value
+    assert StageResources(time=text).minutes == value
 
 
 @pytest.mark.parametrize("gpus, cpus, asked", [(2, None, 8), (2, 4, 4), (0, None, 1), (0, 4, 4)])
