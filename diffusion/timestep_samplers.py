@@ -12,6 +12,9 @@ from torch import Tensor
 
 
 class TimestepSampler(Protocol):
+    learns: bool
+    """Whether `update` changes anything."""
+
     def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """t int64 [batch_size], and the importance weight float32 [batch_size] of each."""
 
@@ -25,6 +28,8 @@ class TimestepSampler(Protocol):
 
 class UniformSampler:
     """Every timestep alike, every weight 1."""
+
+    learns = False
 
     def __init__(self, diffusion_steps: int):
         self.diffusion_steps = diffusion_steps
@@ -47,6 +52,8 @@ class LossSecondMomentSampler:
 
     Uniform until every timestep has a full history; from then on a share `uniform_prob` stays uniform, so that none starves.
     """
+
+    learns = True
 
     def __init__(self, diffusion_steps: int, history_per_step: int = 10, uniform_prob: float = 0.001):
         self.uniform_prob = uniform_prob

@@ -12,7 +12,8 @@ from jobs.cost.bench.file import Bench, Rate, Variant, batch_in_network, checkpo
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
 from jobs.quantities import amount
-from jobs.spec.samplings import chain_length, likelihoods, samplings
+from jobs.spec.kinds import Number, kind_of
+from jobs.spec.samplings import samplings, with_sampling
 from jobs.spec.sections import Spec
 
 START_S = 60.0  # allowed in each job for loading torch, meeting the other ranks and reading the data
@@ -87,30 +88,27 @@ def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 
 
 def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
-    """Bits/dim alone. What a job was told to leave in the middle of a chain begins anew in the next."""
-    settings, ranks = spec.evaluate, spec.resources.evaluate.world_size
-    chains = [chain_length(spec, timestep_respacing) for _, timestep_respacing in likelihoods(spec)]
-    if not chains:
+    """Plan the numbers that the kind computes itself (bits/dim). A number that a job's end interrupts starts again in the next."""
+    ranks, numbers = spec.resources.evaluate.world_size, kind_of(spec).numbers(spec)
+    if not numbers:
         return StagePlan("evaluate", ranks, NOTHING, usable_s, (1, 1, 1), ranks_for_one_job=1)
-    at_once = min(settings.batch_size, settings.nll_examples)
-    step, assumed = seconds_per_image(spec, bench, "evaluate", LIKELIHOOD_PRECISION, at_once)
+    step, assumed = seconds_per_image(spec, bench, "evaluate", LIKELIHOOD_PRECISION,
+                                      max(min(number.batch_size, number.examples) for number in numbers))
 
-    def seconds_with(number: int) -> Band:
-        return step * (examples_of_first_rank(spec, number) * sum(chains))
+    def passes_with(count: int) -> list[int]:
+        return [number.passes * examples_of_first_rank(number, count) for number in numbers]
 
-    seconds, piece = seconds_with(ranks), step * (examples_of_first_rank(spec, ranks) * max(chains))
-    least = fewest_ranks(lambda number: seconds_with(number).median <= usable_s,
-                         ceil(settings.nll_examples / settings.batch_size))
+    seconds, piece = step * sum(passes_with(ranks)), step * max(passes_with(ranks))
+    least = fewest_ranks(lambda count: step.median * sum(passes_with(count)) <= usable_s,
+                         max(len(number.batches(0, 1)) for number in numbers))
     jobs = jobs_for(seconds, usable_s) if piece.high <= usable_s else None
-    return StagePlan("evaluate", ranks, seconds, usable_s, jobs, piece, len(chains), least, tuple(assumed))
+    return StagePlan("evaluate", ranks, seconds, usable_s, jobs, piece, len(numbers), least, tuple(assumed))
 
 
 def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, float]:
-    """By stage, of the steps that progress.json counts: updates, and steps of chunks; other things count in evaluations.
-
-    """
+    """By stage, of the steps that progress.json counts: updates, and steps of chunks; other things count in evaluations."""
     train = {"train": planned["train"].seconds.median / spec.train.iterations}
-    lengths = [chain_length(spec, sampling.timestep_respacing) for sampling in samplings(spec)]
+    lengths = [kind_of(spec).steps(with_sampling(spec, sampling)) for sampling in samplings(spec)]
     chunk_steps = planned["sample"].pieces * sum(lengths) / len(lengths)
     return train | {"sample": planned["sample"].seconds.median / chunk_steps}
 
@@ -198,7 +196,7 @@ def chunk_steps(spec: Spec) -> list[int]:
     """Image-steps of every chunk of every sampling, in the order in which `jobs.sampling.loop` hands them out."""
     sample = spec.sample
     sizes = [min(sample.batch_size, sample.num_samples - first) for first in range(0, sample.num_samples, sample.batch_size)]
-    return [size * chain_length(spec, sampling.timestep_respacing)
+    return [size * kind_of(spec).evaluations(with_sampling(spec, sampling))
             for sampling in sorted(samplings(spec), key=lambda sampling: -sampling.step) for size in sizes]
 
 
@@ -212,10 +210,10 @@ def longest_queue(work: Sequence[int], ranks: int) -> int:
     return max(busy_until)
 
 
-def examples_of_first_rank(spec: Spec, ranks: int) -> int:
-    """Held-out examples of the rank that has the most: batches are dealt out in turn."""
-    examples, batch_size = spec.evaluate.nll_examples, spec.evaluate.batch_size
-    return sum(min(batch_size, examples - first) for first in range(0, examples, batch_size * ranks))
+def examples_of_first_rank(number: Number, ranks: int) -> int:
+    """Return the examples of the rank that has the most: batches are dealt out in turn."""
+    return sum(min(number.batch_size, number.examples - batch * number.batch_size) for batch in number.batches(0, ranks))
+
 
 
 def fewest_ranks(enough, most: int) -> int | None:

@@ -1,136 +1,77 @@
-"""The evaluation stage: metrics of the samples at every sampling, bits/dim of held-out examples; into evaluation.json.
+"""The evaluation stage: metrics of every sampling's samples, and the numbers that a kind of model has of its own.
 
-What is evaluated once is kept in evaluated.json, piece by piece with what it depends on: a stage that was stopped goes on
-with the next piece, and one with changed settings does only what they change.
+The result is evaluation.json. Every finished piece is kept in evaluated.json with all that it depends on: a stage that was
+stopped continues with the next piece, and changed settings compute again only what they change.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from jobs.data.dataset import fingerprint
-from jobs.data.sources import open_reference, reference_problems
+from jobs.data.sources import Reference, open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.evaluation.extraction import own_batches
-from jobs.evaluation.features import open_features
-from jobs.evaluation.likelihood import batches_of_rank, negative_log_likelihood, open_held_out
+from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.metrics.registry import measure, named, parts_needed
+from jobs.evaluation.pieces import EvaluationProgress, Pieces
 from jobs.evaluation.reference import reference_identity, reference_statistics
-from jobs.kinds.diffusion import build_network
-from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
+from jobs.kinds.seam import model_of
 from jobs.parallel.group import Group, from_main, on_main
 from jobs.parallel.interruption import Interruption, Stopped
 from jobs.run.board import Board
 from jobs.run.directory import RunDir
-from jobs.run.progress import Progress
-from jobs.sampling.chunks import sampling_settings
 from jobs.sampling.gather import check_samples
-from jobs.sampling.loop import load_sampler, load_step
-from jobs.spec.samplings import Sampling, chain_length, likelihoods, samplings, with_sampling
-from jobs.spec.sections import Spec
-from jobs.storage.files import atomic_path, read_json, write_json
-
-BITS = "bits/dim"
-_VERSION = 1  # of all that a piece of evaluated.json depends on besides what it names
+from jobs.sampling.weights import load_sampler, settings_of
+from jobs.spec.kinds import Number, kind_of
+from jobs.spec.samplings import Sampling, sampling_facts, samplings, with_changes, with_sampling
+from jobs.storage.files import atomic_path, write_json
 
 
-class Steps:
-    """How far this rank is, in batches of images and steps of chains; raises Stopped where all are to leave."""
+@dataclass
+class Evaluation:
+    """One evaluation stage on this rank: the run, its ranks, what is asked, and what is known already."""
 
-    def __init__(self, run: RunDir, group: Group, interruption: Interruption, total: int):
-        self.group, self.interruption, self.done = group, interruption, 0
-        self.progress = Progress(run.progress, "evaluate", max(total, 1), "steps") if group.is_main else None
-
-    def __call__(self) -> None:
-        self.done += 1
-        if self.progress:
-            self.progress.update(self.done)
-        if self.interruption.requested or self.done % TELL_EVERY == 0:
-            self.check()
-
-    def check(self) -> None:
-        """Not a step of its own: for work whose length nobody counted."""
-        if self.progress:
-            self.progress.update(self.done)  # a sign of life
-        if asked_to_stop(self.group, self.interruption):
-            raise Stopped
-
-    def reach(self, done: int) -> None:
-        """What was known already counts as done."""
-        self.done = max(self.done, done)
-
-    def close(self, state: str) -> None:
-        if self.progress:
-            self.progress.close(self.progress.total if state == "done" else min(self.done, self.progress.total), state)
-
-
-class Evaluated:
-    """evaluated.json: results by name, each with the identity of what it was computed from. The same on every rank."""
-
-    def __init__(self, file: Path, group: Group):
-        self.file, self.is_main = file, group.is_main
-        self.pieces = on_main(self._read)
-
-    def _read(self) -> dict:
-        try:
-            pieces = read_json(self.file)
-        except (OSError, UserError):  # it only spares work
-            return {}
-        return pieces if isinstance(pieces, dict) else {}
-
-    def piece(self, name: str, identity: dict, compute: Callable[[], dict]) -> dict:
-        """The result known under `name` and `identity`, or else that of `compute`, which all ranks call."""
-        identity = identity | {"version": _VERSION}
-        known = self.pieces.get(name)
-        if known is None or known["identity"] != identity:
-            self.pieces[name] = {"identity": identity, "result": compute()}
-            if self.is_main:
-                write_json(self.file, self.pieces)
-        return self.pieces[name]["result"]
+    run: RunDir
+    group: Group
+    steps: EvaluationProgress
+    pieces: Pieces
+    sampled_with: dict[Sampling, dict]
+    """The sampling settings of each sampling's samples."""
+    metrics: dict[Sampling, dict[str, dict]] = field(default_factory=dict)
+    numbers: dict[Number, dict] = field(default_factory=dict)
 
 
 def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
     """Write evaluation.json: "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
     spec, settings = run.spec, run.spec.evaluate
     sampled_with = on_main(lambda: check_sampled(run))
-    chains = likelihoods(spec)
+    numbers = kind_of(spec).numbers(spec)
     batches = own_batches(spec.sample.num_samples, settings.batch_size, group)
-    lengths = {chain: len(batches_of_rank(spec, group)) * chain_length(spec, chain[1]) for chain in chains}
-    plan = samplings(spec) if settings.metrics else []
-    steps = Steps(run, group, interruption, len(plan) * batches + sum(lengths.values()))
-    evaluated = Evaluated(run.path / "evaluated.json", group)
-    main, state = samplings(spec)[0], "failed"
-    result: dict = {"weights_sha256": sampled_with[main]["weights_sha256"], "samples": spec.sample.num_samples,
-                    "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {}}
+    measured = samplings(spec) if settings.metrics else []
+    total = len(measured) * batches + sum(passes_of_rank(number, group) for number in numbers)
+    steps = EvaluationProgress(run, group, interruption, total)
+    state, found = "failed", Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
     try:
-        measured, names = {}, {}
-        if plan:
-            measure_sampling, features, reference = comparison(run, group, steps, sampled_with, evaluated)
-            result |= {"features": features.summary(),
-                       "reference": {"path": reference.path, "images": len(reference.images) if reference.images else None}}
-            for number, sampling in enumerate(plan, start=1):
-                measured[sampling] = measure_sampling(sampling)
-                steps.reach(number * batches)
-            result["metrics"] = measured[main]
-            names = named(measured[main], features)
-        bounds = {}
-        for chain in chains:
-            done = steps.done + lengths[chain]
-            bounds[chain] = bound(run, group, evaluated, steps, chain, sampled_with)
+        result = {"weights_sha256": sampled_with[samplings(spec)[0]]["weights_sha256"], "samples": spec.sample.num_samples,
+                  "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {}}
+        if measured:
+            result |= compare(found, measured, batches)
+        for number in numbers:
+            done = steps.done + passes_of_rank(number, group)
+            found.numbers[number] = compute_number(found, number, main=is_main(number, numbers))
             steps.reach(done)
-        if chains:
-            result["bits_per_dim"] = bounds[main.step, ""]
-            names[BITS] = bounds[main.step, ""]["value"]
-        result |= {"headline": names, "curve": [curve_entry(spec, sampling, measured, bounds) for sampling in samplings(spec)]}
+        result |= own_numbers(found, numbers)
+        headline = result.pop("named", {}) | {number.name: found.numbers[number]["value"] for number in numbers
+                                              if is_main(number, numbers)}
+        result |= {"headline": headline, "curve": [curve_entry(found, sampling) for sampling in samplings(spec)]}
         if group.is_main:
-            if not chains:
-                (run.path / "bits_per_dim.npz").unlink(missing_ok=True)  # of other settings
-            record_hparams(run, result)
-            write_json(run.evaluation, result)  # last: where it is, all is there
+            record_hparams(run, headline)
+            write_json(run.evaluation, result)  # last: where this file is, everything is there
         state = "done"
     except Stopped:
         state = "interrupted"
@@ -140,17 +81,32 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
 
 
 def check_sampled(run: RunDir) -> dict[Sampling, dict]:
-    """What the samples of each sampling were made with. Raises UserError where some are missing, damaged or of other weights."""
-    network, spec = build_network(run.spec), run.spec
-    sha256 = {step: load_step(run, network, step) for step in {sampling.step for sampling in samplings(spec)}}
-    settings = {sampling: sampling_settings(with_sampling(spec, sampling), sha256[sampling.step]) for sampling in samplings(spec)}
+    """Return the settings of each sampling. Raises UserError where samples are missing, damaged or of other weights."""
+    settings = settings_of(run, model_of(run.spec).network(run.spec))
     for sampling in settings:
         check_samples(run, settings[sampling], sampling)
     return settings
 
 
-def comparison(run: RunDir, group: Group, steps: Steps, sampled_with: dict[Sampling, dict], evaluated: Evaluated):
-    """(a function that gives the metrics of a sampling, the features, the reference), after checking that they go together."""
+# Metrics of samples
+
+def compare(found: Evaluation, measured: list[Sampling], batches: int) -> dict[str, Any]:
+    """Measure the samples against the reference. Return the entries of evaluation.json that say so."""
+    measure_sampling, features, reference = comparison(found)
+    for number, sampling in enumerate(measured, start=1):
+        found.metrics[sampling] = measure_sampling(sampling)
+        found.steps.reach(number * batches)
+    main = found.metrics[measured[0]]
+    return {"features": features.summary(), "metrics": main, "named": named(main, features),
+            "reference": {"path": reference.path, "images": len(reference.images) if reference.images else None}}
+
+
+def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]], Features, Reference]:
+    """Return a function that gives the metrics of a sampling, the features, the reference.
+
+    Raises UserError where they do not fit together.
+    """
+    run, group, steps = found.run, found.group, found.steps
     spec, settings, data = run.spec, run.spec.evaluate, run.spec.data
     reference = open_reference(settings.reference, data.image_size, data.channels)
     if problems := reference_problems(reference, settings.metrics, settings.features):
@@ -166,63 +122,84 @@ def comparison(run: RunDir, group: Group, steps: Steps, sampled_with: dict[Sampl
                                     settings.batch_size, kept, steps.check)
 
     def measure_sampling(sampling: Sampling) -> dict[str, dict]:
+        interval = sampling == samplings(spec)[0]
+
         def compute() -> dict[str, dict]:
             of_reference = theirs()
             with h5py.File(run.samples_folder(sampling) / "samples.h5", "r") as file:
                 return measure(file["images"], settings.metrics, features, of_reference, group, settings.batch_size, steps,
-                               steps.check, interval=sampling == samplings(spec)[0])
-        basis = {"samples": sampled_with[sampling], "num_samples": spec.sample.num_samples, "metrics": sorted(settings.metrics),
-                 "batch_size": settings.batch_size, "features": features.identity, "reference": identity,
-                 "interval": sampling == samplings(spec)[0]}
-        return evaluated.piece(f"metrics {run.samples_folder(sampling).name}", basis, compute)
+                               steps.check, interval=interval)
+        basis = {"samples": found.sampled_with[sampling], "num_samples": spec.sample.num_samples,
+                 "metrics": sorted(settings.metrics), "batch_size": settings.batch_size, "features": features.identity,
+                 "reference": identity, "interval": interval}
+        return found.pieces.piece(f"metrics {run.samples_folder(sampling).name}", basis, compute)
     return measure_sampling, features, reference
 
 
-def bound(run: RunDir, group: Group, evaluated: Evaluated, steps: Steps, chain: tuple[int, str],
-          sampled_with: dict[Sampling, dict]) -> dict:
-    """The summary of bits/dim over a chain of `likelihoods`; of the full one with bits_per_dim.npz."""
-    spec, settings = run.spec, run.spec.evaluate
-    step, timestep_respacing = chain
-    sampling = next(sampling for sampling in sampled_with if sampling.step == step)
-    file = run.path / "bits_per_dim.npz" if chain == likelihoods(spec)[0] else None
+# Numbers of the kind
 
-    def compute() -> dict:
+def passes_of_rank(number: Number, group: Group) -> int:
+    """Return how often this rank evaluates the network for a number."""
+    return len(number.batches(group.rank, group.world_size)) * number.passes
+
+
+def is_main(number: Number, numbers: Any) -> bool:
+    """Return whether `number` is the first of its name: the one that the table shows and whose terms are kept."""
+    return number == next(other for other in numbers if other.key == number.key)
+
+
+def compute_number(found: Evaluation, number: Number, main: bool) -> dict[str, Any]:
+    """Return the summary of a number; write the main one's terms to KEY.npz."""
+    run, group, spec = found.run, found.group, found.run.spec
+    sampling = next(sampling for sampling in found.sampled_with if sampling.step == number.step)
+    file = run.path / f"{number.key}.npz"
+    model = model_of(spec)
+
+    def compute() -> dict[str, Any]:
         network, _ = load_sampler(run, group, sampling)
-        terms = negative_log_likelihood(spec, network, timestep_respacing, group, steps)
-        summary = terms.pop("summary")
-        if file and group.is_main:
+        summary, terms = model.measure(spec, network, number, group, found.steps)
+        if main and group.is_main:
             with atomic_path(file) as temporary:
-                np.savez(temporary, **terms)
+                np.savez(temporary, **terms)  # type: ignore[arg-type]  # the arrays' names are free
         return summary
-    name = f"{BITS} step {step}, {timestep_respacing or 'full'}"
-    if file and not from_main(file.exists()):
-        evaluated.pieces.pop(name, None)
-    network_of = {key: value for key, value in sampled_with[sampling].items() if key != "sample"}
-    basis = {"network": network_of, "clip_denoised": spec.sample.clip_denoised, "timestep_respacing": timestep_respacing,
-             "examples": settings.nll_examples, "data": on_main(lambda: fingerprint(open_held_out(spec))),
-             "batch_size": settings.batch_size, "seed": settings.seed}
-    return evaluated.piece(name, basis, compute)
+    name = f"{number.name} step {number.step}, {', '.join(str(value) or 'full' for _, value in number.changes)}"
+    if main and not from_main(file.exists()):
+        found.pieces.forget(name)
+    network_of = {key: value for key, value in found.sampled_with[sampling].items() if key != "sample"}
+    basis = {"network": network_of} | on_main(lambda: model.basis(spec, number))
+    return found.pieces.piece(name, basis, compute)
 
 
-def curve_entry(spec: Spec, sampling: Sampling, measured: dict[Sampling, dict], bounds: dict[tuple[int, str], dict]) -> dict:
-    values = {name: found["value"] for name, found in measured.get(sampling, {}).items()}
-    if sampling.sampler == "ancestral" and (sampling.step, sampling.timestep_respacing) in bounds:
-        values[BITS] = bounds[sampling.step, sampling.timestep_respacing]["value"]
-    return {"step": sampling.step, "sampler": sampling.sampler, "timestep_respacing": sampling.timestep_respacing,
-            "sampling_steps": chain_length(spec, sampling.timestep_respacing), "samples": spec.sample.num_samples,
-            "metrics": values}
+def own_numbers(found: Evaluation, numbers: Any) -> dict[str, Any]:
+    """Return the entries of evaluation.json for the main numbers. Remove terms of earlier settings."""
+    kept = {number.key: found.numbers[number] for number in numbers if is_main(number, numbers)}
+    if found.group.is_main:
+        for key in {key for key in kind_of(found.run.spec).number_keys if key not in kept}:
+            (found.run.path / f"{key}.npz").unlink(missing_ok=True)
+    return kept
 
 
-def record_hparams(run: RunDir, result: dict) -> None:
-    """The run's row in TensorBoard's HPARAMS table: what a sweep varies and the usual suspects, with the metrics."""
+# Results
+
+def curve_entry(found: Evaluation, sampling: Sampling) -> dict[str, Any]:
+    """Return what evaluation.json says of a sampling: its settings, and all its numbers by name."""
+    spec = found.run.spec
+    values = {name: measured["value"] for name, measured in found.metrics.get(sampling, {}).items()}
+    own = with_sampling(spec, sampling)
+    for number, summary in found.numbers.items():
+        if number.step == sampling.step and with_changes(own, number.changes) == own:
+            values[number.name] = summary["value"]
+    return sampling_facts(spec, sampling) | {"samples": spec.sample.num_samples, "metrics": values}
+
+
+def record_hparams(run: RunDir, headline: Mapping[str, float]) -> None:
+    """Write the run's row of TensorBoard's HPARAMS table: what a sweep varies and the usual settings, with the metrics."""
     spec = run.spec
-    settings = {"noise_schedule": spec.diffusion.noise_schedule, "loss": spec.diffusion.loss, "lr": spec.train.lr,
-                "diffusion_steps": spec.diffusion.diffusion_steps, "batch_size": spec.train.batch_size,
-                "num_channels": spec.model.num_channels, "dropout": spec.model.dropout, "iterations": spec.train.iterations}
+    settings = kind_of(spec).headline_settings(spec) | {"lr": spec.train.lr, "batch_size": spec.train.batch_size,
+                                                        "iterations": spec.train.iterations}
     for key, value in run.differs.items():
         settings.setdefault(key.split(".")[-1], value if isinstance(value, (bool, int, float, str)) else str(value))
-    metrics = {"metrics/" + re.sub("[^A-Za-z0-9.]+", "_", name).strip("_"): value
-               for name, value in result["headline"].items()}
+    metrics = {"metrics/" + re.sub("[^A-Za-z0-9.]+", "_", name).strip("_"): value for name, value in headline.items()}
     board = Board(run.tensorboard, spec.train.iterations)
     board.hparams(settings, metrics, spec.train.iterations)
     board.close()

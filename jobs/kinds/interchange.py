@@ -2,7 +2,6 @@
 
 import io
 import re
-import tempfile
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
-from jobs.run.checkpoints import Weights, final_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.kinds.seam import model_of
+from jobs.run.checkpoints import Weights, average_of, final_checkpoint, load_weights, save_checkpoint, save_weights
 from jobs.run.directory import RunDir
-from jobs.spec.file import difference, load_frozen
+from jobs.spec.frozen import difference, parse_frozen
+from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
 
@@ -40,7 +40,7 @@ def read_weights(path: Path, spec: Spec) -> Weights:
         raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
     # Copies: the tensors of one file may be views of another, which safetensors does not write.
     weights = {key: value.detach().to(torch.float32, copy=True) for key, value in weights.items()}
-    load_weights(build_network(spec), weights, path)
+    load_weights(model_of(spec).network(spec), weights, path)
     if path.suffix == ".safetensors":
         _check_recorded_spec(path, spec)
     return weights
@@ -52,10 +52,7 @@ def _check_recorded_spec(path: Path, spec: Spec) -> None:
         text = (file.metadata() or {}).get("spec")
     if text is None:
         return
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as written:
-        written.write(text)
-        written.flush()
-        recorded = load_frozen(written.name)
+    recorded = parse_frozen(text, f"{path}, its metadata")
     not_the_network = ("name", "data.path", "data.random_flip", "model.dropout", "diffusion.loss", "train", "sample",
                        "evaluate", "resources")
     if changed := difference(recorded, spec, ignore=not_the_network):
@@ -80,7 +77,8 @@ def take_in(run: RunDir, weights: Weights, source: Path) -> None:
         raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
     origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source)}
     write_json(run.path / "provenance.json", read_json(run.path / "provenance.json") | {"imported": origin})
-    save_checkpoint(run, run.spec.train.iterations, weights, {rate: weights for rate in run.spec.train.ema_rate}, None)
+    averages = {average: weights for average in (None, *map(average_of, run.spec.train.ema_rate))}
+    save_checkpoint(run, run.spec.train.iterations, {MODEL: averages}, None)
 
 
 def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
@@ -88,9 +86,9 @@ def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
     if output.suffix not in (".safetensors", ".pt"):
         raise UserError(f"{output}: the name must end in .safetensors or .pt")
     checkpoint = final_checkpoint(run)
-    weights = checkpoint.weights(ema_rate)
+    weights = checkpoint.weights(average_of(ema_rate))
     with torch.device("meta"):
-        network = build_network(run.spec)
+        network = model_of(run.spec).network(run.spec)
     # safetensors sorts its keys; the reference's order is the network's.
     ordered = {key: weights[key] for key in network.state_dict()}
     with atomic_path(output) as temporary:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffusion.respacing import space_timesteps
-from jobs.cost.count import FP32, Cost, run_cost, unet_layers
+from jobs.cost.count import FP32, Cost, run_cost
+from jobs.kinds.diffusion.layers import unet_layers
 from jobs.report.board import BoardLog
 from jobs.report.run import RunReport
-from jobs.spec.samplings import samplings
+from jobs.spec.kinds import kind_of
+from jobs.spec.samplings import samplings, with_sampling
 from jobs.spec.sections import Spec
 
 # Dense peak of half-precision matrix products, FLOP/s, by what torch calls the device (NVIDIA's data sheets).
@@ -51,7 +52,7 @@ def stage_flops(run: RunReport) -> dict[str, int]:
 
 def sampled_steps(spec: Spec) -> int:
     """Of all samplings of the run together, for one sample each."""
-    return sum(len(space_timesteps(spec.diffusion.diffusion_steps, sampling.timestep_respacing)) for sampling in samplings(spec))
+    return sum(kind_of(spec).evaluations(with_sampling(spec, sampling)) for sampling in samplings(spec))
 
 
 def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[tuple[int, int, float | None]]:

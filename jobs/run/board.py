@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from jobs.data.pictures import grid
-from jobs.spec.file import dump
+from jobs.spec.frozen import dump
 from jobs.spec.sections import Spec
 
 
@@ -51,29 +50,3 @@ class Board:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
-
-
-class Tally:
-    """Losses summed on the device over steps and quartiles of t; read, summed over ranks, only when logged."""
-
-    def __init__(self, keys: list[str], diffusion_steps: int, device: torch.device):
-        self.keys, self.diffusion_steps = keys, diffusion_steps
-        self.sums = torch.zeros(len(keys) + 1, 4, dtype=torch.float64, device=device)  # the last row counts
-
-    def add(self, terms: dict[str, torch.Tensor], t: torch.Tensor, weights: torch.Tensor) -> None:
-        """`terms` [N] by key, importance weights [N]. No synchronisation with the device."""
-        quartile = 4 * t // self.diffusion_steps
-        rows = torch.stack([terms[key].detach() * weights for key in self.keys] + [torch.ones_like(weights)])
-        self.sums.index_add_(1, quartile, rows.double())
-
-    def collect(self) -> dict[str, float]:
-        """Means by key, and by key_q0 .. key_q3 where there were any, over all ranks; starts anew."""
-        if torch.distributed.get_world_size() > 1:
-            torch.distributed.all_reduce(self.sums)
-        *sums, counts = self.sums.tolist()
-        self.sums.zero_()
-        means = {}
-        for key, quartiles in zip(self.keys, sums):
-            means[key] = sum(quartiles) / sum(counts)
-            means |= {f"{key}_q{q}": quartiles[q] / counts[q] for q in range(4) if counts[q]}
-        return means

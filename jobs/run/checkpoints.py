@@ -1,36 +1,49 @@
-"""Checkpoints: whole or absent, self-describing, the newest good one found again.
+"""Checkpoints: whole or absent, self-describing; the newest good one is found again.
 
 checkpoints/step-00001000/
     manifest.json             step; sha256 and bytes of every other file
     model.safetensors         the weights as trained
     ema-0.9999.safetensors    one for each averaging rate
-    training.pt               optimiser, gradient scaler, timestep sampler; absent in imported checkpoints
+    NETWORK.safetensors, NETWORK-ema-0.9999.safetensors    of the other networks of a kind that has several
+    training.pt               optimisers, gradient scalers, what the kind learned; absent in imported checkpoints
 """
 
 import hashlib
 import io
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.file import dump
+from jobs.spec.frozen import dump
+from jobs.spec.kinds import MODEL
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
 
 Weights = dict[str, Tensor]
 KEPT = 2
+"""Checkpoints that are always kept: the last one and, should that be damaged, the one before."""
 
 
-def weights_name(ema_rate: float | None) -> str:
-    return "model.safetensors" if ema_rate is None else f"ema-{ema_rate}.safetensors"
+def weights_name(average: str | None, network: str = MODEL) -> str:
+    """Return the file of the weights of `network`: its moving average of the rate `average`, None: the weights as trained."""
+    if network == MODEL:
+        return "model.safetensors" if average is None else f"ema-{average}.safetensors"
+    return f"{network}.safetensors" if average is None else f"{network}-ema-{average}.safetensors"
+
+
+def average_of(ema_rate: float | None) -> str | None:
+    """Return the name of the average that `sample.ema_rate` selects."""
+    return None if ema_rate is None else str(ema_rate)
 
 
 @dataclass(frozen=True)
@@ -41,9 +54,9 @@ class Checkpoint:
     step: int
     sha256: dict[str, str]
 
-    def weights(self, ema_rate: float | None) -> Weights:
-        """On the CPU. Raises UserError where this rate was not averaged."""
-        name = weights_name(ema_rate)
+    def weights(self, average: str | None, network: str = MODEL) -> Weights:
+        """Return weights on the CPU. Raises UserError where this rate was not averaged."""
+        name = weights_name(average, network)
         if name not in self.sha256:
             raise UserError(f"{self.path}: has no {name}; it has {', '.join(sorted(self.sha256))}")
         return load_file(self.path / name)
@@ -55,15 +68,20 @@ class Checkpoint:
         return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
 
 
-def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, Weights],
+def save_checkpoint(run: RunDir, step: int, weights: Mapping[str, Mapping[str | None, Weights]],
                     training_state: dict[str, Any] | None) -> Path:
-    """Write the state after `step` updates; then forget older ones, but for the last two and those to be kept for good."""
+    """Write the state after `step` updates; then remove older checkpoints, except for the last two and those to be kept for good.
+
+    `weights`: by network and average, None for the weights as trained.
+    """
     spec = run.spec
     final = run.checkpoints / f"step-{step:08}"
     with atomic_path(final) as folder:
         folder.mkdir()
-        for rate, weights in {None: model, **emas}.items():
-            save_weights(folder / weights_name(rate), weights, spec, {"step": str(step), "ema_rate": str(rate or "")})
+        for network, averages in weights.items():
+            for average, values in averages.items():
+                notes = {"step": str(step), "ema_rate": average or ""}
+                save_weights(folder / weights_name(average, network), values, spec, notes)
         if training_state is not None:
             content = io.BytesIO()
             torch.save(training_state, content)
@@ -78,11 +96,11 @@ def save_checkpoint(run: RunDir, step: int, model: Weights, emas: dict[float, We
     return final
 
 
-def save_weights(path: Path, weights: Weights, spec: Spec, notes: dict[str, str]) -> None:
-    """One .safetensors file that says by itself what network and process the weights belong to."""
+def save_weights(path: Path, weights: Mapping[str, Tensor], spec: Spec, notes: dict[str, str]) -> None:
+    """Write one .safetensors file whose metadata say to which network and process the weights belong."""
     contiguous = {key: value.detach().contiguous().cpu() for key, value in weights.items()}
-    # From Python: a full disk is then an OSError, where the writers of safetensors and torch raise something else.
-    path.write_bytes(save(contiguous, metadata={"format": "pt", "spec": dump(spec), **notes}))
+    # Written by Python: a full disk is then an OSError; the writers of safetensors and torch raise errors of their own.
+    path.write_bytes(to_bytes(contiguous, metadata={"format": "pt", "spec": dump(spec), **notes}))
 
 
 def _prune(run: RunDir, newest: int) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from jobs.errors import Busy, UserError
 from jobs.run.provenance import provenance
-from jobs.spec.file import difference, dump, load_frozen
-from jobs.spec.samplings import Sampling, samplings
+from jobs.spec.frozen import difference, dump, load_frozen
+from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
 from jobs.spec.sweep import Study
 from jobs.storage.files import json_text, read_json, write_json, write_texts
@@ -51,10 +51,10 @@ class RunDir:
         return self.path / "samples"
 
     def samples_folder(self, sampling: Sampling) -> Path:
-        """Folder of the chunks and samples.h5 of `sampling`: samples/ for the main one, else a folder in samples/ named by it."""
+        """Return the folder of the chunks and samples.h5 of `sampling`: samples/ for the main one, else a folder in samples/."""
         if sampling == samplings(self.spec)[0]:
             return self.samples
-        return self.samples / f"step-{sampling.step:08},{sampling.sampler},{sampling.timestep_respacing or 'full'}"
+        return self.samples / folder_name(self.spec, sampling)
 
     @property
     def samples_h5(self) -> Path:
@@ -123,9 +123,11 @@ class RunDir:
             found = read_json(self.evaluation)
         except (OSError, UserError):
             return False
-        asked = [(sampling.step, sampling.sampler, sampling.timestep_respacing) for sampling in samplings(self.spec)]
-        return (isinstance(found, dict) and found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == [
-            (sampling["step"], sampling["sampler"], sampling["timestep_respacing"]) for sampling in found.get("curve", [])])
+        if not isinstance(found, dict):
+            return False
+        asked = [sampling_facts(self.spec, sampling) for sampling in samplings(self.spec)]
+        there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.get("curve", []))]
+        return found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == there
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:

@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import UserError
+from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path
 from jobs.storage.sealed import Alike, as_bytes
-
-# Settings younger than samples that exist, with what those were made with: left out, so that they stay what they were.
-LATER = {"precision": "fp32", "compile": False, "cuda_graph": False}
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,12 @@ class Chunk:
 
 
 def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
-    """All that a sample depends on besides its index, by name; `spec` is a point's own (`jobs.spec.samplings.at_point`).
+    """Return all that a sample depends on besides its index, by name; `spec` has the settings of its sampling in it.
 
-    The device is recorded beside it: another kind rounds differently, but a run may go on where there is room.
+    The device is recorded beside these settings: another kind of device rounds differently, but a run may continue on it.
     """
-    sample = spec.sample.model_dump(exclude={"num_samples", "at"})
-    return {"weights_sha256": weights_sha256, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
-            "model": spec.model.model_dump(exclude={"dropout"}), "diffusion": spec.diffusion.model_dump(exclude={"loss"}),
-            "sample": {key: value for key, value in sample.items() if key not in LATER or LATER[key] != value}}
+    return {"weights_sha256": weights_sha256, "kind": spec.kind, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
+            **kind_of(spec).identity(spec), "sample": spec.sample.model_dump(exclude={"num_samples", "at"})}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:
@@ -50,7 +46,7 @@ def chunk_indices(spec: Spec, chunk: int) -> range:
 
 def sample_labels(spec: Spec, indices: range) -> np.ndarray | None:
     """Classes int64 [n] of these samples: in turns, so that each is there equally often. None without classes."""
-    return np.array(indices, dtype=np.int64) % spec.data.num_classes if spec.data.class_cond else None
+    return np.array(indices, dtype=np.int64) % spec.data.classes if spec.data.classes else None
 
 
 def number_of_chunks(spec: Spec) -> int:
@@ -98,7 +94,6 @@ def read_chunk(path: Path, indices: range, settings: dict, files: Alike | None =
 
 def differences(theirs: dict, ours: dict) -> str:
     """Where two sampling settings differ, such as "sample.seed 1 instead of 0"."""
-    theirs, ours = (settings | {"sample": LATER | settings.get("sample", {})} for settings in (theirs, ours))
     return "; ".join(_differences(theirs, ours))
 
 

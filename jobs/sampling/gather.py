@@ -16,8 +16,9 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, alike_chunks, chunk_file, chunk_indices, differences, read_chunk, sample_labels
-from jobs.spec.file import dump
-from jobs.spec.samplings import Sampling, samplings
+from jobs.spec.frozen import dump
+from jobs.spec.kinds import kind_of
+from jobs.spec.samplings import Sampling, samplings, with_sampling
 from jobs.storage.files import atomic_path
 from jobs.storage.hdf5 import Layout, fill, lay_out
 from jobs.storage.sealed import open_sealed
@@ -35,7 +36,7 @@ def gather(run: RunDir, settings: dict, sampling: Sampling) -> None:
     """
     folder = run.samples_folder(sampling)
     if not (folder / "samples.h5").exists():
-        _write_h5(run, folder, settings)
+        _write_h5(run, sampling, settings)
     if folder != run.samples:
         return
     _write_npz(run)
@@ -63,9 +64,9 @@ def recorded_settings(run: RunDir, sampling: Sampling) -> dict:
     raise UserError(f"{folder}: no chunks to gather; run `iddpm sample {run.path}`")
 
 
-def _write_h5(run: RunDir, folder: Path, settings: dict) -> None:
+def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
     """Raises UserError as `_pieces` does."""
-    spec, data = run.spec, run.spec.data
+    spec, data, folder = run.spec, run.spec.data, run.samples_folder(sampling)
     count, size = spec.sample.num_samples, spec.sample.batch_size
     # HDF5's own choice of chunks is 15 times slower; one sampling chunk each is written as it is.
     layouts = {"images": Layout((count, data.image_size, data.image_size, data.channels), np.uint8, rows_per_chunk=size),
@@ -75,9 +76,7 @@ def _write_h5(run: RunDir, folder: Path, settings: dict) -> None:
     attributes = {
         "spec": dump(spec), "settings": json.dumps(settings),
         "weights_sha256": settings["weights_sha256"],
-        "sampler": settings["sample"]["sampler"], "timestep_respacing": settings["sample"]["timestep_respacing"],
-        "diffusion_steps": spec.diffusion.diffusion_steps,
-        "packages": json.dumps(package_versions())}
+        **kind_of(spec).sampling_attributes(with_sampling(spec, sampling)), "packages": json.dumps(package_versions())}
     # Attributes stand first in the file, and of which devices its chunks are is known when the last was read: nearly
     # always of the first one's.
     devices, found = None, set()

@@ -1,10 +1,12 @@
-"""Chunks half-way: their state, saved now and then, so that whoever takes such a chunk next goes on from there.
+"""Chunks half-way: their state, saved now and then, so that the rank that takes such a chunk next resumes it.
 
-partial-NNNNN.h5, beside where the chunk will be: /x float32 [n, C, H, W], /generator uint8, the state of the chunk's
-random stream; attributes: `next_step`, and `identity` (JSON), which names the chunk and what may go on with it.
+partial-NNNNN.h5, beside the place of the chunk: the tensors of the kind's `Generated.state`, each under its name, and
+/generator uint8, the state of the chunk's random stream; attributes: `left`, the steps that are left, and `identity` (JSON),
+which names the chunk and what may continue it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +19,19 @@ from jobs.sampling.chunks import differences
 from jobs.storage.files import atomic_path
 from jobs.storage.sealed import as_bytes, open_sealed
 
+GENERATOR = "generator"
+
 
 @dataclass(frozen=True)
 class Partial:
-    x: np.ndarray
-    next_step: int
-    """The step of the chain that the network sees next, with this x."""
+    """A chunk half-way."""
+
+    left: int
+    """Steps that are left."""
+    state: Mapping[str, np.ndarray]
+    """All that the sampler needs to continue; see jobs.kinds.seam.Generated."""
     generator: np.ndarray
+    """State of the random stream."""
 
 
 def partial_file(folder: Path, chunk: int) -> Path:
@@ -31,35 +39,37 @@ def partial_file(folder: Path, chunk: int) -> Path:
 
 
 def partial_identity(settings: dict, indices: range, device: str) -> dict:
-    """What must agree for a chunk to go on as if it had never stopped: stricter than what makes chunks belong together.
+    """Return what must agree so that a chunk continues as if it had never stopped: more than makes chunks belong together.
 
-    A stream's state means nothing to another kind of device, and one chunk is of one kind of arithmetic.
+    The state of a random stream means nothing to another kind of device, and one chunk is of one kind of arithmetic.
     """
     return {**settings, "indices": [indices.start, indices.stop], "device": device, "torch": torch.__version__}
 
 
 def save_partial(path: Path, partial: Partial, identity: dict) -> None:
-    """Replace what is in `path`. Where that fails, as on a full disk, it stays: a note, for this only spares work."""
-    arrays = {"x": partial.x, "generator": partial.generator}
+    """Replace what is in `path`. Where that fails, as on a full disk, only print a note: a partial chunk only saves work."""
+    arrays = {**partial.state, GENERATOR: partial.generator}
     try:
         with atomic_path(path) as temporary:
-            temporary.write_bytes(as_bytes(arrays, {"next_step": partial.next_step, "identity": json.dumps(identity)}))
+            temporary.write_bytes(as_bytes(arrays, {"left": partial.left, "identity": json.dumps(identity)}))
     except (OSError, UserError) as error:
         note(f"half a chunk could not be saved: {error}")
 
 
 def take_partial(path: Path, identity: dict) -> Partial | None:
-    """What `save_partial` put into `path` under the same identity; None where nothing is there.
+    """Return what `save_partial` put into `path` under this identity; None where there is no such file.
 
-    What is damaged or of another identity is removed, with a note.
+    A file that is damaged or of another identity is removed, with a note.
     """
     try:
         with open_sealed(path) as file:
             theirs = json.loads(file.attrs["identity"])
-            partial = Partial(file["x"][:], int(file.attrs["next_step"]), file["generator"][:])
+            arrays = {name: file[name][:] for name in file}
+            partial = Partial(int(file.attrs["left"]), {name: array for name, array in arrays.items() if name != GENERATOR},
+                              arrays[GENERATOR])
         if theirs == identity:
             return partial
-        problem = f"begun otherwise: {differences(theirs, identity)}"
+        problem = f"begun with other settings: {differences(theirs, identity)}"
     except FileNotFoundError:
         return None
     except (OSError, KeyError, ValueError) as error:

@@ -1,191 +1,106 @@
-"""Spec files: YAML in, with every complaint at its file and line; resolved specs out."""
+"""Spec files: from YAML to the runs of a study, with every complaint at its file and line."""
 
-import json
-import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NoReturn, Sequence, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from jobs.errors import UserError
-from jobs.spec.sections import Spec, contradictions, resolve
-from jobs.spec.sweep import KEYS, Complaint, Point, Run, Study, expand, repeated, run_names, suggestion, value_at, with_point
-from jobs.spec.yaml_tree import COMMAND_LINE, Entry, KeyPath, override, place_of, plain, read_tree
+from jobs.spec.complaints import MISSING, validate
+from jobs.spec.keys import sections_in
+from jobs.spec.kinds import KINDS, kind_named, kind_of
+from jobs.spec.location import refuse, with_location
+from jobs.spec.run_names import run_names
+from jobs.spec.sections import Spec, SpecAsWritten
+from jobs.spec.sweep import Complaint, Run, Study, SweepPoint, described, expand, repeated, with_point
+from jobs.spec.yaml_tree import COMMAND_LINE, Entry, override, plain, read_file
 
-MAX_COMPLAINTS = 50
-
-
-# From a spec file to the runs of a study
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """All runs of the spec file `path`, each with its resolved spec.
+    """Return all runs of the spec file `path`, each with its resolved spec.
 
     `overrides` are settings such as "train.lr=3e-4": a dotted key, and a value in YAML. Raises UserError with
     every complaint, one per line: `file:line: key: what is wrong`.
     """
-    tree = override(read_tree(Path(path)), overrides)
+    tree = override(read_file(Path(path)), overrides)
     base = plain(tree)
-    points: list[Point] = [{}]
+    points = [SweepPoint()]
     if "sweep" in tree.value:
-        points, wrong = expand(base.pop("sweep"), _from_command_line(tree))
+        points, wrong = expand(base.pop("sweep"), dict(_from_command_line(tree)))
         if wrong:
             # A field that only the sweep gives is not missing.
-            wrong += [complaint for complaint in _validate(base)[1] if complaint[1] != MISSING]
-            _refuse([_line(tree, {}, complaint) for complaint in wrong])
+            wrong += [complaint for complaint in validate(base)[1] if complaint[1] != MISSING]
+            refuse([with_location(tree, None, complaint) for complaint in wrong])
 
-    specs: list[Spec] = []
-    complaints: dict[str, list[int]] = {}  # line -> numbers of the points that it is about
-    for number, point in enumerate(points):
-        spec, wrong = _validate(with_point(base, point))
-        if spec is not None:
-            specs.append(spec)
-            wrong = [(tuple(key.split(".")), message) for key, message in contradictions(resolve(spec))]
-        for complaint in wrong:
-            complaints.setdefault(_line(tree, point, complaint), []).append(number)
-    if complaints:
-        labels = run_names([{key: choice.value for key, choice in point.items()} for point in points])
-        _refuse([line if len(numbers) == len(points) else
-                 f"{line}; in run {labels[numbers[0]]}" + f" and {len(numbers) - 1} more" * (len(numbers) > 1)
-                 for line, numbers in complaints.items()])
-
-    differs = [{key: value_at(spec, key) for key in point} for spec, point in zip(specs, points)]
-    specs = [resolve(spec) for spec in specs]
+    written, specs = _resolved(tree, base, points)
+    differs = [described(point, spec) for point, spec in zip(points, written)]
     if wrong := repeated(points, differs, specs):
-        _refuse([_line(tree, {}, complaint) for complaint in wrong])
-    runs = [Run(name, *rest) for name, *rest in zip(run_names(differs), differs, specs)]
-    return Study(specs[0].name, Path(path), runs)
+        refuse([with_location(tree, None, complaint) for complaint in wrong])
+    names = run_names([point.values_in_name(values) for point, values in zip(points, differs)], [point.name for point in points])
+    return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs)])
 
 
-def _from_command_line(tree: Entry) -> dict[str, str]:
-    return {f"{section}.{field}": entry.place
-            for section, inside in tree.value.items() if isinstance(inside.value, dict)
-            for field, entry in inside.value.items() if entry.place.startswith(COMMAND_LINE)}
+def _resolved(tree: Entry, base: dict[str, Any], points: Sequence[SweepPoint]) -> tuple[list[SpecAsWritten], list[Spec]]:
+    """Return the specs of all points, as written and resolved. Raises UserError with the complaints about all of them."""
+    as_written: list[SpecAsWritten] = []
+    specs: list[Spec] = []
+    complaints: dict[str, list[int]] = {}  # line -> numbers of the points that the line is about
+    swept = _kinds(base, points)
+    for number, point in enumerate(points):
+        written, wrong = validate(with_point(_own_part(base, point, swept), point))
+        if written is not None:
+            kind = kind_of(written)
+            spec = kind.resolve(written)
+            as_written.append(written)
+            specs.append(spec)
+            wrong = [(tuple(key.split(".")), message) for key, message in kind.contradictions(spec)]
+        for complaint in wrong:
+            complaints.setdefault(with_location(tree, point, complaint), []).append(number)
+    if complaints:
+        labels = run_names([point.values_in_name(point.values()) for point in points], [point.name for point in points])
+        refuse([line if len(numbers) == len(points) else
+                f"{line}; in run {labels[numbers[0]]}" + f" and {len(numbers) - 1} more" * (len(numbers) > 1)
+                for line, numbers in complaints.items()])
+    return as_written, specs
 
 
-def _line(tree: Entry, point: Point, complaint: Complaint) -> str:
-    path, message = complaint
-    choice = point.get(".".join(map(str, path[:2])))
-    place = place_of(tree, choice.path + path[2:] if choice else path)
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    return f"{place}: {key}: {message}"
+# A sweep over kinds
+
+def _kinds(base: dict[str, Any], points: Sequence[SweepPoint]) -> set[str]:
+    """Return the kinds of the points."""
+    default = base.get("kind", SpecAsWritten.model_fields["kind"].default)
+    named = [point.choices["kind"].value if "kind" in point.choices else default for point in points]
+    return {name for name in named if isinstance(name, str) and name in KINDS}
 
 
-def _refuse(lines: list[str]) -> NoReturn:
-    more = [f"... and {len(lines) - MAX_COMPLAINTS} more"] if len(lines) > MAX_COMPLAINTS else []
-    raise UserError("\n".join(lines[:MAX_COMPLAINTS] + more))
+def _own_part(base: dict[str, Any], point: SweepPoint, swept: set[str]) -> dict[str, Any]:
+    """Return `base` without the sections and keys that only other kinds of the sweep have: each point takes its own."""
+    name = point.choices["kind"].value if "kind" in point.choices else base.get("kind")
+    if len(swept) < 2 or not isinstance(name, str) or name not in swept:
+        return base
+    return _without_foreign(base, [kind_named(name).written], [kind_named(other).written for other in swept - {name}])
 
 
-# The schema's complaints in plain words
-
-MISSING = "required, but not given"
-_WORDS = {
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-    "list_type": "must be a list, such as [1, 2]",
-    "literal_error": "must be {expected}",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-    "value_error": "{error}",
-}
+def _without_foreign(values: dict[str, Any], own: Sequence[type[BaseModel]], others: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    kept = {}
+    for key, value in values.items():
+        ours, theirs = _below(own, key), _below(others, key)
+        if not ours and theirs:
+            continue
+        sections = [section for each in ours for section in sections_in(each)]
+        foreign = [section for each in theirs for section in sections_in(each)]
+        kept[key] = _without_foreign(value, sections, foreign) if isinstance(value, dict) and sections else value
+    return kept
 
 
-def _validate(values: Any) -> tuple[Spec | None, list[Complaint]]:
-    try:
-        return Spec.model_validate(values), []
-    except ValidationError as error:
-        return None, [(item["loc"], _explain(item)) for item in error.errors(include_url=False)]
+def _below(sections: Sequence[type[BaseModel]], key: str) -> list[Any]:
+    return [section.model_fields[key].annotation for section in sections if key in section.model_fields]
 
 
-def _explain(error: Mapping[str, Any]) -> str:
-    kind, path = error["type"], error["loc"]
-    if kind == "extra_forbidden":
-        allowed = [*_type_at(path[:-1]).model_fields, *(["extends", "sweep"] if len(path) == 1 else [])]
-        return f"unknown key; {suggestion(path[-1], allowed)}"
-    if kind == "missing":
-        return MISSING
-    if kind == "model_type":
-        words = f"must be a mapping with keys among {', '.join(_type_at(path).model_fields)}"
-    else:
-        words = _WORDS[kind].format(**error.get("ctx", {})) if kind in _WORDS else error["msg"]
-    if kind.endswith("_type") and not isinstance(path[-1], int) and type(None) in get_args(_type_at(path)):
-        words += " or null"
-    got = _yaml_text(error["input"])
-    return f"{words} (got {got if len(got) <= 60 else got[:57] + '...'})"
-
-
-def _type_at(path: KeyPath) -> Any:
-    """The type that the schema gives to `path`."""
-    model: Any = Spec
-    for key in path:
-        model = model.model_fields[key].annotation
-    return model
-
-
-# Resolved specs
-
-END = "...\n"  # YAML's end of a document: what lacks it was cut off
-
-
-def dump(spec: Spec) -> str:
-    """`spec` as YAML text in the schema's order; `load_frozen` gives back an equal spec."""
-    return "\n".join(_dump_lines(spec, "")) + "\n" + END
-
-
-def _dump_lines(section: BaseModel, indent: str) -> Iterator[str]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield f"{indent}{name}:"
-            yield from _dump_lines(value, indent + "  ")
-        else:
-            yield f"{indent}{name}: {_yaml_text(value)}"
-
-
-def _yaml_text(value: Any) -> str:
-    """`value` on one line of YAML that version 1.1 and 1.2 read alike."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, float):
-        text = repr(value)
-        return text if "." in text else text.replace("e", ".0e")
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml_text, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_yaml_text(key)}: {_yaml_text(inner)}' for key, inner in value.items())}}}"
-    if not isinstance(value, str):
-        return str(value)
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", value) and value.lower() not in _NOT_TEXT:
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in escaped) + '"'
-
-
-_NOT_TEXT = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # in one version of YAML or the other
-
-
-def load_frozen(path: str | Path) -> Spec:
-    """The spec in a file that `dump` made. Raises UserError where the file is damaged or does not fit the schema."""
-    path = Path(path)
-    tree = read_tree(path)
-    if not path.read_text(encoding="utf-8").endswith("\n" + END):
-        raise UserError(f"{path}: damaged: the end is missing")
-    spec, wrong = _validate(plain(tree))
-    if spec is None:
-        _refuse([_line(tree, {}, complaint) for complaint in wrong])
-    return spec
-
-
-def difference(old: Spec, new: Spec, ignore: Sequence[str] = ()) -> list[str]:
-    """The fields that differ, such as `train.lr: 0.0001 -> 0.0002`, but for those at or below the keys `ignore`."""
-    if old == new:  # for the sake of large sweeps
-        return []
-    seen = [key for key in KEYS if not any(f"{key}.".startswith(f"{prefix}.") for prefix in ignore)]
-    return [f"{key}: {_yaml_text(value_at(old, key))} -> {_yaml_text(value_at(new, key))}"
-            for key in seen if value_at(old, key) != value_at(new, key)]
+def _from_command_line(tree: Entry, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted keys that the command line sets, each with the words there."""
+    for key, entry in tree.value.items():
+        if entry.location.startswith(COMMAND_LINE):
+            yield prefix + key, entry.location
+        elif isinstance(entry.value, dict):
+            yield from _from_command_line(entry, f"{prefix}{key}.")

@@ -1,55 +1,55 @@
-"""The samplings of one run: a main one, and others for curves over training steps and over lengths of the chain."""
+"""The samplings of one run: a main one, and others for curves over training steps and over ways to sample."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, TypeVar
 
-from diffusion.respacing import space_timesteps
+from jobs.spec.kinds import Changes, kind_of
 from jobs.spec.sections import Spec
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """One way to sample from a run; whatever else it takes is the same for all of them."""
+    """One way to sample from a run: the weights of one training step, and settings in place of the spec's own."""
 
     step: int
     """Training step of the checkpoint."""
-    sampler: Literal["ancestral", "ddim"]
-    timestep_respacing: str
+    changes: Changes = ()
+    """What differs from the spec's `sample` section; () for nothing."""
 
 
 def samplings(spec: Spec) -> list[Sampling]:
-    """The main sampling first, then those of `sample.at`, then those of `evaluate.respacings`; each once."""
-    return list(dict.fromkeys(_samplings(spec)))
+    """Return the main sampling, then those of `sample.at`, then those that `evaluate` asks for; each once."""
+    last = spec.train.iterations
+    steps = [last if step == "last" else step for step in spec.sample.at]
+    others = [Sampling(last, _differing(spec, changes)) for changes in kind_of(spec).samplings(spec)]
+    return list(dict.fromkeys([Sampling(last), *map(Sampling, steps), *others]))
 
 
-def _samplings(spec: Spec) -> Iterator[Sampling]:
-    last, sample = spec.train.iterations, spec.sample
-    yield Sampling(last, sample.sampler, sample.timestep_respacing)
-    for step in sample.at:
-        yield Sampling(last if step == "last" else step, sample.sampler, sample.timestep_respacing)
-    for timestep_respacing in spec.evaluate.respacings:
-        yield Sampling(last, "ancestral", timestep_respacing)
-        yield Sampling(last, "ddim", timestep_respacing)
+def _differing(spec: Spec, changes: Changes) -> Changes:
+    return tuple((key, value) for key, value in changes if getattr(spec.sample, key) != value)
 
 
-def with_sampling(spec: Spec, sampling: Sampling) -> Spec:
-    """`spec` with the sampler and the chain of `sampling` in place of the main ones."""
-    sample = spec.sample.model_copy(update={"sampler": sampling.sampler, "timestep_respacing": sampling.timestep_respacing})
-    return spec.model_copy(update={"sample": sample})
+def with_changes(spec: AnySpec, changes: Changes) -> AnySpec:
+    """Return `spec` with `changes` in its `sample` section."""
+    if not changes:
+        return spec
+    return spec.model_copy(update={"sample": spec.sample.model_copy(update=dict(changes))})
 
 
-def likelihoods(spec: Spec) -> list[tuple[int, str]]:
-    """The chains to compute bits/dim over, (training step, timestep_respacing): the full one, and those of ancestral points.
-
-    A sample of DDIM has no likelihood of its own.
-    """
-    if not spec.evaluate.nll_examples:
-        return []
-    ancestral = [(sampling.step, sampling.timestep_respacing) for sampling in samplings(spec) if sampling.sampler == "ancestral"]
-    return list(dict.fromkeys([(spec.train.iterations, ""), *ancestral]))
+def with_sampling(spec: AnySpec, sampling: Sampling) -> AnySpec:
+    """Return `spec` with the settings of `sampling` in its `sample` section."""
+    return with_changes(spec, sampling.changes)
 
 
-def chain_length(spec: Spec, timestep_respacing: str) -> int:
-    """Steps of the chain of that respacing."""
-    return len(space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing))
+def sampling_facts(spec: Spec, sampling: Sampling) -> dict[str, Any]:
+    """Return what evaluation.json says of `sampling`: its training step and what the kind says of its settings."""
+    return {"step": sampling.step, **kind_of(spec).sampling_facts(with_sampling(spec, sampling))}
+
+
+def folder_name(spec: Spec, sampling: Sampling) -> str:
+    """Return the name of the folder of `sampling` in samples/: such as step-00001000,ddim,25."""
+    facts = kind_of(spec).sampling_facts(with_sampling(spec, sampling))
+    words = [str(value) or "full" for key, value in facts.items() if key != "sampling_steps"]
+    return ",".join([f"step-{sampling.step:08}", *words])

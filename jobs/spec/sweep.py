@@ -1,33 +1,31 @@
-"""A sweep: which settings vary over the runs of a study, and what each run is called.
+"""A sweep: which settings vary over the runs of a study.
 
     sweep:
       grid: {diffusion.loss: [simple, hybrid], train.lr: [1e-4, 2e-4]}           every combination
       zip:  {model.num_channels: [64, 128], model.num_heads: [2, 4]}             first with first, second with second
-      list: [{train.seed: 0}, {train.seed: 1, model.dropout: 0.1}]               point by point
+      list: [{train.seed: 0}, {name: wet, train.seed: 1, model.dropout: 0.1}]    point by point; a name becomes the run's
 
-Several kinds together multiply: every point of the grid with every one of zip and every one of list.
+Keys are dotted, of any depth; a key may also name a whole section, or null where null is allowed. Several ways together
+multiply: every point of the grid with every one of zip and every one of list.
 """
 
 import json
-import re
-from collections import Counter
-from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import reduce
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel
-
-from jobs.spec.sections import Spec
+from jobs.spec.fields import is_name
+from jobs.spec.keys import keys_of, merged, suggestion, types_at, value_at
+from jobs.spec.kinds import KINDS, kind_named
+from jobs.spec.run_names import run_names
+from jobs.spec.sections import Spec, SpecAsWritten
 from jobs.spec.yaml_tree import KeyPath
-from jobs.storage.files import sha256_of_json
 
-KINDS = ("grid", "zip", "list")
+WAYS = ("grid", "zip", "list")
 MAX_RUNS = 100_000
-MAX_NAME = 120  # characters; file systems end at 255 bytes, and tools add suffixes
 
 Complaint = tuple[KeyPath, str]
 """Where in the spec file, and what is wrong there."""
@@ -35,19 +33,35 @@ Complaint = tuple[KeyPath, str]
 
 @dataclass(frozen=True)
 class Choice:
-    """One value of a swept key; `path` leads to it through the spec file, from `sweep` on."""
+    """One value of a swept key; `path` leads to the value through the spec file, from `sweep` on."""
 
     value: Any
     path: KeyPath
 
 
-Point = dict[str, Choice]
-"""What one run sets, by dotted key."""
+@dataclass(frozen=True)
+class SweepPoint:
+    """What one run sets."""
+
+    choices: dict[str, Choice] = field(default_factory=dict)
+    """By dotted key."""
+    name: str | None = None
+    """Of the run, where the spec gives one; then the keys of `list` are not part of the name."""
+
+    def joined(self, other: "SweepPoint") -> "SweepPoint":
+        return SweepPoint(self.choices | other.choices, self.name or other.name)
+
+    def values(self) -> dict[str, Any]:
+        return {key: choice.value for key, choice in self.choices.items()}
+
+    def values_in_name(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of `values` (by key) that belong into the run's name."""
+        return {key: values[key] for key, choice in self.choices.items() if self.name is None or choice.path[1] != "list"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One point of a study: its name, what it sets (dotted key -> value; empty without a sweep), its resolved spec."""
+    """One point of a study: its name, what the point sets (dotted key -> value; empty without a sweep), its resolved spec."""
 
     name: str
     differs: dict[str, Any]
@@ -63,52 +77,21 @@ class Study:
     runs: list[Run]
 
 
-def _leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
-KEYS = _leaves(Spec)
-"""Every field of a spec, dotted, in the schema's order."""
-
-
-def value_at(spec: Spec, key: str) -> Any:
-    """The value of the dotted `key`."""
-    return reduce(getattr, key.split("."), spec)
-
-
-def suggestion(key: str, allowed: Iterable[str]) -> str:
-    """How the message about an unknown key goes on: the key that was probably meant, or all `allowed` ones."""
-    if key in KEYS:
-        section, _, field = key.rpartition(".")
-        return f"write {field} inside the section {section}"
-    same_word = [known for known in KEYS if known.endswith("." + key.rpartition(".")[2])]
-    near = same_word or get_close_matches(key, allowed, n=1)
-    if near:
-        return f"did you mean {' or '.join(f'`{known}`' for known in near)}?"
-    return f"allowed: {', '.join(allowed)}"
-
-
-def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[Point], list[Complaint]]:
-    """The points of the `sweep` section (plain values). What is written last varies fastest, and list faster than zip
+def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[SweepPoint], list[Complaint]]:
+    """Return the points of the `sweep` section (plain values). What is written last varies fastest, and list faster than zip
     faster than grid.
 
     `fixed` are the keys that cannot be swept because something else sets them: dotted key -> what does.
     Values are not checked here. Where there are complaints, the points are empty.
     """
     if not isinstance(sweep, dict) or not sweep:
-        return [], [(("sweep",), f"must be a mapping with some of {', '.join(KINDS)}")]
-    complaints = [(("sweep", kind), f"unknown kind of sweep; allowed: {', '.join(KINDS)}")
-                  for kind in sweep if kind not in KINDS]
-    factors: list[list[Point]] = []
-    for kind, read in (("grid", _grid), ("zip", _zip), ("list", _list)):
-        if kind in sweep:
-            found, wrong = read(sweep[kind], ("sweep", kind))
+        return [], [(("sweep",), f"must be a mapping with some of {', '.join(WAYS)}")]
+    complaints: list[Complaint] = [(("sweep", way), f"unknown kind of sweep; allowed: {', '.join(WAYS)}")
+                                   for way in sweep if way not in WAYS]
+    factors: list[list[SweepPoint]] = []
+    for way, read in (("grid", _grid), ("zip", _zip), ("list", _list)):
+        if way in sweep:
+            found, wrong = read(sweep[way], ("sweep", way))
             factors += found
             complaints += wrong
     complaints += _wrong_keys(factors, fixed)
@@ -116,133 +99,123 @@ def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[Point], list[Comp
         complaints.append((("sweep",), f"makes {count} runs; at most {MAX_RUNS} are possible"))
     if complaints:
         return [], complaints
-    return [{key: choice for part in parts for key, choice in part.items()} for parts in product(*factors)], []
+    points = [SweepPoint()]
+    for factor in factors:
+        points = [one.joined(other) for one, other in product(points, factor)]
+    return points, []
 
 
-def _grid(content: Any, path: KeyPath) -> tuple[list[list[Point]], list[Complaint]]:
+def _grid(content: Any, path: KeyPath) -> tuple[list[list[SweepPoint]], list[Complaint]]:
     columns, complaints = _columns(content, path)
-    return [[{key: choice} for choice in choices] for key, choices in columns.items()], complaints
+    return [[SweepPoint({key: choice}) for choice in choices] for key, choices in columns.items()], complaints
 
 
-def _zip(content: Any, path: KeyPath) -> tuple[list[list[Point]], list[Complaint]]:
+def _zip(content: Any, path: KeyPath) -> tuple[list[list[SweepPoint]], list[Complaint]]:
     columns, complaints = _columns(content, path)
     lengths = {key: len(choices) for key, choices in columns.items()}
     if len(set(lengths.values())) > 1:
         named = ", ".join(f"{key} has {length}" for key, length in lengths.items())
         complaints.append((path, f"the lists must be equally long, but {named}"))
-    return [[dict(zip(columns, row)) for row in zip(*columns.values())]], complaints
+    return [[SweepPoint(dict(zip(columns, row))) for row in zip(*columns.values())]], complaints
 
 
-def _list(content: Any, path: KeyPath) -> tuple[list[list[Point]], list[Complaint]]:
+def _list(content: Any, path: KeyPath) -> tuple[list[list[SweepPoint]], list[Complaint]]:
     if not isinstance(content, list) or not content:
         return [], [(path, "must be a list of mappings, such as [{train.lr: 1e-4}, {train.lr: 2e-4}]")]
-    complaints = [(path + (index,), "must be a mapping of dotted keys to values, such as {train.lr: 1e-4}")
-                  for index, point in enumerate(content) if not isinstance(point, dict)]
-    points = [{key: Choice(value, path + (index, key)) for key, value in point.items()}
-              for index, point in enumerate(content) if isinstance(point, dict)]
+    complaints: list[Complaint] = []
+    points, names = [], set()
+    for index, point in enumerate(content):
+        if not isinstance(point, dict):
+            complaints.append((path + (index,), "must be a mapping of dotted keys to values, such as {train.lr: 1e-4}"))
+            continue
+        name = point.get("name")
+        if "name" in point and not is_name(name):
+            complaints.append((path + (index, "name"), "use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first"))
+        elif name is not None and name.lower() in names:
+            complaints.append((path + (index, "name"), f"two points are named {name}"))
+        elif name is not None:
+            names.add(name.lower())
+        choices = {key: Choice(value, path + (index, key)) for key, value in point.items() if key != "name"}
+        points.append(SweepPoint(choices, name))
     return [points], complaints
 
 
 def _columns(content: Any, path: KeyPath) -> tuple[dict[str, list[Choice]], list[Complaint]]:
     if not isinstance(content, dict) or not content:
         return {}, [(path, "must be a mapping of dotted keys to lists, such as {train.lr: [1e-4, 2e-4]}")]
-    complaints = [(path + (key,), "must be a list with at least one value")
-                  for key, values in content.items() if not isinstance(values, list) or not values]
+    complaints: list[Complaint] = [(path + (key,), "must be a list with at least one value")
+                                   for key, values in content.items() if not isinstance(values, list) or not values]
     columns = {key: [Choice(value, path + (key, index)) for index, value in enumerate(values)]
                for key, values in content.items() if isinstance(values, list) and values}
     return columns, complaints
 
 
-def _wrong_keys(factors: list[list[Point]], fixed: Mapping[str, str]) -> list[Complaint]:
+def _wrong_keys(factors: Sequence[Sequence[SweepPoint]], fixed: Mapping[str, str]) -> list[Complaint]:
     complaints: list[Complaint] = []
-    swept: dict[str, str] = {}  # dotted key -> the kind that sweeps it
+    swept: dict[str, str] = {}  # dotted key -> the way that sweeps it
     for factor in factors:
         firsts: dict[str, Choice] = {}
         for point in factor:
-            for key, choice in point.items():
+            for key, choice in point.choices.items():
                 firsts.setdefault(key, choice)
         for key, choice in firsts.items():
-            kind = choice.path[1]
-            place = choice.path[:-1] if kind != "list" else choice.path
+            location = choice.path if choice.path[1] == "list" else choice.path[:-1]
+            earlier = [*swept, *list(firsts)[:list(firsts).index(key)]]
+            overlapping = next((other for other in earlier if other != key and _inside(key, other)), None)
             if message := _wrong_key(key, fixed):
-                complaints.append((place, message))
+                complaints.append((location, message))
             elif key in swept:
-                complaints.append((place, f"already swept under {swept[key]}"))
-        swept |= {key: choice.path[1] for key, choice in firsts.items()}
+                complaints.append((location, f"already swept under {swept[key]}"))
+            elif overlapping:
+                complaints.append((location, f"overlaps with {overlapping}, which is swept too"))
+        swept |= {key: str(choice.path[1]) for key, choice in firsts.items()}
     return complaints
 
 
+def _inside(key: str, other: str) -> bool:
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
 def _wrong_key(key: str, fixed: Mapping[str, str]) -> str | None:
-    if key == "name" or key.split(".")[0] == "resources":
+    section = key.split(".")[0]
+    if key == "name" or section == "resources":
         return "cannot be swept: it does not change what is computed"
-    if key in fixed:
-        return f"is swept here, but also set by `{fixed[key]}`; drop one of the two"
-    if key in KEYS:
+    setter = next((place for other, place in fixed.items() if _inside(key, other)), None)
+    if setter is not None:
+        return f"is swept here, but also set by `{setter}`; drop one of the two"
+    if any(types_at(kind_named(name).written, key.split(".")) for name in KINDS):
         return None
-    if any(known.startswith(key + ".") for known in KEYS):
-        return f"is a section; sweep its keys: {', '.join(known for known in KEYS if known.startswith(key + '.'))}"
-    section = key.partition(".")[0]
-    siblings = [known for known in KEYS if known.startswith(section + ".")]
+    siblings = [known for name in KINDS for known in keys_of(kind_named(name).written) if known.startswith(section + ".")]
     return f"unknown key; {suggestion(key, siblings or ['section.key, such as train.lr'])}"
 
 
-def with_point(base: dict[str, Any], point: Point) -> dict[str, Any]:
-    """The plain spec `base` with the values of `point` in it."""
-    values = dict(base)
-    for key, choice in point.items():
-        section, field = key.split(".")
-        if isinstance(inside := values.get(section, {}), dict):
-            values[section] = inside | {field: choice.value}
+def with_point(base: dict[str, Any], point: SweepPoint) -> dict[str, Any]:
+    """Return the plain spec `base` with the values of `point` in it; a section's value is laid over the section of `base`."""
+    values: Any = base
+    for key, choice in point.choices.items():
+        inside = choice.value
+        for name in reversed(key.split(".")):
+            inside = {name: inside}
+        values = merged(values, inside)
     return values
 
 
-def repeated(points: Sequence[Point], differs: Sequence[Mapping[str, Any]], specs: Sequence[Spec]) -> list[Complaint]:
-    """Points that make the same run; `specs` are theirs, resolved, `differs` what each sets (dotted key -> value)."""
-    keys = list(dict.fromkeys(key for point in points for key in point))
+def repeated(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]], specs: Sequence[Spec]) -> list[Complaint]:
+    """Return a complaint for points that make equal runs; `differs` is what each sets, `specs` are theirs, resolved."""
+    keys = list(dict.fromkeys(key for point in points for key in point.choices))
     same: dict[str, list[int]] = {}
     for number, spec in enumerate(specs):
         same.setdefault(json.dumps([value_at(spec, key) for key in keys]), []).append(number)
     complaints: list[Complaint] = []
     for numbers in same.values():
         if len(numbers) > 1:
-            path = next((choice.path for choice in points[numbers[1]].values()), ("sweep",))
+            path = next((choice.path for choice in points[numbers[1]].choices.values()), ("sweep",))
             names = dict.fromkeys(run_names([differs[number]])[0] for number in numbers[:3])
             complaints.append((path, f"{len(numbers)} points make the same run: {', '.join(names)}"))
     return complaints
 
 
-def run_names(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each point (dotted key -> value), such as `noise_schedule=cosine,loss=hybrid`; `run` for an empty one.
-
-    Names are unique even where case does not count, at most MAX_NAME long, and made of letters, digits and
-    . _ + - = , only. A name depends on its own point and on which keys are swept, not on the other points; only
-    where two would be the same do both get a hash of their point.
-    """
-    short = _short_keys(list(dict.fromkeys(key for point in points for key in point)))
-    names = [",".join(f"{short[key]}={_in_name(value)}" for key, value in point.items()) or "run" for point in points]
-    seen = Counter(name.lower() for name in names)
-    return [_hashed(name, point) if len(name) > MAX_NAME or seen[name.lower()] > 1 else name
-            for name, point in zip(names, points)]
-
-
-def _short_keys(keys: list[str]) -> dict[str, str]:
-    """The shortest dotted end of each key that is the end of no other."""
-    endings = {key: [key.split(".", start)[-1] for start in range(key.count("."), -1, -1)] for key in keys}
-    count = Counter(ending for of_key in endings.values() for ending in of_key)
-    return {key: next((ending for ending in endings[key] if count[ending] == 1), key) for key in keys}
-
-
-def _in_name(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "-".join(map(_in_name, value)) or "empty"
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", str(value)) or "empty"
-
-
-def _hashed(name: str, point: Mapping[str, Any]) -> str:
-    digest = sha256_of_json(dict(point))[:10]
-    # After a comma every other name has a key with "=", so that no plain name equals a hashed one.
-    return f"{name[:MAX_NAME - 1 - len(digest)]},{digest}"
+def described(point: SweepPoint, spec: SpecAsWritten) -> dict[str, Any]:
+    """Return what `point` sets, as `spec` has it: a section only as far as the point writes it."""
+    return {key: choice.value if isinstance(choice.value, dict) else value_at(spec, key)
+            for key, choice in point.choices.items()}

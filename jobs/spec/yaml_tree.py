@@ -23,7 +23,7 @@ class Entry:
 
     value: Any
     """A scalar, a list of entries, or a mapping of text to entries."""
-    place: str
+    location: str
     """Where it is set, such as `configs/cifar10.yaml:12`."""
 
 
@@ -60,42 +60,42 @@ _PARSER_WORDS = (
 )
 
 
-def _compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
-    """The node tree of one YAML document; `place` gives the place of a line number. Raises UserError."""
+def _compose(text: str, location: Callable[[int], str]) -> yaml.Node | None:
+    """The node tree of one YAML document; `location` gives the place of a line number. Raises UserError."""
     try:
         return yaml.compose(text, _Loader)
     except yaml.reader.ReaderError as error:
-        where = place(text.count("\n", 0, error.position) + 1)
+        where = location(text.count("\n", 0, error.position) + 1)
         raise UserError(f"{where}: not valid YAML: the character {chr(error.character)!r} is not allowed") from error
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "cannot be read"
         for theirs, ours, at_start in _PARSER_WORDS:
             if theirs in problem:
                 mark = at_start and error.context_mark or error.problem_mark
-                raise UserError(f"{place(mark.line + 1)}: not valid YAML: {ours}") from error
-        raise UserError(f"{place(error.problem_mark.line + 1)}: not valid YAML: {problem}") from error
+                raise UserError(f"{location(mark.line + 1)}: not valid YAML: {ours}") from error
+        raise UserError(f"{location(error.problem_mark.line + 1)}: not valid YAML: {problem}") from error
 
 
 class _Builder:
     """Turns YAML nodes into entries; collects what is wrong on the way in `complaints`."""
 
-    def __init__(self, place: Callable[[int], str]):
-        self.place = place
+    def __init__(self, location: Callable[[int], str]):
+        self.location = location
         self.complaints: list[str] = []
         self.open: list[yaml.Node] = []
 
-    def entry(self, node: yaml.Node, place: str | None = None) -> Entry:
-        place = place or self._place(node)
+    def entry(self, node: yaml.Node, location: str | None = None) -> Entry:
+        location = location or self._location(node)
         if node in self.open:
-            self.complaints.append(f"{self._place(node)}: an alias (*) inside its own anchor (&)")
-            return Entry(None, place)
+            self.complaints.append(f"{self._location(node)}: an alias (*) inside its own anchor (&)")
+            return Entry(None, location)
         self.open.append(node)
         value = self._value(node)
         self.open.pop()
-        return Entry(value, place)
+        return Entry(value, location)
 
-    def _place(self, node: yaml.Node) -> str:
-        return self.place(node.start_mark.line + 1)
+    def _location(self, node: yaml.Node) -> str:
+        return self.location(node.start_mark.line + 1)
 
     def _value(self, node: yaml.Node) -> Any:
         tag = node.tag.removeprefix("tag:yaml.org,2002:")
@@ -110,9 +110,9 @@ class _Builder:
                 value = math.nan
             if not isinstance(value, float) or math.isfinite(value):
                 return value
-            self.complaints.append(f"{self._place(node)}: {node.value[:40]} cannot be used as {tag}")
+            self.complaints.append(f"{self._location(node)}: {node.value[:40]} cannot be used as {tag}")
         else:
-            self.complaints.append(f"{self._place(node)}: the tag {node.tag} is not allowed; write plain values")
+            self.complaints.append(f"{self._location(node)}: the tag {node.tag} is not allowed; write plain values")
         return None
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Entry]:
@@ -125,27 +125,27 @@ class _Builder:
                     if isinstance(source.value, dict):
                         merged = source.value | merged
                     else:
-                        self.complaints.append(f"{self._place(key_node)}: << must be followed by a mapping")
+                        self.complaints.append(f"{self._location(key_node)}: << must be followed by a mapping")
                 continue
-            place = self._place(key_node)
+            location = self._location(key_node)
             key = self.entry(key_node).value
             if not isinstance(key, str):
-                self.complaints.append(f"{place}: keys must be text; put this one in quotes")
+                self.complaints.append(f"{location}: keys must be text; put this one in quotes")
             elif key in own:
-                self.complaints.append(f"{place}: {key}: given twice; first at {own[key].place}")
+                self.complaints.append(f"{location}: {key}: given twice; first at {own[key].location}")
             else:
-                own[key] = self.entry(value_node, place)
+                own[key] = self.entry(value_node, location)
         return merged | own
 
 
-def _parse(text: str, place: Callable[[int], str]) -> Entry | None:
+def _parse(text: str, location: Callable[[int], str]) -> Entry | None:
     """The entries of one YAML document, None where it is empty. Raises UserError with all that is wrong."""
-    builder = _Builder(place)
+    builder = _Builder(location)
     try:
-        node = _compose(text, place)
+        node = _compose(text, location)
         entry = None if node is None else builder.entry(node)
     except RecursionError:
-        raise UserError(f"{place(1)}: nested too deeply") from None
+        raise UserError(f"{location(1)}: nested too deeply") from None
     if builder.complaints:
         raise UserError("\n".join(builder.complaints))
     return entry
@@ -153,60 +153,70 @@ def _parse(text: str, place: Callable[[int], str]) -> Entry | None:
 
 # Files that extend others, and settings from the command line
 
-def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
-    """The mapping in `path` on top of those of the files it extends; `chain` are the files that led here.
-
-    Raises UserError with file and line for what cannot be read, parsed or found.
-    """
+def read_text(path: Path) -> str:
+    """Return the UTF-8 text of a file. Raises UserError where that is not possible."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8 text") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    entry = _parse(text, lambda line: f"{path}:{line}")
+
+
+def read_tree(text: str, source: str) -> Entry:
+    """Return the mapping in the YAML `text` of the file `source`. Raises UserError with file and line."""
+    entry = _parse(text, lambda line: f"{source}:{line}")
     if entry is None or not isinstance(entry.value, dict):
-        raise UserError(f"{path}: must be a mapping, with sections such as data: and train:")
+        raise UserError(f"{source}: must be a mapping, with sections such as data: and train:")
+    return entry
+
+
+def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
+    """Return the mapping in `path` on top of those of the files it extends; `chain` are the files that led here.
+
+    Raises UserError with file and line where a file cannot be read, parsed or found.
+    """
+    entry = read_tree(read_text(path), str(path))
     entry = Entry(dict(entry.value), str(path))
     extends = entry.value.pop("extends", None)
     if extends is None:
         return entry
     if not isinstance(extends.value, str) or not extends.value:
-        raise UserError(f"{extends.place}: extends: must be the path of one YAML file")
+        raise UserError(f"{extends.location}: extends: must be the path of one YAML file")
     base = path.parent / extends.value
     if not base.is_file():
-        raise UserError(f"{extends.place}: extends: there is no file {base}")
+        raise UserError(f"{extends.location}: extends: there is no file {base}")
     chain += (path,)
     if base.resolve() in [file.resolve() for file in chain]:
-        raise UserError(f"{extends.place}: extends: goes in a circle: {' -> '.join(map(str, chain + (base,)))}")
-    return _merge(read_tree(base, chain), entry)
+        raise UserError(f"{extends.location}: extends: goes in a circle: {' -> '.join(map(str, chain + (base,)))}")
+    return _merge(read_file(base, chain), entry)
 
 
 def _merge(under: Entry, over: Entry) -> Entry:
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
     both = {key: _merge(entry, over.value[key]) if key in over.value else entry for key, entry in under.value.items()}
-    return Entry(both | {key: entry for key, entry in over.value.items() if key not in both}, over.place)
+    return Entry(both | {key: entry for key, entry in over.value.items() if key not in both}, over.location)
 
 
 def override(entry: Entry, overrides: Sequence[str]) -> Entry:
     """`entry` with each "dotted.key=value" of `overrides` in it. Raises UserError where one is not written so."""
     seen: set[str] = set()
     for setting in overrides:
-        place = COMMAND_LINE + setting
+        location = COMMAND_LINE + setting
         key, equals, text = setting.partition("=")
         path = [part.strip() for part in key.split(".")]
         if not equals or not all(path):
-            raise UserError(f"{place}: write key=value, such as train.lr=3e-4")
+            raise UserError(f"{location}: write key=value, such as train.lr=3e-4")
         if path[0] in ("extends", "sweep"):
-            raise UserError(f"{place}: {path[0]} can only be set in a file")
+            raise UserError(f"{location}: {path[0]} can only be set in a file")
         if key in seen:
-            raise UserError(f"{place}: {key} is set twice on the command line")
+            raise UserError(f"{location}: {key} is set twice on the command line")
         seen.add(key)
         # The shell takes the quotes off key="", so nothing means empty text; null is written out.
-        value = _parse(text, lambda line: place) if text.strip() else Entry("", place)
-        entry = _set(entry, path, value or Entry(None, place))
+        value = _parse(text, lambda line: location) if text.strip() else Entry("", location)
+        entry = _set(entry, path, value or Entry(None, location))
     return entry
 
 
@@ -214,8 +224,8 @@ def _set(entry: Entry, path: Sequence[str], value: Entry) -> Entry:
     if not path:
         return _merge(entry, value)
     inside = entry.value if isinstance(entry.value, dict) else {}
-    below = inside.get(path[0], Entry(None, value.place))
-    return Entry(inside | {path[0]: _set(below, path[1:], value)}, entry.place)
+    below = inside.get(path[0], Entry(None, value.location))
+    return Entry(inside | {path[0]: _set(below, path[1:], value)}, entry.location)
 
 
 def plain(entry: Entry) -> Any:
@@ -227,7 +237,7 @@ def plain(entry: Entry) -> Any:
     return entry.value
 
 
-def place_of(entry: Entry, path: KeyPath) -> str:
+def location_of(entry: Entry, path: KeyPath) -> str:
     """The place of `path`, or of the nearest thing around it where it is not written."""
     for key in path:
         if isinstance(entry.value, dict) and key in entry.value:
@@ -236,4 +246,4 @@ def place_of(entry: Entry, path: KeyPath) -> str:
             entry = entry.value[key]
         else:
             break
-    return entry.place
+    return entry.location

@@ -10,7 +10,8 @@ from rich.table import Table
 from jobs.cost.count import Cost, run_cost
 from jobs.quantities import amount, size
 from jobs.run.preflight import input_problems
-from jobs.spec.file import dump, load
+from jobs.spec.file import load
+from jobs.spec.frozen import dump
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec, StageResources
 

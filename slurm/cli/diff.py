@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.run.directory import RunDir
+from jobs.spec.keys import keys_of, value_at
 from jobs.spec.sections import STAGES
-from jobs.spec.sweep import KEYS, value_at
 from jobs.storage.files import read_json, sha256_of_json
 from slurm.launch.records import recorded
 
@@ -38,7 +38,7 @@ def print_diff(a: Path, b: Path) -> None:
 def differences(a: RunDir, b: RunDir) -> Iterator[Row]:
     """(what, in a, in b): spec by dotted key, code, packages, data. Raises UserError where one is no run's directory."""
     specs = a.spec, b.spec
-    for key in KEYS:
+    for key in dict.fromkeys([*keys_of(type(a.spec)), *keys_of(type(b.spec))]):
         ours, theirs = (value_at(spec, key) for spec in specs)
         if ours != theirs:
             yield key, ours, theirs

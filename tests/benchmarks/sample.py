@@ -29,12 +29,12 @@ from jobs.cost.bench.timing import Effort, rates_in_turns
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_uint8
 from jobs.evaluation.metrics.frechet import Moments, Normal, frechet_distance
-from jobs.kinds.diffusion import build_diffusion, build_network
+from jobs.kinds.diffusion.build import build_diffusion, build_network
+from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.parallel.compiling import compile_options
 from jobs.parallel.group import Group, process_group
 from jobs.randomness import generator_for
 from jobs.sampling.chain import reverse_chain
-from jobs.spec.sections import Spec, resolve
 from jobs.training.batches import Batches
 from jobs.training.loop import new_learner, train_step
 
@@ -108,7 +108,7 @@ def around() -> None:
 
 # Precision and compiling
 
-SPEC = resolve(Spec.model_validate({
+SPEC = resolve(DiffusionSpecAsWritten.model_validate({
     "name": "benchmark", "data": {"path": "digits", "image_size": 8, "channels": 1, "class_cond": True, "num_classes": 10},
     "model": {"num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2], "attention_resolutions": [4], "num_heads": 2},
     "train": {"iterations": 1200, "batch_size": 64, "lr": 1e-3, "warmup": 100, "grad_clip": 1.0, "ema_rate": [0.995]},

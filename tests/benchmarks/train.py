@@ -39,9 +39,9 @@ from diffusion.losses import training_losses
 from diffusion.networks.layers import Attention
 from jobs.cost.bench.timing import Effort, rates_in_turns
 from jobs.data.dataset import ImageData
+from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, resolve
 from jobs.parallel import group as distributed
 from jobs.parallel.group import Group, process_group
-from jobs.spec.sections import Spec, resolve
 from jobs.training.batches import Batch, Batches
 from jobs.training.loop import Learner, new_learner, train_step
 
@@ -54,9 +54,9 @@ CONFIGS = {
 }
 
 
-def spec_of(config: str, **train) -> Spec:
+def spec_of(config: str, **train) -> DiffusionSpec:
     data, model, batch_size = CONFIGS[config]
-    return resolve(Spec.model_validate({
+    return resolve(DiffusionSpecAsWritten.model_validate({
         "name": "benchmark", "data": {"path": "random", **data}, "model": model,
         "train": {"iterations": FOREVER, "batch_size": batch_size, **train}}))
 

@@ -25,11 +25,12 @@ from jobs.cost.bench.split import counted_flops, time_split
 from jobs.cost.bench.timing import FULL, QUICK, Effort, Work, rates_in_turns, synchronize
 from jobs.cost.bench.work import FOREVER, random_images, sampling_work, training_work, with_variant
 from jobs.cost.count import run_cost
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.seam import model_of
 from jobs.parallel.group import Group, process_group
 from jobs.quantities import size
+from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
-from jobs.training.loop import new_learner
+from jobs.training.state import new_state
 
 WARM_UP_STEPS = 2
 PROFILED_STEPS = 2
@@ -169,26 +170,26 @@ def measure_training(spec: Spec, group: Group, precisions: Sequence[str], effort
         variants = [variant for variant in variants
                     if variant.batch_size == own.batch_size or variant.model_copy(update={"batch_size": own.batch_size}) == own]
     data = random_images(spec, max(IMAGES, 2 * own.batch_size))
-    learner = new_learner(spec, group)
+    state = new_state(spec, group)
 
     def recover() -> None:  # DDP does not go on after half a backward pass
-        vars(learner).update(vars(new_learner(spec, group)))
+        vars(state).update(vars(new_state(spec, group)))
 
     def candidates() -> Iterator[Candidate]:
         for variant in variants:
-            yield Candidate(variant, training_work(learner, variant, data),
+            yield Candidate(variant, training_work(state, variant, data),
                             run_cost(with_variant(spec, variant)).training_memory.total, recover)
         if compiled:
-            other = new_learner(spec, group)
+            other = new_state(spec, group)
             variant = own.model_copy(update={"compiled": True})
-            yield Candidate(variant, after_compiling(other.network, training_work(other, variant, data)))
+            yield Candidate(variant, after_compiling(other.parts[MODEL].network, training_work(other, variant, data)))
 
     rates = measure(candidates(), effort, group.device)
     single = Variant(work="train", precision="fp32", batch_size=1)
-    flops = counted_flops(training_work(learner, single, data))
+    flops = counted_flops(training_work(state, single, data))
     fits = any(not rate.problem for rate in rates[:len(variants)] if rate.batch_size == own.batch_size
                and (rate.precision, rate.gradient_checkpointing) == (own.precision, own.gradient_checkpointing))
-    split = time_split(training_work(learner, own, data), PROFILED_STEPS, group.device) if fits else {}
+    split = time_split(training_work(state, own, data), PROFILED_STEPS, group.device) if fits else {}
     return rates, split, flops
 
 
@@ -198,7 +199,7 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[str]
                      compiled: bool) -> tuple[list[Rate], int]:
     """Rates; operations of one image's forward pass."""
     gc.collect()  # what trained lies in memory until then
-    network = build_network(spec).to(device).eval()
+    network = model_of(spec).network(spec).to(device).eval()
     sizes = around(spec.sample.batch_size, (1, 0.5, 0.25) if quick else (1, 0.5, 0.25, 0.125, 2))
 
     def candidates() -> Iterator[Candidate]:
@@ -210,7 +211,7 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[str]
         for variant in recorded_variants(own, device):
             yield Candidate(variant, sampling_work(spec, network, variant, device))
         if compiled:
-            other, variant = build_network(spec).to(device).eval(), own.model_copy(update={"compiled": True})
+            other, variant = model_of(spec).network(spec).to(device).eval(), own.model_copy(update={"compiled": True})
             yield Candidate(variant, after_compiling(other, sampling_work(spec, other, variant, device)))
 
     rates = measure(candidates(), effort, device)

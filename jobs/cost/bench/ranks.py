@@ -92,7 +92,7 @@ def work(connection: Connection, spec: Spec, rank: int, ranks: int, threads: int
     from jobs.cost.bench.timing import seconds_of
     from jobs.cost.bench.work import random_images, training_work
     from jobs.parallel.group import process_group
-    from jobs.training.loop import new_learner
+    from jobs.training.state import new_state
 
     for name in ("RANK", "SUBMITIT_EXECUTOR"):  # another launcher's
         os.environ.pop(name, None)
@@ -102,10 +102,10 @@ def work(connection: Connection, spec: Spec, rank: int, ranks: int, threads: int
         with process_group(Path(folder) / "meeting", threads) as group:
             everyone = spec.train.model_copy(update={"batch_size": spec.train.batch_size * ranks})
             spec = spec.model_copy(update={"train": everyone})
-            learner = new_learner(spec, group)
+            state = new_state(spec, group)
             variant = Variant(work="train", precision=spec.train.precision, batch_size=spec.train.batch_size,
                               gradient_checkpointing=spec.train.gradient_checkpointing)
-            step = training_work(learner, variant, random_images(spec, spec.train.batch_size))
+            step = training_work(state, variant, random_images(spec, spec.train.batch_size))
             while True:
                 connection.send(seconds_of(step, connection.recv(), group.device))
     except EOFError:  # nobody asks any more

@@ -5,32 +5,33 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
-from diffusion.networks.unet import UNet
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.timing import Work
 from jobs.data.dataset import ImageData
-from jobs.kinds.diffusion import build_diffusion
 from jobs.randomness import generator_for
-from jobs.sampling.chain import reverse_chain
+from jobs.sampling.loop import steps_of_chunk
+from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
 from jobs.training.batches import Batches
-from jobs.training.loop import Learner, train_step
+from jobs.training.step import TrainingState, train_step
 
 FOREVER = 10 ** 9  # steps
 
 
-def training_work(learner: Learner, variant: Variant, data: ImageData) -> Work:
-    """`train_step` as `variant` has it, with batches as training gets them. All variants of a learner share its weights."""
-    spec = with_variant(learner.spec, variant)
-    batches = Batches(spec, data, learner.sampler, learner.group)(0, FOREVER)
-    scaler = torch.amp.GradScaler(learner.group.device.type, enabled=variant.precision == "fp16")
+def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Work:
+    """`train_step` as `variant` has it, with batches as training gets them. All variants of a state share its weights."""
+    spec = with_variant(state.spec, variant)
+    batches = Batches(spec, data, state.group)(0, FOREVER)
+    scaler = torch.amp.GradScaler(state.group.device.type, enabled=variant.precision == "fp16")
     steps = itertools.count()
 
     def work() -> None:
-        learner.spec, learner.scaler = spec, scaler
-        learner.network.checkpoint_gradients(variant.gradient_checkpointing)
-        train_step(learner, next(batches), next(steps))
+        part = state.parts[MODEL]
+        state.spec, part.scaler = spec, scaler
+        part.network.checkpoint_gradients(variant.gradient_checkpointing)
+        train_step(state, next(batches), next(steps))
     return work
 
 
@@ -46,17 +47,16 @@ def random_images(spec: Spec, count: int) -> ImageData:
     return ImageData(images, random.integers(0, data.num_classes, count) if data.class_cond else None, [], "random")
 
 
-def sampling_work(spec: Spec, network: UNet, variant: Variant, device: torch.device) -> Work:
+def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:
     """The next step of a reverse chain that begins anew at its end."""
     settings = {"batch_size": variant.batch_size, "precision": variant.precision, "cuda_graph": variant.cuda_graph}
     spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
-    diffusion = build_diffusion(spec, device, spec.sample.timestep_respacing)
     labels = np.arange(variant.batch_size) % spec.data.num_classes if spec.data.class_cond else None
 
     def steps() -> Iterator[object]:
         generator = generator_for(device, "bench")
         while True:
-            yield from reverse_chain(spec, network, diffusion, generator, labels, variant.batch_size, None)
+            yield from steps_of_chunk(spec, network, generator, labels, variant.batch_size)
     chain = steps()
 
     return lambda: next(chain)

@@ -13,8 +13,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.networks.unet import UNet
-from jobs.cost.count import run_cost, unet_layers
-from jobs.spec.sections import Data, Diffusion, Evaluate, Model, Resources, Sample, Spec, StageResources, Train, resolve
+from jobs.cost.count import run_cost
+from jobs.kinds.diffusion.layers import unet_layers
+from jobs.kinds.diffusion.sections import (
+    DiffusionSpec,
+    Diffusion,
+    DiffusionEvaluateAsWritten,
+    DiffusionSample,
+    DiffusionSpecAsWritten,
+    DiffusionTrain,
+    Model,
+    resolve,
+)
+from jobs.spec.sections import Data, Resources, StageResources
 
 PUBLISHED = json.loads((GOLDEN / "published_configs.json").read_text())
 GFLOP = {"cifar10_uncond_50M_500K": 16.77, "imagenet64_uncond_100M_1500K": 79.5, "imagenet64_cond_270M_250K": 178}
@@ -28,50 +39,50 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def published_spec(config: dict) -> Spec:
+def published_spec(config: dict) -> DiffusionSpec:
     """A spec for one of the reference's configurations."""
     fields = ("num_channels", "num_res_blocks", "num_heads", "dropout", "learn_sigma", "use_scale_shift_norm")
     attention = [int(resolution) for resolution in config["attention_resolutions"].split(",")]
-    return resolve(Spec(
+    return resolve(DiffusionSpecAsWritten(
         name="published",
         data=Data(path="x.h5", image_size=config["image_size"], class_cond=config["class_cond"],
                   num_classes=1000 if config["class_cond"] else None),
         model=Model(attention_resolutions=attention, **{field: config[field] for field in fields}),
-        train=Train(iterations=500_000),
+        train=DiffusionTrain(iterations=500_000),
     ))
 
 
 def small_spec(num_classes: int | None = None, batch_size: int = 4, precision: str = "fp32",
-               checkpointing: bool | list[int] = False, **model) -> Spec:
+               checkpointing: bool | list[int] = False, **model) -> DiffusionSpec:
     shape = {"num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2], "attention_resolutions": [8],
              "num_heads": 2}
-    return resolve(Spec(
+    return resolve(DiffusionSpecAsWritten(
         name="small",
         data=Data(path="x.h5", image_size=16, class_cond=num_classes is not None, num_classes=num_classes),
         model=Model(**{**shape, **model}),
-        train=Train(iterations=10, batch_size=batch_size, precision=precision, gradient_checkpointing=checkpointing),
+        train=DiffusionTrain(iterations=10, batch_size=batch_size, precision=precision, gradient_checkpointing=checkpointing),
     ))
 
 
-def build(spec: Spec) -> UNet:
+def build(spec: DiffusionSpecAsWritten) -> UNet:
     model = spec.model.model_dump(exclude={"learn_sigma"})
     return UNet(image_size=spec.data.image_size, in_channels=spec.data.channels,
                 out_channels=spec.data.channels * (2 if spec.model.learn_sigma else 1),
                 num_classes=spec.data.num_classes, gradient_checkpointing=spec.train.gradient_checkpointing, **model)
 
 
-def inputs(spec: Spec, count: int) -> list[torch.Tensor]:
+def inputs(spec: DiffusionSpecAsWritten, count: int) -> list[torch.Tensor]:
     """x, t and, where there are classes, y; on the default device."""
     x = torch.zeros(count, spec.data.channels, spec.data.image_size, spec.data.image_size)
     y = [torch.zeros(count, dtype=torch.int64)] if spec.data.class_cond else []
     return [x, torch.zeros(count), *y]
 
 
-def counted_sizes(spec: Spec) -> dict[str, tuple[int, int]]:
+def counted_sizes(spec: DiffusionSpecAsWritten) -> dict[str, tuple[int, int]]:
     return {layer.name: (layer.parameters, layer.tensors) for layer in unet_layers(spec)}
 
 
-def sizes_by_layer(spec: Spec, shapes: dict[str, list[int]]) -> dict[str, tuple[int, int]]:
+def sizes_by_layer(spec: DiffusionSpecAsWritten, shapes: dict[str, list[int]]) -> dict[str, tuple[int, int]]:
     """Parameters and keys under each layer's name; every key belongs to exactly one layer."""
     found = {layer.name: (0, 0) for layer in unet_layers(spec)}
     for key, shape in shapes.items():
@@ -100,7 +111,7 @@ def test_published_networks_take_the_known_operations(name):
     assert run_cost(published_spec(PUBLISHED[name])).forward_flops / 1e9 == pytest.approx(GFLOP[name], rel=2e-3)
 
 
-def measured_flops(spec: Spec, count: int) -> int:
+def measured_flops(spec: DiffusionSpecAsWritten, count: int) -> int:
     # The fused CPU attention is unknown to torch's counter; the plain one is two batched products.
     with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         build(spec)(*inputs(spec, count))
@@ -141,7 +152,7 @@ def test_a_training_step_takes_what_is_said(checkpointing, num_classes):
     assert (cost.recomputed_flops == 0) == (checkpointing is False)
 
 
-def saved_bytes(spec: Spec) -> int:
+def saved_bytes(spec: DiffusionSpecAsWritten) -> int:
     """Of the storages that autograd keeps after a forward pass, the network's own parameters left out."""
     network, arguments = build(spec), inputs(spec, spec.train.batch_size)
     storages = {}
@@ -205,9 +216,9 @@ def test_a_whole_run_adds_up():
 def test_the_spec_sets_the_amounts():
     spec = small_spec(num_classes=10).model_copy(update={
         "diffusion": Diffusion(diffusion_steps=1000),
-        "sample": Sample(num_samples=1001, batch_size=500, timestep_respacing="10,15"),
-        "evaluate": Evaluate(nll_examples=7),
-        "train": Train(iterations=3, batch_size=64, microbatch=None, ema_rate=[0.99, 0.999]),
+        "sample": DiffusionSample(num_samples=1001, batch_size=500, timestep_respacing="10,15"),
+        "evaluate": DiffusionEvaluateAsWritten(nll_examples=7),
+        "train": DiffusionTrain(iterations=3, batch_size=64, microbatch=None, ema_rate=[0.99, 0.999]),
         "resources": Resources(train=StageResources(nodes=2, gpus_per_node=4)),
     })
     cost = run_cost(spec)
@@ -226,11 +237,11 @@ def test_the_spec_sets_the_amounts():
 
 def test_every_point_is_sampled():
     spec = small_spec().model_copy(update={
-        "diffusion": Diffusion(diffusion_steps=40), "train": Train(iterations=12),
-        "sample": Sample(num_samples=10, timestep_respacing="20", at=[4, "last"]), "evaluate": Evaluate(respacings=["5"])})
+        "diffusion": Diffusion(diffusion_steps=40), "train": DiffusionTrain(iterations=12),
+        "sample": DiffusionSample(num_samples=10, timestep_respacing="20", at=[4, "last"]), "evaluate": DiffusionEvaluateAsWritten(respacings=["5"])})
     cost = run_cost(spec)
     assert (cost.sampling_steps, cost.sampling_flops) == (20, 10 * (20 + 20 + 5 + 5) * cost.forward_flops)
-    plain = run_cost(spec.model_copy(update={"sample": Sample(num_samples=10, timestep_respacing="20"), "evaluate": Evaluate()}))
+    plain = run_cost(spec.model_copy(update={"sample": DiffusionSample(num_samples=10, timestep_respacing="20"), "evaluate": DiffusionEvaluateAsWritten()}))
     assert (cost.chunks, cost.samples_bytes) == (plain.chunks, plain.samples_bytes)
 
 

@@ -16,9 +16,11 @@ from jobs.cost.count import run_cost, stored_bytes
 from jobs.cost.plan import Band, longest_queue, plan_run, planned_seconds
 from jobs.cost.study_plan import plan_ahead, plan_study, span
 from jobs.errors import UserError
+from jobs.kinds.diffusion.kind import chain_length
+from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, resolve
 from jobs.spec.file import load
-from jobs.spec.samplings import chain_length, likelihoods
-from jobs.spec.sections import STAGES, Spec, resolve
+from jobs.spec.samplings import likelihoods
+from jobs.spec.sections import STAGES
 from jobs.storage.files import read_json, write_json
 from slurm.cli.plan import print_plan
 
@@ -33,8 +35,8 @@ SPEC = {
     "resources": {stage: {"tasks_per_node": 2, "cpus_per_task": 1, "time": "1:00:00"} for stage in STAGES}}
 
 
-def spec_with(**sections) -> Spec:
-    return resolve(Spec.model_validate(SPEC | {name: SPEC[name] | changes for name, changes in sections.items()}))
+def spec_with(**sections) -> DiffusionSpec:
+    return resolve(DiffusionSpecAsWritten.model_validate(SPEC | {name: SPEC[name] | changes for name, changes in sections.items()}))
 
 
 def stage_resources(**changes) -> dict:
@@ -46,7 +48,7 @@ def rate(work, batch_size, median, spread=0.0, **more) -> Rate:
     return Rate(**({"work": work, "precision": "fp32", "batch_size": batch_size, "threads": 1, "per_second": quartiles} | more))
 
 
-def bench_of(spec: Spec, *rates: Rate, **more) -> Bench:
+def bench_of(spec: DiffusionSpecAsWritten, *rates: Rate, **more) -> Bench:
     flops = run_cost(spec).forward_flops
     network = Network(fingerprint=fingerprint(spec), parameters=1, forward_flops=flops, training_flops=3 * flops,
                       forward_flops_by_torch=flops, training_flops_by_torch=3 * flops)

@@ -20,7 +20,7 @@ from jobs.data.pictures import to_x
 from jobs.errors import UserError
 from jobs.evaluation.likelihood import negative_log_likelihood
 from jobs.evaluation.metrics.registry import measure
-from jobs.kinds.diffusion import build_diffusion, build_network
+from jobs.kinds.diffusion.build import build_diffusion, build_network
 from jobs.randomness import generator_for, randn_from
 from jobs.run.checkpoints import save_checkpoint
 from jobs.run.preflight import input_problems

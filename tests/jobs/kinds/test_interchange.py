@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
+from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.kinds.interchange import read_weights, take_in, write_weights
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
-from jobs.spec.file import load_frozen
-from jobs.spec.sections import Spec, resolve
+from jobs.spec.frozen import load_frozen
 
 # The spec of the network of tests/golden/unet_uncond32, with a chain of two steps.
 GOLDEN = ("data.image_size=32", "data.channels=3", "data.class_cond=false", "data.num_classes=null",
@@ -182,7 +182,7 @@ def test_damaged_files_are_refused_or_read_but_nothing_else(tmp_path_factory, da
 
 
 def _tiny_spec():
-    return resolve(Spec.model_validate({
+    return resolve(DiffusionSpecAsWritten.model_validate({
         "name": "tiny", "data": {"path": "digits", "image_size": 2, "channels": 1}, "train": {"iterations": 1},
         "model": {"num_channels": 1, "num_res_blocks": 1, "channel_mult": [1], "attention_resolutions": [],
                   "num_heads": 1}}))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from diffusion.networks.unet import UNet
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import process_group
 from jobs.run.checkpoints import save_checkpoint

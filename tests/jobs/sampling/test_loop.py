@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
 from jobs.run.checkpoints import save_checkpoint
 from jobs.sampling.chunks import chunk_file
 from jobs.sampling.gather import check_samples

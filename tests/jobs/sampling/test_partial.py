@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jobs.sampling.loop
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
 from jobs.run.checkpoints import save_checkpoint
 from jobs.sampling.chunks import chunk_file, chunk_indices, sampling_settings
 from jobs.sampling.gather import recorded_settings

@@ -1,5 +1,7 @@
 """Spec files: what their YAML means, and what is said about mistakes."""
 
+
+
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 from paths import ROOT
 
 from jobs.errors import UserError
-from jobs.spec.file import MAX_COMPLAINTS, load
-from jobs.spec.sections import Spec
-from jobs.spec.sweep import KEYS
+from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.spec.file import load
+from jobs.spec.keys import keys_of
+from jobs.spec.location import MAX_COMPLAINTS
+
+KEYS = keys_of(DiffusionSpec)
 
 SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
 
@@ -24,7 +29,7 @@ def said(path, overrides=()):
     return str(caught.value).split("\n")
 
 
-def one(path, overrides=()) -> Spec:
+def one(path, overrides=()) -> DiffusionSpec:
     (run,) = load(path, overrides).runs
     return run.spec
 
@@ -149,7 +154,7 @@ def test_several_mistakes_in_the_yaml_come_at_once(write):
 # What does not fit the schema
 
 TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
-              "schedule_sampler, precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed")
+              "precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed, schedule_sampler")
 
 
 @pytest.mark.parametrize("line, expected", [
@@ -159,10 +164,10 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
     ("sweeps: {}", "sweeps: unknown key; did you mean `sweep`?"),
     ("extend: y.yaml", "extend: unknown key; did you mean `extends`?"),
     ("train.lr: 1", "train.lr: unknown key; write lr inside the section train"),
-    ("zzz: 1", "zzz: unknown key; allowed: name, data, model, diffusion, train, sample, evaluate, resources, extends, "
+    ("zzz: 1", "zzz: unknown key; allowed: name, kind, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
-    ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, sampler, ddim_eta, "
-                         "timestep_respacing, clip_denoised, precision, compile, cuda_graph, ema_rate, seed, at"),
+    ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, precision, compile, ema_rate, "
+                         "seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, cuda_graph"),
     ("sample: {compile: true}", "sample.compile: must be false, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),
@@ -187,8 +192,8 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
     ("resources: {train: {time: 24h}}", 'resources.train.time: write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS" '
                                         '(got "24h")'),
     ("resources: {train: {mem_gb: 0}}", "resources.train.mem_gb: must be greater than 0 (got 0)"),
-    ("evaluate:", "evaluate: must be a mapping with keys among reference, features, metrics, nll_data, nll_examples, "
-                  "respacings, batch_size, seed (got null)"),
+    ("evaluate:", "evaluate: must be a mapping with keys among reference, features, metrics, batch_size, seed, "
+                  "nll_data, nll_examples, respacings (got null)"),
     ("resources: {train: 3}", "resources.train: must be a mapping with keys among nodes, gpus_per_node, "
                               "tasks_per_node, cpus_per_task, mem_gb, time (got 3)"),
     ("evaluate: {features: [" + "abcdefg, " * 20 + "]}",

@@ -9,13 +9,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobs.errors import UserError
-from jobs.spec.file import difference, dump, load, load_frozen
-from jobs.spec.sections import Spec
+from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.spec.fields import OneOf
+from jobs.spec.file import load
+from jobs.spec.frozen import difference, dump, load_frozen
 
 SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
 
 
-def one(path, overrides=()) -> Spec:
+def one(path, overrides=()) -> DiffusionSpec:
     (run,) = load(path, overrides).runs
     return run.spec
 
@@ -32,6 +34,8 @@ def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:
         return st.fixed_dictionaries({
             name: SPECIAL[name] if name in SPECIAL else strategy(field.annotation, tuple(field.metadata))
             for name, field in annotation.model_fields.items()})
+    if names := [limit.names for limit in limits if isinstance(limit, OneOf)]:
+        return st.sampled_from(list(names[0]))
     if annotation is bool:
         return st.booleans()
     if annotation is int:
@@ -50,20 +54,20 @@ def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:
 
 WORDS = ["null", "Yes", "1e5", "12", "24:00:00", "a: b", "- x", "#", "...", "---", "'", '"\\', " a ", "<<", "~", "\x85"]
 TEXT = st.one_of(st.sampled_from(WORDS), st.text("aé0 .:-_#'\"\\{[&*!|>%@`,\x85\u2028\ufeff\U0001F600", min_size=1))
-SPECIAL = {"name": st.just("a.b-c"), "time": st.sampled_from(["24:00:00", "1-00:00", "30:00"]),
+SPECIAL = {"name": st.just("a.b-c"), "kind": st.just("diffusion"), "time": st.sampled_from(["24:00:00", "1-00:00", "30:00"]),
            "at": st.lists(st.one_of(st.just("last"), st.integers(1, 10**9)), max_size=3)}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(values=strategy(Spec))
+@given(values=strategy(DiffusionSpec))
 def test_a_dumped_spec_comes_back_equal(write, values):
-    spec = Spec.model_validate(values)
+    spec = DiffusionSpec.model_validate(values)
     assert load_frozen(write(dump(spec), "spec.yaml")) == spec
 
 
 def test_the_dump_is_readable(write):
     lines = dump(one(write(SMALLEST), ["train.lr=1e-5"])).split("\n")
-    assert lines[:4] == ["name: x", "data:", "  path: digits", "  image_size: 32"]
+    assert lines[:4] == ["name: x", "kind: diffusion", "data:", "  path: digits"]
     for line in ("  channel_mult: [1, 2, 2, 2]", "  lr: 1.0e-05", '  timestep_respacing: ""', "  metrics: [fid]",
                  '    time: "24:00:00"', "  microbatch: null", "  learn_sigma: true"):
         assert line in lines

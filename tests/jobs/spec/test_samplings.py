@@ -10,15 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
+from jobs.kinds.diffusion.sections import (
+    Diffusion,
+    DiffusionEvaluateAsWritten,
+    DiffusionSample,
+    DiffusionSpecAsWritten,
+    DiffusionTrain,
+    diffusion_contradictions,
+    resolve,
+)
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
 from jobs.run.directory import RunDir, freeze
-from jobs.sampling.chunks import sampling_settings
 from jobs.sampling.gather import check_samples, gather, gather_run, recorded_settings
-from jobs.sampling.loop import load_sampler
+from jobs.sampling.weights import load_sampler
 from jobs.spec.file import load
-from jobs.spec.samplings import Sampling, samplings, with_sampling
-from jobs.spec.sections import Data, Diffusion, Evaluate, Sample, Spec, Train, contradictions, resolve
+from jobs.spec.kinds import MODEL
+from jobs.spec.samplings import sampling_facts, samplings, with_sampling
+from jobs.spec.sections import Data
 from jobs.storage.files import read_json
 
 SHORT = ("diffusion.diffusion_steps=20", "sample.num_samples=6")
@@ -31,7 +40,8 @@ def trained(run, steps=(4, 12)):
         network = build_network(run.spec)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-        save_checkpoint(run, step, network.state_dict(), {0.9: network.state_dict()}, None)
+        weights = network.state_dict()
+        save_checkpoint(run, step, {MODEL: {None: weights, "0.9": weights}}, None)
     return run
 
 
@@ -47,22 +57,30 @@ def written(folder):
 
 # Which there are -----------------------------------------------------------------------------------------------------
 
-def _spec(sample=Sample(), evaluate=Evaluate()):
-    return resolve(Spec(name="a", data=Data(path="digits", image_size=32), diffusion=Diffusion(diffusion_steps=100),
-                        train=Train(iterations=500), sample=sample, evaluate=evaluate))
+def _spec(sample=DiffusionSample(), evaluate=DiffusionEvaluateAsWritten()):
+    return resolve(DiffusionSpecAsWritten(
+        name="a", data=Data(path="digits", image_size=32), diffusion=Diffusion(diffusion_steps=100),
+        train=DiffusionTrain(iterations=500), sample=sample, evaluate=evaluate))
+
+
+def named(spec):
+    """Step, sampler and chain of each sampling."""
+    return [(facts["step"], facts["sampler"], facts["timestep_respacing"])
+            for facts in (sampling_facts(spec, sampling) for sampling in samplings(spec))]
 
 
 def test_without_a_word_there_is_the_main_one():
-    assert samplings(_spec()) == [Sampling(500, "ancestral", "")]
-    assert samplings(_spec(Sample(sampler="ddim", timestep_respacing="ddim50"))) == [Sampling(500, "ddim", "ddim50")]
-    assert samplings(_spec(Sample(at=[]))) == samplings(_spec(Sample(at=["last", 500]))) == samplings(_spec())
+    assert named(_spec()) == [(500, "ancestral", "")]
+    assert named(_spec(DiffusionSample(sampler="ddim", timestep_respacing="ddim50"))) == [(500, "ddim", "ddim50")]
+    assert samplings(_spec(DiffusionSample(at=[]))) == samplings(_spec(DiffusionSample(at=["last", 500]))) == samplings(_spec())
 
 
 def test_the_main_one_then_steps_then_chains_each_once():
-    spec = _spec(Sample(at=[100, "last", 7, 100], sampler="ddim", timestep_respacing="25"), Evaluate(respacings=["25", 50, ""]))
-    assert samplings(spec) == [
-        Sampling(500, "ddim", "25"), Sampling(100, "ddim", "25"), Sampling(7, "ddim", "25"), Sampling(500, "ancestral", "25"),
-        Sampling(500, "ancestral", "50"), Sampling(500, "ddim", "50"), Sampling(500, "ancestral", ""), Sampling(500, "ddim", "")]
+    spec = _spec(DiffusionSample(at=[100, "last", 7, 100], sampler="ddim", timestep_respacing="25"),
+                 DiffusionEvaluateAsWritten(respacings=["25", 50, ""]))
+    assert named(spec) == [
+        (500, "ddim", "25"), (100, "ddim", "25"), (7, "ddim", "25"), (500, "ancestral", "25"),
+        (500, "ancestral", "50"), (500, "ddim", "50"), (500, "ancestral", ""), (500, "ddim", "")]
 
 
 def test_folders_say_what_is_in_them(make_run):
@@ -75,9 +93,9 @@ def test_folders_say_what_is_in_them(make_run):
 @given(at=st.lists(st.integers(1, 500) | st.just("last"), max_size=5), sampler=st.sampled_from(["ancestral", "ddim"]),
        chains=st.lists(st.sampled_from(["", "1", "10", "ddim10", "5,5", "100"]), max_size=4))
 def test_no_two_points_share_a_folder(tmp_path_factory, at, sampler, chains):
-    run = RunDir(tmp_path_factory.getbasetemp())
-    run.__dict__["spec"] = spec = _spec(Sample(at=at, sampler=sampler, timestep_respacing="10"), Evaluate(respacings=chains))
-    assert contradictions(spec) == []
+    spec = _spec(DiffusionSample(at=at, sampler=sampler, timestep_respacing="10"), DiffusionEvaluateAsWritten(respacings=chains))
+    run = RunDir(tmp_path_factory.getbasetemp(), spec)
+    assert diffusion_contradictions(spec) == []
     folders = [run.samples_folder(sampling) for sampling in samplings(spec)]
     assert folders[0] == run.samples and len(set(folders)) == len(folders) == len(set(samplings(spec)))
     assert {sampling.step for sampling in samplings(spec)} == {500, *(step for step in at if step != "last")}
@@ -112,7 +130,7 @@ def test_training_saves_at_these_steps_and_keeps_them(make_run, alone):
         assert alone(either, "train") == "done"
     assert [folder.name[-2:] for folder in run.checkpoint_folders()] == ["03", "05", "08", "12"]
     assert [folder.name[-2:] for folder in plain.checkpoint_folders()] == ["08", "12"]
-    ours, theirs = (final_checkpoint(either).weights(0.9) for either in (run, plain))
+    ours, theirs = (final_checkpoint(either).weights("0.9") for either in (run, plain))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
@@ -127,8 +145,9 @@ def test_each_is_what_a_run_with_nothing_else_would_have_made(make_run, alone):
     progress = read_json(run.progress)
     assert (progress["done"], progress["total"]) == (108, 108) == (2 * (20 + 20 + 7 + 7),) * 2
     for number, sampling in enumerate(samplings(run.spec)):
-        other = trained(make_run(*SHORT, f"train.iterations={sampling.step}", f"sample.sampler={sampling.sampler}",
-                                 f'sample.timestep_respacing="{sampling.timestep_respacing}"', folder=str(number)), (sampling.step,))
+        sample = with_sampling(run.spec, sampling).sample
+        other = trained(make_run(*SHORT, f"train.iterations={sampling.step}", f"sample.sampler={sample.sampler}",
+                                 f'sample.timestep_respacing="{sample.timestep_respacing}"', folder=str(number)), (sampling.step,))
         assert alone(other, "sample") == "done"
         for name in ("chunk-00000.h5", "chunk-00001.h5"):
             assert (run.samples_folder(sampling) / name).read_bytes() == (other.samples / name).read_bytes()
@@ -229,10 +248,5 @@ def test_the_sampler_of_a_point_has_its_weights_and_settings(make_run, alone):
         network, settings = load_sampler(run, group, sampling)
         assert settings == recorded_settings(run, sampling)
         assert json.loads(json.dumps(settings)) == settings and not network.training
-        assert settings["sample"]["sampler"] == with_sampling(run.spec, sampling).sample.sampler == sampling.sampler
+        assert settings["sample"]["sampler"] == sampling_facts(run.spec, sampling)["sampler"]
     assert load_sampler(run, group)[1] == recorded_settings(run, samplings(run.spec)[0])
-
-
-def test_a_setting_that_came_later_leaves_earlier_samples_what_they_were(make_run):
-    assert not {"precision", "compile", "cuda_graph"} & sampling_settings(make_run().spec, "0")["sample"].keys()
-    assert sampling_settings(make_run("sample.precision=bf16", folder="b").spec, "0")["sample"]["precision"] == "bf16"

@@ -1,19 +1,26 @@
 """Which points a sweep has, and what its runs are called."""
 
+
+
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.spec.sweep import KEYS, MAX_NAME, MAX_RUNS, expand, run_names, suggestion
+from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.spec.keys import keys_of, suggestion
+from jobs.spec.run_names import MAX_NAME, run_names
+from jobs.spec.sweep import MAX_RUNS, expand
+
+KEYS = keys_of(DiffusionSpec)
 
 
 def points(sweep):
     """The plain points of a sweep that is in order."""
     found, complaints = expand(sweep, {})
     assert complaints == []
-    return [{key: choice.value for key, choice in point.items()} for point in found]
+    return [point.values() for point in found]
 
 
 def complaints(sweep, fixed={}):
@@ -49,7 +56,7 @@ def test_kinds_multiply_in_a_fixed_order():
 
 def test_choices_know_where_they_are_written():
     found, _ = expand({"grid": {"train.lr": [1, 2]}, "zip": {"train.seed": [5]}, "list": [{"model.dropout": 0}]}, {})
-    assert {key: choice.path for key, choice in found[1].items()} == {
+    assert {key: choice.path for key, choice in found[1].choices.items()} == {
         "train.lr": ("sweep", "grid", "train.lr", 1), "train.seed": ("sweep", "zip", "train.seed", 0),
         "model.dropout": ("sweep", "list", 0, "model.dropout")}
 
@@ -84,8 +91,7 @@ def test_choices_know_where_they_are_written():
      + ", ".join(key for key in KEYS if key.startswith("data."))),
     ({"grid": {"qqqqqqqqq": [0.1]}}, ("sweep", "grid", "qqqqqqqqq"),
      "unknown key; allowed: section.key, such as train.lr"),
-    ({"grid": {"data": [{}]}}, ("sweep", "grid", "data"), "is a section; sweep its keys: "
-     + ", ".join(key for key in KEYS if key.startswith("data."))),
+    ({"grid": {"data": [{}], "data.channels": [1]}}, ("sweep", "grid", "data.channels"), "overlaps with data, which is swept too"),
     ({"grid": {"train.lr": [1]}, "zip": {"train.lr": [2]}}, ("sweep", "zip", "train.lr"), "already swept under grid"),
     ({"zip": {"train.lr": [1]}, "list": [{"train.seed": 1}, {"train.lr": 2}]}, ("sweep", "list", 1, "train.lr"),
      "already swept under zip"),

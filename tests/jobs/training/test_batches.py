@@ -9,9 +9,10 @@ from diffusion.timestep_samplers import LossSecondMomentSampler, UniformSampler
 from jobs.data.dataset import ImageData, load_batch, open_data
 from jobs.data.order import batch_indices, flip_mask
 from jobs.data.pictures import to_x
-from jobs.kinds.diffusion import build_timestep_sampler
+from jobs.kinds.diffusion.build import build_timestep_sampler
+from jobs.kinds.diffusion.sections import Diffusion, DiffusionSpecAsWritten, DiffusionTrain, resolve
 from jobs.parallel.group import Group
-from jobs.spec.sections import Data, Diffusion, Spec, Train, resolve
+from jobs.spec.sections import Data
 from jobs.training.batches import Batches
 
 DIGITS = open_data("digits", 8, 1, 10)
@@ -22,10 +23,10 @@ CPU = torch.device("cpu")
 @given(world_size=st.sampled_from([1, 2, 3, 4]), step=st.integers(0, 400), seed=st.integers(0, 2 ** 31),
        class_cond=st.booleans(), random_flip=st.booleans(), warm=st.booleans())
 def test_the_ranks_shares_make_up_the_same_batch(world_size, step, seed, class_cond, random_flip, warm):
-    spec = resolve(Spec(
+    spec = resolve(DiffusionSpecAsWritten(
         name="x", data=Data(path="digits", image_size=8, channels=1, class_cond=class_cond, num_classes=10,
                             random_flip=random_flip),
-        diffusion=Diffusion(diffusion_steps=20), train=Train(iterations=1000, batch_size=12, seed=seed)))
+        diffusion=Diffusion(diffusion_steps=20), train=DiffusionTrain(iterations=1000, batch_size=12, seed=seed)))
     sampler = UniformSampler(20)
     if warm:
         sampler = LossSecondMomentSampler(20, 2)
@@ -62,8 +63,8 @@ def test_the_ranks_shares_make_up_the_same_batch(world_size, step, seed, class_c
 def test_colour_images_kept_on_the_device_come_as_those_that_are_sent():
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
     data = ImageData(images, None, [], "random")
-    spec = resolve(Spec(name="x", data=Data(path="random", image_size=8, random_flip=True),
-                        train=Train(iterations=9, batch_size=4)))
+    spec = resolve(DiffusionSpecAsWritten(name="x", data=Data(path="random", image_size=8, random_flip=True),
+                        train=DiffusionTrain(iterations=9, batch_size=4)))
     sent, kept = (list(Batches(spec, data, UniformSampler(20), Group(0, 1, CPU, None), on_device)(0, 4))
                   for on_device in (False, True))
     for ours, theirs in zip(kept, sent, strict=True):

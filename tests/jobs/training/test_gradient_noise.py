@@ -10,8 +10,9 @@ from jobs.data.dataset import open_data
 from jobs.parallel.group import Group, process_group
 from jobs.report.board import read_board
 from jobs.training.batches import Batches
-from jobs.training.gradient_noise import GradientNoise, part_size, part_square
+from jobs.training.gradient_noise import GradientNoise, part_size
 from jobs.training.loop import new_learner
+from jobs.training.step import part_square
 
 TAG = "gradient_noise_scale"
 

@@ -14,12 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jobs.data.dataset import open_data
 from jobs.errors import StageFailed, UserError
+from jobs.kinds.diffusion.sections import DiffusionTrain
 from jobs.parallel.group import Group, process_group
 from jobs.run.board import Tally
-from jobs.spec.sections import Train
 from jobs.storage.files import read_json
 from jobs.training.batches import Batches
-from jobs.training.loop import MAX_BAD_STEPS, Learner, apply_gradients, check_progress, lr_at, new_learner, train, train_step
+from jobs.training.loop import MAX_BAD_STEPS, Learner, check_progress, new_learner, train, train_step
+from jobs.training.step import apply_gradients, lr_at
 
 DIGITS = open_data("digits", 8, 1, 10)
 CPU = torch.device("cpu")
@@ -56,12 +57,12 @@ def scalars(run, tag: str) -> dict[int, float]:
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing():
     def rates(**kwargs):
-        return [lr_at(step, Train(iterations=8, lr=2.0, **kwargs)) for step in range(8)]
+        return [lr_at(step, DiffusionTrain(iterations=8, lr=2.0, **kwargs)) for step in range(8)]
     assert rates() == [2.0] * 8
     assert rates(warmup=4) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
     assert rates(lr_anneal=True) == [2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25]
     assert rates(warmup=4, lr_anneal=True) == [0.5, 0.875, 1.125, 1.25, 1.0, 0.75, 0.5, 0.25]
-    assert lr_at(8, Train(iterations=8, lr=2.0, lr_anneal=True)) == 0
+    assert lr_at(8, DiffusionTrain(iterations=8, lr=2.0, lr_anneal=True)) == 0
 
 
 def test_the_learning_rate_is_that_of_the_step(make_run, group):

@@ -18,7 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 import jobs.training.loop
 from jobs.data.importers.arrays import import_digits
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
 from jobs.run.checkpoints import final_checkpoint, newest_checkpoint, save_checkpoint
 from jobs.storage.files import read_json
 

@@ -19,7 +19,7 @@ from jobs.cost.bench.work import random_images, sampling_work, training_work
 from jobs.cost.count import run_cost
 from jobs.cost.plan import planned_seconds
 from jobs.errors import UserError
-from jobs.kinds.diffusion import build_network
+from jobs.kinds.diffusion.build import build_network
 from jobs.parallel.group import process_group
 from jobs.sampling.chain import reverse_chain
 from jobs.spec.file import load

@@ -9,39 +9,40 @@ from diffusion.networks.unet import UNet
 from diffusion.samplers.chain import ddim
 from jobs.data.dataset import ImageData
 from jobs.data.pictures import as_images, to_x
-from jobs.kinds.diffusion import build_diffusion
+from jobs.kinds.diffusion.build import build_diffusion, conditions
+from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.kinds.seam import Weights
 from jobs.randomness import generator_for, randn_from
-from jobs.spec.sections import Spec
 
 SAMPLES, STEPS, STRIP = 16, 50, 9
 
 
 def noising_preview(diffusion: GaussianDiffusion, data: ImageData, seed: int) -> np.ndarray:
-    """The first image of the data at STRIP evenly spaced steps of the forward process: uint8 [STRIP, H, W, C]."""
+    """Return the first image of the data at STRIP evenly spaced steps of the forward process: uint8 [STRIP, H, W, C]."""
     image = to_x(torch.from_numpy(np.array(data.images[:1]))).permute(0, 3, 1, 2).to(diffusion.device)
     t = torch.linspace(0, diffusion.num_timesteps - 1, STRIP, device=diffusion.device).long()
     noise = randn_from(generator_for(diffusion.device, seed, "noising preview"), STRIP)(image.expand(STRIP, -1, -1, -1))
     return as_images(diffusion.q_sample(image, t, noise))
 
 
-def denoising_preview(spec: Spec, network: UNet, weights: dict[str, Tensor],
+def denoising_preview(spec: DiffusionSpec, network: UNet, weights: Weights,
                       device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """SAMPLES quick samples (at most STEPS steps of DDIM) by `weights`, and the way of the first through STRIP stages.
+    """Return SAMPLES quick samples (at most STEPS steps of DDIM) by `weights`, and STRIP stages of the first one.
 
-    uint8 [SAMPLES, H, W, C] and [STRIP, H, W, C]. The same noise at every call, so that only the training shows.
+    uint8 [SAMPLES, H, W, C] and [STRIP, H, W, C]. The noise is equal at every call, so that only the training shows.
     """
     diffusion = build_diffusion(spec, device, str(min(STEPS, spec.diffusion.diffusion_steps)))
     generator = generator_for(device, spec.train.seed, "preview")
     x_T = torch.randn(SAMPLES, spec.data.channels, spec.data.image_size, spec.data.image_size, generator=generator, device=device)
-    labels = {"y": torch.arange(SAMPLES, device=device) % spec.data.num_classes} if spec.data.class_cond else {}
+    labels = torch.arange(SAMPLES) % spec.data.classes if spec.data.classes else None
 
     def averaged(x: Tensor, t: Tensor, **model_kwargs) -> Tensor:
-        return torch.func.functional_call(network, weights, (x, t), model_kwargs)
+        return torch.func.functional_call(network, dict(weights), (x, t), model_kwargs)
 
     training = network.training
     network.eval()
     try:
-        steps = list(ddim(diffusion, averaged, x_T, randn_from(generator, SAMPLES), model_kwargs=labels))
+        steps = list(ddim(diffusion, averaged, x_T, randn_from(generator, SAMPLES), model_kwargs=conditions(labels, device)))
     finally:
         network.train(training)
     stages = np.linspace(0, len(steps) - 1, STRIP).round().astype(int)

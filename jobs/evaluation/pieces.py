@@ -1,0 +1,74 @@
+"""How far an evaluation is: a progress that stops on all ranks, and the pieces that are finished."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
+from jobs.parallel.group import Group, on_main
+from jobs.parallel.interruption import Interruption, Stopped
+from jobs.run.directory import RunDir
+from jobs.run.progress import Progress
+from jobs.storage.files import read_json, write_json
+
+VERSION = 1  # raise to compute every piece again: of the code that pieces depend on besides what they name
+
+
+class EvaluationProgress:
+    """How far this rank is, in batches of images and evaluations of the network. Raises Stopped where all ranks are to stop."""
+
+    def __init__(self, run: RunDir, group: Group, interruption: Interruption, total: int):
+        self.group, self.interruption, self.done = group, interruption, 0
+        self.progress = Progress(run.progress, "evaluate", max(total, 1), "steps") if group.is_main else None
+
+    def __call__(self) -> None:
+        """Count one step."""
+        self.done += 1
+        if self.progress:
+            self.progress.update(self.done)
+        if self.interruption.requested or self.done % TELL_EVERY == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Show that the rank is alive, and look for a request to stop, without counting a step."""
+        if self.progress:
+            self.progress.update(self.done)
+        if asked_to_stop(self.group, self.interruption):
+            raise Stopped
+
+    def reach(self, done: int) -> None:
+        """Count work that was known already as done."""
+        self.done = max(self.done, done)
+
+    def close(self, state: str) -> None:
+        if self.progress:
+            self.progress.close(self.progress.total if state == "done" else min(self.done, self.progress.total), state)
+
+
+class Pieces:
+    """evaluated.json: results by name, each with the identity of what it was computed from. Equal on every rank."""
+
+    def __init__(self, file: Path, group: Group):
+        self.file, self.is_main = file, group.is_main
+        self.pieces = on_main(self._read)
+
+    def _read(self) -> dict:
+        try:
+            pieces = read_json(self.file)
+        except (OSError, UserError):  # the file only saves work
+            return {}
+        return pieces if isinstance(pieces, dict) else {}
+
+    def piece(self, name: str, identity: dict, compute: Callable[[], dict]) -> dict:
+        """Return the result known under `name` and `identity`, or else that of `compute`, which all ranks call."""
+        identity = identity | {"version": VERSION}
+        known = self.pieces.get(name)
+        if known is None or known["identity"] != identity:
+            self.pieces[name] = {"identity": identity, "result": compute()}
+            if self.is_main:
+                write_json(self.file, self.pieces)
+        return self.pieces[name]["result"]
+
+    def forget(self, name: str) -> None:
+        """Let the piece `name` be computed again."""
+        self.pieces.pop(name, None)

@@ -1,0 +1,42 @@
+"""From the spec of a diffusion model to the objects of `diffusion`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.gaussian import GaussianDiffusion, Variance
+from diffusion.networks.unet import UNet
+from diffusion.respacing import space_timesteps
+from diffusion.schedules import betas_of
+from diffusion.timestep_samplers import LossSecondMomentSampler, TimestepSampler, UniformSampler
+from jobs.kinds.diffusion.sections import DiffusionSpec
+
+
+def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] = False) -> UNet:
+    """Return the U-Net of a spec, initialised from torch's global random state."""
+    data, model = spec.data, spec.model
+    return UNet(
+        image_size=data.image_size, in_channels=data.channels, out_channels=data.channels * (1 + model.learn_sigma),
+        num_channels=model.num_channels, num_res_blocks=model.num_res_blocks, channel_mult=model.channel_mult,
+        attention_resolutions=model.attention_resolutions, num_heads=model.num_heads, dropout=model.dropout,
+        use_scale_shift_norm=model.use_scale_shift_norm, num_classes=data.classes, gradient_checkpointing=gradient_checkpointing)
+
+
+def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_respacing: str = "") -> GaussianDiffusion:
+    """Return the process of a spec, with the chain of `timestep_respacing`; "" is the full chain."""
+    diffusion = spec.diffusion
+    variance: Variance = "learned_range" if spec.model.learn_sigma else "fixed_small" if diffusion.sigma_small else "fixed_large"
+    timesteps = space_timesteps(diffusion.diffusion_steps, timestep_respacing) if timestep_respacing else None
+    return GaussianDiffusion(
+        betas_of(diffusion.noise_schedule, diffusion.diffusion_steps), predict=diffusion.predict, variance=variance,
+        timesteps=timesteps, rescale_timesteps=diffusion.rescale_timesteps, device=device)
+
+
+def build_timestep_sampler(spec: DiffusionSpec) -> TimestepSampler:
+    samplers = {"uniform": UniformSampler, "loss-second-moment": LossSecondMomentSampler}
+    return samplers[spec.train.schedule_sampler](spec.diffusion.diffusion_steps)
+
+
+def conditions(labels: Tensor | np.ndarray | None, device: torch.device | str) -> dict[str, Tensor]:
+    """Return what the network takes besides x and the time: the classes `y` int64 [n], where there are any."""
+    return {} if labels is None else {"y": torch.as_tensor(labels).to(device)}

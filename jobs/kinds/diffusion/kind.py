@@ -1,0 +1,73 @@
+"""The kind `diffusion`, as a login node knows it."""
+
+from diffusion.respacing import space_timesteps
+from jobs.kinds.diffusion.layers import unet_layers
+from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
+from jobs.spec.kinds import MODEL, Changes, Number
+from jobs.spec.layer_cost import LayerCost
+from jobs.spec.samplings import samplings, with_sampling
+from jobs.spec.sections import Contradiction
+
+BITS, BITS_KEY = "bits/dim", "bits_per_dim"
+
+
+class DiffusionKind:
+    model = "jobs.kinds.diffusion.model"
+    written = DiffusionSpecAsWritten
+    resolved = DiffusionSpec
+    number_keys = (BITS_KEY,)
+
+    def resolve(self, written: DiffusionSpecAsWritten) -> DiffusionSpec:
+        return resolve(written)
+
+    def contradictions(self, spec: DiffusionSpec) -> list[Contradiction]:
+        return diffusion_contradictions(spec)
+
+    def samplings(self, spec: DiffusionSpec) -> list[Changes]:
+        """Each chain of evaluate.respacings, with both samplers."""
+        return [(("sampler", sampler), ("timestep_respacing", chain))
+                for chain in spec.evaluate.respacings for sampler in ("ancestral", "ddim")]
+
+    def steps(self, spec: DiffusionSpec) -> int:
+        return chain_length(spec, spec.sample.timestep_respacing)
+
+    def evaluations(self, spec: DiffusionSpec) -> int:
+        return self.steps(spec)
+
+    def sampling_facts(self, spec: DiffusionSpec) -> dict[str, str | int]:
+        return {"sampler": spec.sample.sampler, "timestep_respacing": spec.sample.timestep_respacing,
+                "sampling_steps": self.steps(spec)}
+
+    def sampling_attributes(self, spec: DiffusionSpec) -> dict[str, str | int]:
+        return {"sampler": spec.sample.sampler, "timestep_respacing": spec.sample.timestep_respacing,
+                "diffusion_steps": spec.diffusion.diffusion_steps}
+
+    def identity(self, spec: DiffusionSpec) -> dict[str, dict]:
+        return {"model": spec.model.model_dump(exclude={"dropout"}), "diffusion": spec.diffusion.model_dump(exclude={"loss"})}
+
+    def layers(self, spec: DiffusionSpec) -> dict[str, list[LayerCost]]:
+        return {MODEL: unet_layers(spec)}
+
+    def numbers(self, spec: DiffusionSpec) -> list[Number]:
+        """Bits/dim over the full chain, then over that of each ancestral sampling: a sample of DDIM has no likelihood."""
+        if not spec.evaluate.nll_examples:
+            return []
+        each = [(sampling.step, with_sampling(spec, sampling).sample) for sampling in samplings(spec)]
+        chains = [(spec.train.iterations, ""),
+                  *((step, sample.timestep_respacing) for step, sample in each if sample.sampler == "ancestral")]
+        return [Number(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain)),
+                       spec.evaluate.nll_examples, spec.evaluate.batch_size, chain_length(spec, chain))
+                for step, chain in dict.fromkeys(chains)]
+
+    def headline_settings(self, spec: DiffusionSpec) -> dict[str, str | int | float]:
+        return {"noise_schedule": spec.diffusion.noise_schedule, "loss": spec.diffusion.loss,
+                "diffusion_steps": spec.diffusion.diffusion_steps, "num_channels": spec.model.num_channels,
+                "dropout": spec.model.dropout}
+
+
+def chain_length(spec: DiffusionSpec, timestep_respacing: str) -> int:
+    """Return the steps of the chain of that respacing."""
+    return len(space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing))
+
+
+KIND = DiffusionKind()

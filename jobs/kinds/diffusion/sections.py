@@ -1,0 +1,166 @@
+"""The spec of a diffusion model: its own sections, its own keys of shared sections, and what they rule out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffusion.respacing import space_timesteps
+from jobs.spec.fields import Count, CountOrZero, Fraction, Respacing, Text
+from jobs.spec.sections import (
+    Contradiction,
+    Evaluate,
+    EvaluateAsWritten,
+    Sample,
+    Section,
+    Spec,
+    SpecAsWritten,
+    Train,
+    contradictions,
+    not_a_resolution,
+)
+
+# Channel multipliers of the reference for the image sizes it knows (improved-diffusion README).
+CHANNEL_MULT = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}
+
+
+class ModelAsWritten(Section):
+    num_channels: Count = 128
+    num_res_blocks: Count = 3
+    channel_mult: Annotated[list[Count], Field(min_length=1)] | None = None
+    """Channels of each level as multiples of num_channels; null: the reference's for image sizes 32, 64 and 256."""
+    attention_resolutions: list[Count] = [16, 8]
+    num_heads: Count = 4
+    dropout: Fraction = 0.0
+    learn_sigma: bool | None = None
+    """null: learned for the losses that train it (hybrid, vlb), fixed for simple."""
+    use_scale_shift_norm: bool = True
+
+
+class Model(ModelAsWritten):
+    channel_mult: list[Count]
+    """Empty where there is no default, which is a contradiction."""
+    learn_sigma: bool
+
+
+class Diffusion(Section):
+    diffusion_steps: Annotated[Count, Field(ge=2, le=1_000_000)] = 4000
+    noise_schedule: Literal["linear", "cosine"] = "cosine"
+    loss: Literal["simple", "hybrid", "vlb", "hybrid_unscaled", "vlb_unscaled"] = "hybrid"
+    predict: Literal["epsilon", "x_start", "x_prev"] = "epsilon"
+    sigma_small: bool = False
+    """Fixed variance only: the posterior's (small) instead of beta (large)."""
+    rescale_timesteps: bool = True
+    """Give the network t * 1000 / diffusion_steps. No checkpoint records this setting; see the table in README."""
+
+
+class DiffusionTrain(Train):
+    schedule_sampler: Literal["uniform", "loss-second-moment"] = "uniform"
+
+
+class DiffusionSample(Sample):
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    timestep_respacing: Respacing = ""
+    clip_denoised: bool = True
+    cuda_graph: bool = False
+    """Record a whole reverse step for each chunk and replay it: for networks that a GPU finishes sooner than Python launches
+    them. Without a GPU this setting changes nothing."""
+
+
+class DiffusionEvaluateAsWritten(EvaluateAsWritten):
+    nll_data: Text | None = None
+    """Held-out data set for bits/dim."""
+    nll_examples: CountOrZero = 0
+    """How many of its examples, from the first on; 0: none."""
+    respacings: list[Respacing] = []
+    """Shorter chains to sample with besides the main one, each with both samplers, for a curve over their lengths."""
+
+
+class DiffusionEvaluate(DiffusionEvaluateAsWritten, Evaluate):
+    reference: Text
+
+
+class DiffusionSpecAsWritten(SpecAsWritten):
+    model: ModelAsWritten = ModelAsWritten()
+    diffusion: Diffusion = Diffusion()
+    train: DiffusionTrain
+    sample: DiffusionSample = DiffusionSample()
+    evaluate: DiffusionEvaluateAsWritten = DiffusionEvaluateAsWritten()
+
+
+class DiffusionSpec(DiffusionSpecAsWritten, Spec):
+    model: Model
+    train: DiffusionTrain
+    sample: DiffusionSample
+    evaluate: DiffusionEvaluate
+
+
+def resolve(written: DiffusionSpecAsWritten) -> DiffusionSpec:
+    """Fill in what depends on other fields: channel_mult, learn_sigma and the evaluation's reference."""
+    model, evaluate = dict(written.model), dict(written.evaluate)
+    model["channel_mult"] = written.model.channel_mult or list(CHANNEL_MULT.get(written.data.image_size, []))
+    if written.model.learn_sigma is None:
+        model["learn_sigma"] = written.diffusion.loss != "simple"
+    evaluate["reference"] = written.evaluate.reference or written.data.path
+    return DiffusionSpec(**dict(written) | {"model": Model(**model), "evaluate": DiffusionEvaluate(**evaluate)})
+
+
+def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
+    """Return what no single field of a diffusion spec shows. Empty where all is well."""
+    resolutions, found = _resolutions(spec)
+    found += contradictions(spec, resolutions)
+    return found + _variance(spec) + _chains(spec) + _likelihood(spec)
+
+
+def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
+    """Return the sizes in pixels at which the network works (none where they make no sense), and what is wrong with them."""
+    size, model = spec.data.image_size, spec.model
+    levels = len(model.channel_mult)
+    if not levels:
+        sizes = ", ".join(map(str, CHANNEL_MULT))
+        return [], [("model.channel_mult", f"there is a default only for image_size {sizes}; give one multiplier per level")]
+    resolutions = [size >> level for level in range(levels)]
+    if size % 2 ** (levels - 1):
+        return [], [("data.image_size", f"{size} cannot be halved {levels - 1} times (channel_mult has {levels} levels); "
+                     f"use a multiple of {2 ** (levels - 1)}")]
+    found = [("model.attention_resolutions", not_a_resolution(named, resolutions))
+             for named in model.attention_resolutions if named not in resolutions]
+    attended = [mult for mult, at in zip(model.channel_mult, resolutions) if at in model.attention_resolutions]
+    for mult in {*attended, model.channel_mult[-1]}:  # the middle block always attends, at the deepest level
+        if (channels := mult * model.num_channels) % model.num_heads:
+            found.append(("model.num_heads",
+                          f"{model.num_heads} heads do not divide the {channels} channels of an attention layer"))
+    return resolutions, found
+
+
+def _variance(spec: DiffusionSpec) -> list[Contradiction]:
+    loss, learn_sigma, found = spec.diffusion.loss, spec.model.learn_sigma, []
+    if loss == "simple" and learn_sigma:
+        found.append(("model.learn_sigma",
+                      "loss: simple does not train a variance; leave learn_sigma out, or use loss: hybrid"))
+    if loss.startswith("hybrid") and not learn_sigma:
+        found.append(("model.learn_sigma", f"loss: {loss} trains the variance; leave learn_sigma out, or use loss: simple"))
+    if learn_sigma and spec.diffusion.sigma_small:
+        found.append(("diffusion.sigma_small", "chooses a fixed variance, but learn_sigma is on"))
+    return found
+
+
+def _chains(spec: DiffusionSpec) -> list[Contradiction]:
+    steps, found = spec.diffusion.diffusion_steps, []
+    if spec.diffusion.noise_schedule == "linear" and steps <= 20:
+        found.append(("diffusion.diffusion_steps", f"{steps} is too few for noise_schedule: linear, which is scaled to reach the "
+                      "same noise; it needs at least 21"))
+    chains = [("sample.timestep_respacing", spec.sample.timestep_respacing),
+              *(("evaluate.respacings", chain) for chain in spec.evaluate.respacings)]
+    for key, chain in chains:
+        try:
+            space_timesteps(steps, chain)
+        except ValueError as error:
+            found.append((key, str(error)))
+    return found
+
+
+def _likelihood(spec: DiffusionSpec) -> list[Contradiction]:
+    if spec.evaluate.nll_examples and spec.evaluate.nll_data is None:
+        return [("evaluate.nll_data", "nll_examples needs a held-out data set")]
+    return []

@@ -1,0 +1,74 @@
+"""A diffusion model in training: what its losses depend on, the losses, previews."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.gaussian import Network
+from diffusion.losses import training_losses
+from jobs.data.dataset import ImageData
+from jobs.kinds.diffusion.build import build_diffusion, build_network, build_timestep_sampler, conditions
+from jobs.kinds.diffusion.previews import STRIP, denoising_preview, noising_preview
+from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.kinds.seam import Draw, Examples, Preview, Weights
+from jobs.parallel.group import gather_rows
+from jobs.spec.kinds import MODEL
+
+LOSS_TERMS = {"simple": ["loss", "mse"], "vlb": ["loss"], "vlb_unscaled": ["loss"],
+              "hybrid": ["loss", "mse", "vb"], "hybrid_unscaled": ["loss", "mse", "vb"]}
+"""What `training_losses` returns for each objective."""
+
+
+@dataclass(frozen=True)
+class DiffusionInputs:
+    """n examples: x_start and noise [n, C, H, W], t int64 [n], weights [n], quarter int64 [n], labels int64 [n] or None."""
+
+    x_start: Tensor
+    noise: Tensor
+    t: Tensor
+    weights: Tensor
+    quarter: Tensor
+    labels: Tensor | None
+
+
+class DiffusionTrainable:
+    """The U-Net and the process that it learns to reverse; see jobs.kinds.seam.Trainable."""
+
+    def __init__(self, spec: DiffusionSpec, device: torch.device):
+        self.spec, self.device = spec, device
+        self.diffusion = build_diffusion(spec, device)
+        self.timestep_sampler = build_timestep_sampler(spec)
+        self.network = build_network(spec, spec.train.gradient_checkpointing).to(device)
+        self.networks = {MODEL: self.network}
+        self.averaged = self.updates = (MODEL,)
+        self.terms = {MODEL: LOSS_TERMS[spec.diffusion.loss]}
+
+    def inputs(self, examples: Examples, draw: Draw) -> DiffusionInputs:
+        t, weights = self.timestep_sampler.sample(draw.batch_size, draw.generator("timesteps", "cpu"))
+        noise = draw.normal("noise", examples.images.shape[1:])
+        t, weights = draw.own(t), draw.own(weights)
+        return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps, examples.labels)
+
+    def losses(self, update: str, networks: Mapping[str, Network], inputs: DiffusionInputs) -> dict[str, Tensor]:
+        return training_losses(self.diffusion, networks[update], inputs.x_start, inputs.t, inputs.noise, self.spec.diffusion.loss,
+                               conditions(inputs.labels, self.device))
+
+    def learn(self, inputs: DiffusionInputs, losses: Mapping[str, Tensor]) -> None:
+        """Show the losses of all ranks to the timestep sampler. Waits for the device, where the sampler learns at all."""
+        if self.timestep_sampler.learns:
+            self.timestep_sampler.update(gather_rows(inputs.t).cpu(), gather_rows(losses["loss"]).cpu())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.timestep_sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.timestep_sampler.load_state_dict(state)
+
+    def first_previews(self, data: ImageData) -> dict[str, Preview]:
+        return {"noising": Preview(noising_preview(self.diffusion, data, self.spec.train.seed), columns=STRIP)}
+
+    def previews(self, averages: Mapping[str, Weights]) -> dict[str, Preview]:
+        samples, strip = denoising_preview(self.spec, self.network, averages[MODEL], self.device)
+        return {"samples": Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}

@@ -1,0 +1,173 @@
+"""The half of a kind of model that needs torch: what training, sampling and evaluation ask for.
+
+The module `Kind.model` of each kind has five functions:
+
+    trainable(spec, device) -> Trainable              networks, losses and previews of one training run
+    network(spec) -> nn.Module                        the network that samples, freshly initialised
+    generate(spec, network, device, randn, labels, rows, begun) -> Iterator[Generated]      one chunk of samples
+    basis(spec, number) -> dict                       what a `Number` of the evaluation depends on besides the network
+    measure(spec, network, number, group, on_pass) -> (summary, arrays)      that number
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jobs.data.dataset import ImageData
+from jobs.parallel.group import Group
+from jobs.randomness import generator_for
+from jobs.spec.kinds import Number, kind_of
+from jobs.spec.sections import Spec
+
+Network = Callable[..., Tensor]
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """This rank's share of a global batch: images [n, C, H, W] in [-1, 1], labels int64 [n] or None."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+class Inputs(Protocol):
+    """What the losses of one step depend on: a dataclass of tensors whose first dimension counts the n examples."""
+
+    @property
+    def weights(self) -> Tensor:
+        """[n]: importance of each example's loss."""
+
+    @property
+    def quarter(self) -> Tensor | None:
+        """int64 [n] in 0 .. 3: the quarter of the noise levels that an example is from. None where losses have no such split."""
+
+
+AnyInputs = TypeVar("AnyInputs")
+
+
+def microbatches(inputs: AnyInputs, size: int) -> list[AnyInputs]:
+    """Split a dataclass of tensors [n, ...] into parts of `size` examples."""
+    columns = {field.name: getattr(inputs, field.name) for field in fields(inputs)}  # type: ignore[arg-type]  # any dataclass
+    count = next(len(column) for column in columns.values() if column is not None)
+    parts = [slice(start, start + size) for start in range(0, count, size)]
+    return [type(inputs)(**{name: None if column is None else column[part] for name, column in columns.items()})
+            for part in parts]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The randomness of one training step: a function of seed, step and the example's place in the global batch.
+
+    Every rank draws for the whole global batch and keeps its share: any number of ranks sees the same numbers.
+    """
+
+    seed: int
+    step: int
+    batch_size: int
+    share: slice
+    """This rank's examples of the global batch."""
+    device: torch.device
+
+    def generator(self, stream: str, device: torch.device | str) -> torch.Generator:
+        return generator_for(device, self.seed, stream, self.step)
+
+    def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Return standard normal numbers [n, *shape] on the device."""
+        generator = self.generator(stream, self.device)
+        return torch.randn((self.batch_size, *shape), device=self.device, generator=generator)[self.share]
+
+    def own(self, values: Tensor) -> Tensor:
+        """Return this rank's share of `values` [batch_size, ...], drawn on the CPU, on the device."""
+        share = values[self.share]
+        if self.device.type == "cuda":
+            share = share.pin_memory()
+        return share.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Pictures for TensorBoard: uint8 [N, H, W, C], shown in so many columns."""
+
+    images: np.ndarray
+    columns: int
+
+
+class Trainable(Protocol):
+    """One training run of one kind. Networks are on the device and initialised from torch's global random state."""
+
+    networks: Mapping[str, nn.Module]
+    """By name; jobs.spec.kinds.MODEL is the one that samples."""
+    averaged: Collection[str]
+    """Names of the networks that have moving averages."""
+    updates: Sequence[str]
+    """Names of the networks that one step updates, in order."""
+    terms: Mapping[str, Sequence[str]]
+    """By updated network, the loss terms that `losses` returns; "loss" is among them."""
+
+    def inputs(self, examples: Examples, draw: Draw) -> Inputs:
+        """Return what the losses depend on: noise, timesteps, changed labels."""
+
+    def losses(self, update: str, networks: Mapping[str, Network], inputs: Any) -> dict[str, Tensor]:
+        """Return the loss terms of the network `update`, float32 [n] each. "loss" is minimised, times inputs.weights."""
+
+    def learn(self, inputs: Any, losses: Mapping[str, Tensor]) -> None:
+        """Learn from the losses of all updates, such as how often to draw each timestep."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `learn` learned, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+    def first_previews(self, data: ImageData) -> dict[str, Preview]:
+        """Return pictures of the data, shown once."""
+
+    def previews(self, averages: Mapping[str, Weights]) -> dict[str, Preview]:
+        """Return pictures by the averaged weights, by name of the network; shown at every save."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One step of generating a chunk of samples."""
+
+    left: int
+    """Steps that are left; 0: `x` is the result."""
+    x: Tensor
+    """float32 [n, C, H, W], in [-1, 1] at the end."""
+    state: Mapping[str, Tensor]
+    """All that is needed to go on after this step, besides the state of the random stream."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A chunk half-way: what `Generated` said after its last step."""
+
+    left: int
+    state: Mapping[str, Tensor]
+
+
+class ModelModule(Protocol):
+    """The five functions of a kind's module; see the top of this file."""
+
+    def trainable(self, spec: Any, device: torch.device) -> Trainable: ...
+
+    def network(self, spec: Any) -> nn.Module: ...
+
+    def generate(self, spec: Any, network: nn.Module, device: torch.device, randn: Callable[[Tensor], Tensor],
+                 labels: np.ndarray | None, rows: int, begun: Begun | None) -> Iterator[Generated]: ...
+
+    def basis(self, spec: Any, number: Number) -> dict[str, Any]: ...
+
+    def measure(self, spec: Any, network: nn.Module, number: Number, group: Group,
+                on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]: ...
+
+
+def model_of(spec: Spec) -> ModelModule:
+    """Return the torch half of the spec's kind."""
+    module: Any = import_module(kind_of(spec).model)
+    return module

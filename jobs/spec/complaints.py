@@ -1,0 +1,80 @@
+"""The schema's complaints about a spec, in plain words."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from jobs.spec.keys import in_order, sections_in, suggestion, types_at
+from jobs.spec.kinds import KINDS, kind_named
+from jobs.spec.sections import SpecAsWritten
+from jobs.spec.sweep import Complaint
+from jobs.spec.yaml_text import yaml_text
+
+MISSING = "required, but not given"
+_WORDS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list, such as [1, 2]",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "value_error": "{error}",
+}
+
+
+def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None, list[Complaint]]:
+    """Return the spec that plain `values` make, as written or (where frozen) resolved; or None, and what is wrong."""
+    name = values.get("kind", SpecAsWritten.model_fields["kind"].default)
+    if not isinstance(name, str) or name not in KINDS:
+        return None, [(("kind",), f"must be {' or '.join(map(repr, KINDS))} (got {yaml_text(name)})")]
+    kind = kind_named(name)
+    spec_type: type[SpecAsWritten] = kind.resolved if resolved else kind.written
+    try:
+        return spec_type.model_validate(values), []
+    except ValidationError as error:
+        order = in_order(spec_type)
+        found = sorted(error.errors(include_url=False), key=lambda item: _position(item["loc"], order))
+        return None, [(item["loc"], _explain(item, name, spec_type)) for item in found]
+
+
+def _position(path: tuple[str | int, ...], order: list[str]) -> int:
+    return order.index(str(path[0])) if path and path[0] in order else len(order)
+
+
+def _explain(error: Mapping[str, Any], kind: str, spec_type: type[BaseModel]) -> str:
+    problem, path = error["type"], error["loc"]
+    if problem == "extra_forbidden":
+        return _unknown(path, kind, spec_type)
+    if problem == "missing":
+        return MISSING
+    if problem == "model_type":
+        words = f"must be a mapping with keys among {', '.join(_fields(spec_type, path))}"
+    else:
+        words = _WORDS[problem].format(**error.get("ctx", {})) if problem in _WORDS else error["msg"]
+    optional = any(type(None) in get_args(each) for each in types_at(spec_type, path))
+    if problem.endswith("_type") and not isinstance(path[-1], int) and optional:
+        words += " or null"
+    got = yaml_text(error["input"])
+    return f"{words} (got {got if len(got) <= 60 else got[:57] + '...'})"
+
+
+def _unknown(path: tuple[str | int, ...], kind: str, spec_type: type[BaseModel]) -> str:
+    """Return the complaint about a key that this kind of model lacks; another kind may have the key."""
+    others = [name for name in KINDS if name != kind and types_at(kind_named(name).written, path)]
+    if others:
+        return f"belongs to kind: {' or '.join(others)}, but this spec is of kind: {kind}"
+    allowed = [*_fields(spec_type, path[:-1]), *(["extends", "sweep"] if len(path) == 1 else [])]
+    return f"unknown key; {suggestion(str(path[-1]), allowed)}"
+
+
+def _fields(spec_type: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    return list(dict.fromkeys(name for each in types_at(spec_type, path) for section in sections_in(each)
+                              for name in in_order(section)))

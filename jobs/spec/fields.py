@@ -1,0 +1,84 @@
+"""Types of a spec's fields: what a value may be, and the message where it is something else."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import CoreSchema, core_schema
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a text field that takes one of the `names` of a table: Annotated[str, OneOf(SAMPLERS)]."""
+
+    names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names))
+
+
+def _integral(value: Any) -> Any:
+    """Read 5e5, a float in YAML, as the count 500000."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _respacing_text(value: Any) -> Any:
+    """Read `timestep_respacing: 250` as "250"."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _plain_text(value: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError("control characters (newline, tab, ...) are not allowed")
+    return value
+
+
+def is_name(value: Any) -> bool:
+    """Return whether `value` may name a study or a run."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError("use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first")
+    return value
+
+
+def _training_step(value: Any) -> Any:
+    value = _integral(value)
+    if value == "last" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("must be a training step (1, 2, ...) or last")
+
+
+def _compile(value: Any) -> Any:
+    if value is False or value in ("default", "max-autotune"):
+        return value
+    raise ValueError("must be false, default or max-autotune")
+
+
+def _gradient_checkpointing(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, list) and value and all(type(entry) is int for entry in value)):
+        return value
+    raise ValueError("must be true, false or a list of resolutions, such as [32, 16]")
+
+
+def _wall_time(value: str) -> str:
+    if not re.fullmatch(r"(\d+-)?\d{1,3}:\d{2}(:\d{2})?", value):
+        raise ValueError('write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS"')
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
+CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, AfterValidator(_plain_text), Field(min_length=1)]
+Name = Annotated[str, AfterValidator(_name)]
+EmaRate = Annotated[float, Field(gt=0, lt=1)]
+TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
+Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
+GradientCheckpointing = Annotated[bool | list[int], BeforeValidator(_gradient_checkpointing)]
+Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text)]
+WallTime = Annotated[str, AfterValidator(_wall_time)]

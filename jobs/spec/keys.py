@@ -1,0 +1,85 @@
+"""The dotted keys of specs, such as train.lr, of every depth."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from jobs.spec.kinds import KINDS, kind_named
+from jobs.spec.sections import SpecAsWritten
+
+
+@cache
+def keys_of(spec_type: type[BaseModel]) -> tuple[str, ...]:
+    """Return every field of the sections of `spec_type`, dotted, in their order; sections themselves are left out."""
+    return tuple(_leaves(spec_type, ""))
+
+
+def in_order(section: type[BaseModel]) -> list[str]:
+    """Return the fields of `section` as people read them: in a spec, a kind's own sections stand behind `data`."""
+    fields = list(section.model_fields)
+    if not issubclass(section, SpecAsWritten):
+        return fields
+    own = [name for name in fields if name not in SpecAsWritten.model_fields]
+    place = fields.index("data") + 1
+    return [*fields[:place], *own, *(name for name in fields[place:] if name not in own)]
+
+
+def _leaves(section: type[BaseModel], prefix: str) -> Iterable[str]:
+    for name in in_order(section):
+        field = section.model_fields[name]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _leaves(field.annotation, f"{prefix}{name}.")
+        else:  # a section that may be null, or is one of several, counts as a whole
+            yield prefix + name
+
+
+def all_keys() -> list[str]:
+    """Return the keys of all kinds, each once."""
+    return list(dict.fromkeys(key for name in KINDS for key in keys_of(kind_named(name).written)))
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a field of this type may hold: none for a plain value, several for a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for inner in get_args(annotation) for section in sections_in(inner)]
+
+
+def types_at(spec_type: type[BaseModel], path: Iterable[str | int]) -> list[Any]:
+    """Return the types that the schema allows at `path`; none where the schema has no such key."""
+    found: list[Any] = [spec_type]
+    for key in path:
+        found = [section.model_fields[str(key)].annotation
+                 for each in found for section in sections_in(each) if key in section.model_fields]
+    return found
+
+
+def value_at(spec: SpecAsWritten, key: str) -> Any:
+    """Return the value of the dotted `key`: a plain value, or a dictionary for a section. None where the kind has no such key."""
+    found: Any = spec
+    for name in key.split("."):
+        found = getattr(found, name, None)
+    return found.model_dump() if isinstance(found, BaseModel) else found
+
+
+def suggestion(key: str, allowed: Iterable[str]) -> str:
+    """Return how the message about an unknown key goes on: the key that was probably meant, or all `allowed` ones."""
+    known, allowed = all_keys(), list(allowed)
+    if key in known:
+        section, _, field = key.rpartition(".")
+        return f"write {field} inside the section {section}"
+    same_word = [other for other in known if other.endswith("." + key.rpartition(".")[2])]
+    near = same_word or get_close_matches(key, allowed, n=1)
+    if near:
+        return f"did you mean {' or '.join(f'`{other}`' for other in near)}?"
+    return f"allowed: {', '.join(allowed)}"
+
+
+def merged(under: Any, over: Any) -> Any:
+    """Return plain values with `over` on top of `under`: mappings key by key, anything else replaced."""
+    if not isinstance(under, Mapping) or not isinstance(over, Mapping):
+        return over
+    return {**under, **{key: merged(under[key], value) if key in under else value for key, value in over.items()}}

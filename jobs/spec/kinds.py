@@ -1,0 +1,109 @@
+"""Kinds of model: the one table, and what a login node asks a kind. Nothing here imports torch.
+
+A kind is a folder jobs/kinds/KIND: `kind.py` is an object of the protocol `Kind`, `model.py` is its half that needs torch
+(jobs.kinds.seam says what is in it). Everything else asks the table; no code compares a spec's kind with a name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from math import ceil
+from typing import Any, Protocol
+
+from jobs.spec.layer_cost import LayerCost
+from jobs.spec.sections import Contradiction, Spec, SpecAsWritten
+
+KINDS: dict[str, str] = {
+    "diffusion": "jobs.kinds.diffusion.kind",
+}
+"""The module with the KIND of each name that `kind:` may have. Modules by name: a command loads only the kinds that it meets."""
+
+MODEL = "model"
+"""Name of the network that samples; a kind may train others beside this one."""
+
+Changes = tuple[tuple[str, Any], ...]
+"""Keys of a spec's `sample` section with values that replace its own."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a kind computes from its own network, beside the metrics of samples; such as bits/dim."""
+
+    name: str
+    """In tables: "bits/dim"."""
+    key: str
+    """In evaluation.json, and of the .npz file with the terms of each example: "bits_per_dim"."""
+    step: int
+    """Training step of the weights."""
+    changes: Changes
+    """Of the sampling that this number goes with."""
+    examples: int
+    batch_size: int
+    passes: int
+    """Evaluations of the network for one batch of examples."""
+
+    def batches(self, rank: int, world_size: int) -> range:
+        """Return the numbers of the batches of examples that this rank evaluates."""
+        return range(rank, ceil(self.examples / self.batch_size), world_size)
+
+
+class Kind(Protocol):
+    """What a login node asks a kind of model. `Any` stands for the kind's own spec."""
+
+    model: str
+    """Module with the half that needs torch; see jobs.kinds.seam."""
+    written: type[SpecAsWritten]
+    """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
+    resolved: type[Spec]
+
+    number_keys: Sequence[str]
+    """The keys that its numbers may have."""
+
+    def resolve(self, written: Any) -> Any:
+        """Return the `resolved` spec: `written` with every default filled in."""
+
+    def contradictions(self, spec: Any) -> list[Contradiction]:
+        """Return what no single field shows, as (dotted key, message)."""
+
+    def samplings(self, spec: Any) -> Sequence[Changes]:
+        """Return the samplings of the final weights that `evaluate` asks for besides the main one."""
+
+    def steps(self, spec: Any) -> int:
+        """Return the steps in which a sample is generated, as spec.sample has it: the unit of progress."""
+
+    def evaluations(self, spec: Any) -> int:
+        """Return how often the network is evaluated for one sample, as spec.sample has it."""
+
+    def sampling_facts(self, spec: Any) -> dict[str, Any]:
+        """Return what evaluation.json says of a sampling, as spec.sample has it; `sampling_steps` among them."""
+
+    def sampling_attributes(self, spec: Any) -> dict[str, Any]:
+        """Return the attributes of samples.h5 that say how spec.sample samples."""
+
+    def identity(self, spec: Any) -> dict[str, Any]:
+        """Return the kind's own sections as far as samples depend on them."""
+
+    def layers(self, spec: Any) -> Mapping[str, Sequence[LayerCost]]:
+        """Return the layers of each network by name, in the order of its state dict; MODEL is the network that samples."""
+
+    def numbers(self, spec: Any) -> Sequence[Number]:
+        """Return the numbers that the evaluation stage computes from the network itself, the main one first."""
+
+    def headline_settings(self, spec: Any) -> dict[str, Any]:
+        """Return the settings that TensorBoard's HPARAMS shows of every run of this kind."""
+
+
+@cache
+def _load(module: str) -> Kind:
+    return import_module(module).KIND
+
+
+def kind_named(name: str) -> Kind:
+    """Return the kind of this name. Raises KeyError where there is none."""
+    return _load(KINDS[name])
+
+
+def kind_of(spec: SpecAsWritten) -> Kind:
+    """Return the kind that `spec` names."""
+    return kind_named(spec.kind)

@@ -1,0 +1,104 @@
+"""The state of a training run: made anew, taken from a checkpoint, written to one."""
+
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from jobs.kinds.seam import Draw, Examples, model_of
+from jobs.parallel.compiling import check_compiler, compile_options
+from jobs.parallel.group import Group, on_main
+from jobs.randomness import derived_seed
+from jobs.run.checkpoints import Checkpoint, load_weights, newest_checkpoint, save_checkpoint, weights_name
+from jobs.run.directory import RunDir
+from jobs.run.progress import note
+from jobs.spec.sections import Spec
+from jobs.training.gradient_noise import GradientNoise
+from jobs.training.step import Part, TrainingState
+
+
+def new_state(spec: Spec, group: Group) -> TrainingState:
+    """Return networks as the seed initialises them, equal on every rank, with all that trains them."""
+    torch.manual_seed(derived_seed(spec.train.seed, "weights"))
+    kind = model_of(spec).trainable(spec, group.device)
+    parts = {name: _part(network, name in kind.averaged, spec, group) for name, network in kind.networks.items()}
+    return TrainingState(spec, group, kind, parts)
+
+
+def _part(network: nn.Module, averaged: bool, spec: Spec, group: Group) -> Part:
+    device_ids = [group.device.index] if group.device.type == "cuda" else None
+    # Without static_graph, which was no faster (tests/benchmarks/train.py ranks).
+    ddp = DistributedDataParallel(compiled(network, spec, group), device_ids=device_ids, gradient_as_bucket_view=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True)
+    scaler = torch.amp.GradScaler(group.device.type, enabled=spec.train.precision == "fp16")
+    averages = {str(rate): {key: value.detach().clone() for key, value in network.named_parameters()}
+                for rate in spec.train.ema_rate if averaged}
+    return Part(network, ddp, optimizer, scaler, averages, torch.zeros((), dtype=torch.int64, device=group.device))
+
+
+def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
+    """Return a module that shares the parameters of `network` and is trained in its place.
+
+    Previews and checkpoints use the network itself.
+    """
+    if not spec.train.compile:
+        return network
+    check_compiler("train.compile", group.device)
+    # Compiled as a whole: cut at DDP's buckets the network could not have gradient checkpointing.
+    torch._dynamo.config.optimize_ddp = False
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 convolutions; they are copied
+    return torch.compile(network, **compile_options(spec.train.compile))
+
+
+def resume(state: TrainingState, run: RunDir) -> int:
+    """Load the newest whole checkpoint on every rank. Return the number of updates behind it, 0 without a checkpoint."""
+    checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=note))
+    settle_buckets(state)
+    if checkpoint is None:
+        return 0
+    saved = checkpoint.training_state()
+    for name, part in state.parts.items():
+        load_weights(part.network, checkpoint.weights(None, name), checkpoint.path / weights_name(None, name))
+        for rate, average in part.averages.items():
+            for key, value in checkpoint.weights(rate, name).items():
+                average[key].copy_(value)
+        part.optimizer.load_state_dict(saved["optimizer"][name])
+        part.scaler.load_state_dict(saved["scaler"][name])
+        part.bad_steps.fill_(saved["bad_steps"][name])
+    state.kind.load_state_dict(saved["kind"])
+    state.noise = GradientNoise(**saved["gradient_noise"])
+    if state.group.is_main:
+        note(f"going on from {checkpoint.path}")
+    return checkpoint.step
+
+
+def settle_buckets(state: TrainingState) -> None:
+    """Do two backward passes for nothing: after the first, DDP lays out its buckets anew, which changes the order of sums.
+
+    Without them the first step after a resume would add up in another order than that step of an unbroken run. With
+    train.compile the network is compiled here, for batches of the size that it is going to see.
+    """
+    data, train, group = state.spec.data, state.spec.train, state.group
+    rows = (train.microbatch or train.batch_size // group.world_size) if train.compile else 1
+    images = torch.zeros(rows, data.channels, data.image_size, data.image_size, device=group.device)
+    labels = torch.zeros(rows, dtype=torch.int64, device=group.device) if data.class_cond else None
+    inputs = state.kind.inputs(Examples(images, labels), Draw(train.seed, 0, rows, slice(0, rows), group.device))
+    for name in state.kind.updates:
+        for _ in range(2):
+            state.kind.losses(name, state.callables(name), inputs)["loss"].sum().backward()
+    for part in state.parts.values():
+        part.optimizer.zero_grad()
+
+
+def save(state: TrainingState, run: RunDir, step: int) -> None:
+    """Write a checkpoint from the main rank; the state is equal on all ranks."""
+    if not state.group.is_main:
+        return
+    parts = state.parts
+    training = {"optimizer": {name: part.optimizer.state_dict() for name, part in parts.items()},
+                "scaler": {name: part.scaler.state_dict() for name, part in parts.items()},
+                "bad_steps": {name: int(part.bad_steps) for name, part in parts.items()},
+                "kind": state.kind.state_dict(), "gradient_noise": vars(state.noise)}
+    weights = {name: {None: part.network.state_dict(), **part.averages} for name, part in parts.items()}
+    save_checkpoint(run, step, weights, training)

@@ -1,0 +1,173 @@
+"""One update. `train_step` reads from top to bottom: inputs, losses, backward pass, optimiser, averages, for every network.
+
+The way of a batch: batches -> here -> the kind's `losses` (jobs/kinds/diffusion/trainable.py) -> diffusion/losses.py ->
+gaussian.py -> networks/unet.py -> networks/layers.py; back here for the update, and diffusion/ema.py.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffusion.ema import update_ema
+from jobs.kinds.seam import Draw, Examples, Inputs, Network, Trainable, microbatches
+from jobs.parallel.group import Group
+from jobs.parallel.precision import autocasting
+from jobs.randomness import derived_seed
+from jobs.spec.kinds import MODEL
+from jobs.spec.sections import Spec, Train
+from jobs.training.batches import share_of
+from jobs.training.gradient_noise import GradientNoise
+
+
+@dataclass
+class Part:
+    """One network with all that an update of it reads and changes."""
+
+    network: nn.Module
+    ddp: DistributedDataParallel
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    averages: dict[str, dict[str, Tensor]]
+    """Moving averages of the parameters, by rate as text, such as "0.9999"."""
+    bad_steps: Tensor
+    """int64 on the device: how many of the last updates in a row had a gradient that was not finite."""
+    parameters: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.network.parameters())
+
+
+@dataclass
+class TrainingState:
+    """Everything that a step reads and changes."""
+
+    spec: Spec
+    group: Group
+    kind: Trainable
+    parts: dict[str, Part]
+    """By the networks' names."""
+    noise: GradientNoise = field(default_factory=GradientNoise)
+
+    def draw(self, step: int) -> Draw:
+        """Return the randomness of training step `step`, counted from 0."""
+        train = self.spec.train
+        return Draw(train.seed, step, train.batch_size, share_of(self.group, train.batch_size), self.group.device)
+
+    def callables(self, update: str) -> dict[str, Network]:
+        """Return the networks as the losses of `update` call them: that one through DDP, all in the spec's precision."""
+        return {name: autocasting(part.ddp if name == update else part.network, self.spec.train.precision)
+                for name, part in self.parts.items()}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did on this rank."""
+
+    inputs: Inputs
+    losses: dict[str, Tensor]
+    """Loss terms [n]; those of other networks than MODEL as NETWORK/TERM."""
+    grad_norms: dict[str, Tensor]
+    """By network: norm of the global gradient, unscaled and unclipped."""
+
+
+def train_step(state: TrainingState, examples: Examples, step: int) -> StepResult:
+    """Do one update of every network from this rank's share of the global batch.
+
+    A gradient that is not finite leaves weights and optimiser unchanged. No line waits for the device, except that a kind may
+    wait in `learn`.
+    """
+    kind, train = state.kind, state.spec.train
+    torch.manual_seed(derived_seed(train.seed, "dropout", step, state.group.rank))
+    inputs = kind.inputs(examples, state.draw(step))
+    losses, grad_norms = {}, {}
+    for name in kind.updates:
+        part, networks = state.parts[name], state.callables(name)
+        set_lr(part.optimizer, lr_at(step, train))
+        part.optimizer.zero_grad()
+        terms = []
+        parts = microbatches(inputs, train.microbatch or len(examples.images))
+        with only_training(state.parts, name):
+            for micro in parts:
+                with contextlib.nullcontext() if micro is parts[-1] else part.ddp.no_sync():
+                    found = kind.losses(name, networks, micro)
+                    # The mean over the whole share, microbatch by microbatch; DDP then takes the mean over ranks.
+                    loss = (found["loss"] * micro.weights).sum() / len(examples.images)
+                    part.scaler.scale(loss).backward()
+                terms.append({key: value.detach() for key, value in found.items()})
+        losses |= {term_name(name, key): torch.cat([each[key] for each in terms]) for key in terms[0]}
+        grad_norms[name] = apply_gradients(part, train)
+        for rate, average in part.averages.items():
+            update_ema(list(average.values()), part.parameters, float(rate))
+    kind.learn(inputs, losses)
+    return StepResult(inputs, losses, grad_norms)
+
+
+def apply_gradients(part: Part, train: Train) -> Tensor:
+    """Clip, and let the optimiser step unless the gradient is not finite. Return its norm, unscaled and unclipped."""
+    optimizer, scaler = part.optimizer, part.scaler
+    scaler.unscale_(optimizer)
+    gradients = [parameter.grad for parameter in part.parameters if parameter.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm(gradients)
+    if train.grad_clip:
+        torch.nn.utils.clip_grads_with_norm_(part.parameters, train.grad_clip, grad_norm)
+    bad = ~torch.isfinite(grad_norm)
+    part.bad_steps = (part.bad_steps + 1) * bad
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        # The fused kernel's own way to skip an update without asking the device; GradScaler uses it too.
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by the kernel, declared nowhere
+        optimizer.step()
+    return grad_norm
+
+
+def lr_at(step: int, train: Train) -> float:
+    """Return the learning rate of the update that ends step `step` (from 0): linear warm-up, then constant or linear to 0."""
+    warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
+    return train.lr * warm * (1 - step / train.iterations if train.lr_anneal else 1.0)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def term_name(network: str, term: str) -> str:
+    """Return the name under which a loss term is logged."""
+    return term if network == MODEL else f"{network}/{term}"
+
+
+@contextlib.contextmanager
+def only_training(parts: Mapping[str, Part], name: str) -> Iterator[None]:
+    """Let the other networks pass gradients on, and gather none of their own, while the block lasts."""
+    others = [parameter for other, part in parts.items() if other != name for parameter in part.parameters]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def part_square(state: TrainingState, examples: Examples, size: int, step: int) -> float:
+    """Return the squared norm of the gradient of the first `size` examples of each rank's share, averaged over ranks.
+
+    For `gradient_noise`, before step `step`. Leaves parameters and their gradients unchanged. Waits for the device.
+    """
+    train, part = state.spec.train, state.parts[MODEL]
+    inputs = microbatches(state.kind.inputs(examples, state.draw(step)), size)[0]
+    torch.manual_seed(derived_seed(train.seed, "dropout", step, state.group.rank))
+    losses = state.kind.losses(MODEL, state.callables(""), inputs)
+    loss = part.scaler.scale((losses["loss"] * inputs.weights).mean())
+    gradients = torch.autograd.grad(loss, part.parameters)
+    norm = torch.nn.utils.get_total_norm(gradients) / (part.scaler.get_scale() if part.scaler.is_enabled() else 1.0)
+    square = norm.double() ** 2
+    if state.group.world_size > 1:
+        torch.distributed.all_reduce(square)
+    return square.item() / state.group.world_size
