@@ -15,6 +15,7 @@ from jobs.errors import Busy, UserError
 from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, forget_failure, write_failure
+from jobs.run.waiting import check_named_runs
 from jobs.spec.sections import STAGES
 from jobs.storage.files import read_json, remove_leftovers
 
@@ -72,6 +73,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
         on_main(lambda: forget_failure(run.path))
+        on_main(lambda: check_named_runs(run, stage))
         began, state = time.time(), "failed"
         try:
             state = work(run, group, interruption)

@@ -39,7 +39,7 @@ class Board:
         """A row of the HPARAMS tab: what this run is, and what came out."""
         if self.writer:
             for summary in hparams(settings, metrics):
-                self.writer.file_writer.add_summary(summary)
+                self.writer._get_file_writer().add_summary(summary)
             self.scalars(metrics, step)
 
     def flush(self) -> None:

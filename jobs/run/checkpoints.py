@@ -181,7 +181,7 @@ def sha256_of_weights(weights: Weights) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(weights.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

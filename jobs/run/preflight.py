@@ -6,6 +6,8 @@ from jobs.data.dataset import ImageData, fingerprint, open_data
 from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.waiting import missing_runs
+from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import read_json, write_json
 
@@ -13,20 +15,18 @@ from jobs.storage.files import read_json, write_json
 def input_problems(spec: Spec) -> list[str]:
     """One message for each input of the run that is missing or does not fit: data sets and the feature extractor."""
     data, evaluate = spec.data, spec.evaluate
-    classes = data.num_classes if data.class_cond else None
-    inputs = {(data.path, classes)}
-    if evaluate.nll_examples:
-        inputs.add((evaluate.nll_data, classes))
-    problems, names = {}, {}
-    for path, num_classes in sorted(inputs, key=str):
+    held_out = kind_of(spec).held_out(spec)
+    problems: dict[str, str] = {}
+    names: dict[str, list[str]] = {}
+    for path in sorted({data.path, *(other.path for other in held_out)}):
         try:
-            opened = open_data(path, data.image_size, data.channels, num_classes)
+            opened = open_data(path, data.image_size, data.channels, data.classes)
             names[path] = opened.class_names
-            if path == evaluate.nll_data and len(opened) < evaluate.nll_examples:
-                problems[path] = f"evaluate.nll_examples: {evaluate.nll_examples}, but {path} has {len(opened)} examples"
+            problems |= {path: f"{other.examples_key}: {other.examples}, but {path} has {len(opened)} examples"
+                         for other in held_out if other.path == path and len(opened) < other.examples}
         except UserError as error:
             problems[path] = str(error)
-    if classes is not None:
+    if data.classes is not None:
         problems |= _class_problems(spec, names)
     if evaluate.metrics and evaluate.reference not in problems:
         try:
@@ -42,12 +42,13 @@ def input_problems(spec: Spec) -> list[str]:
 
 def _class_problems(spec: Spec, names: dict[str, list[str]]) -> dict[str, str]:
     """Label numbers mean the same thing in both data sets only where their class names agree. Unnamed classes pass."""
-    trained, held_out = names.get(spec.data.path), names.get(spec.evaluate.nll_data or "")
+    trained = names.get(spec.data.path)
     if trained and len(trained) != spec.data.num_classes:
         return {"classes": f"data.num_classes: {spec.data.num_classes}, but {spec.data.path} has {len(trained)} classes"}
-    if trained and held_out and spec.evaluate.nll_examples and trained != held_out:
-        return {"classes": f"{spec.evaluate.nll_data}: its classes ({', '.join(held_out[:5])}, ...) are not those of "
-                           f"{spec.data.path} ({', '.join(trained[:5])}, ...), so its labels mean something else"}
+    for path, classes in names.items():
+        if trained and classes and classes != trained:
+            return {"classes": f"{path}: its classes ({', '.join(classes[:5])}, ...) are not those of "
+                               f"{spec.data.path} ({', '.join(trained[:5])}, ...), so its labels mean something else"}
     return {}
 
 
@@ -65,5 +66,6 @@ def check_inputs(specs: list[Spec]) -> None:
     """Raises UserError with the problems of all specs, each named once."""
     distinct = {str((spec.data, spec.evaluate)): spec for spec in specs}  # a sweep's runs mostly read the same
     problems = list(dict.fromkeys(problem for spec in distinct.values() for problem in input_problems(spec)))
+    problems += missing_runs(specs)
     if problems:
         raise UserError("\n".join(problems))

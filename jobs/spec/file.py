@@ -10,9 +10,10 @@ from jobs.spec.complaints import MISSING, validate
 from jobs.spec.keys import sections_in
 from jobs.spec.kinds import KINDS, kind_named, kind_of
 from jobs.spec.location import refuse, with_location
+from jobs.spec.references import reference_problems
 from jobs.spec.run_names import run_names
 from jobs.spec.sections import Spec, SpecAsWritten
-from jobs.spec.sweep import Complaint, Run, Study, SweepPoint, described, expand, repeated, with_point
+from jobs.spec.sweep import Run, Study, SweepPoint, described, expand, repeated, with_point
 from jobs.spec.yaml_tree import COMMAND_LINE, Entry, override, plain, read_file
 
 
@@ -37,6 +38,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     if wrong := repeated(points, differs, specs):
         refuse([with_location(tree, None, complaint) for complaint in wrong])
     names = run_names([point.values_in_name(values) for point, values in zip(points, differs)], [point.name for point in points])
+    problems = reference_problems(dict(zip(names, specs)))
+    if problems:
+        lines = [with_location(tree, point, (tuple(key.split(".")), f"{message}; in run {name}"))
+                 for name, point in zip(names, points) for key, message in problems.get(name, [])]
+        refuse(list(dict.fromkeys(lines)))
     return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs)])
 
 

@@ -48,6 +48,17 @@ class Number:
         return range(rank, ceil(self.examples / self.batch_size), world_size)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """A data set of the same shape and classes as data.path, of which the first `examples` images are used."""
+
+    key: str
+    """The spec's key that names it."""
+    path: str
+    examples_key: str
+    examples: int
+
+
 class Kind(Protocol):
     """What a login node asks a kind of model. `Any` stands for the kind's own spec."""
 
@@ -89,6 +100,9 @@ class Kind(Protocol):
 
     def numbers(self, spec: Any) -> Sequence[Number]:
         """Return the numbers that the evaluation stage computes from the network itself, the main one first."""
+
+    def held_out(self, spec: Any) -> Sequence[HeldOut]:
+        """Return the data sets that the run reads besides data.path and evaluate.reference."""
 
     def headline_settings(self, spec: Any) -> dict[str, Any]:
         """Return the settings that TensorBoard's HPARAMS shows of every run of this kind."""

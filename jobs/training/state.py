@@ -48,7 +48,7 @@ def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
     # Compiled as a whole: cut at DDP's buckets the network could not have gradient checkpointing.
     torch._dynamo.config.optimize_ddp = False
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 convolutions; they are copied
-    return torch.compile(network, **compile_options(spec.train.compile))
+    return torch.compile(network, **compile_options(spec.train.compile))  # type: ignore[return-value]  # a module, as it was
 
 
 def resume(state: TrainingState, run: RunDir) -> int:

@@ -83,7 +83,8 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
     kind, train = state.kind, state.spec.train
     torch.manual_seed(derived_seed(train.seed, "dropout", step, state.group.rank))
     inputs = kind.inputs(examples, state.draw(step))
-    losses, grad_norms = {}, {}
+    losses: dict[str, Tensor] = {}
+    grad_norms: dict[str, Tensor] = {}
     for name in kind.updates:
         part, networks = state.parts[name], state.callables(name)
         set_lr(part.optimizer, lr_at(step, train))

@@ -17,6 +17,7 @@ from jobs.errors import Busy, StageFailed, UserError
 from jobs.run.directory import RunDir, freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import duration
+from jobs.run.waiting import waits_for
 from jobs.spec.file import load
 from jobs.spec.sections import STAGES
 from jobs.storage.files import read_json
@@ -39,7 +40,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     for run in runs:
         try:
             for stage in STAGES if only is None else (only,):
-                _do(run, stage)
+                _do_with_named_runs(run, stage)
         except (UserError, StageFailed) as error:
             print(f"{run.path.name}: {error}", flush=True)
             states[run.path] = "busy" if isinstance(error, Busy) else "failed"
@@ -68,6 +69,15 @@ def run_one_stage(path: Path, stage: str) -> int:
         print(stopped, flush=True)
         return INTERRUPTED
     return 0
+
+
+def _do_with_named_runs(run: RunDir, stage: str) -> None:
+    """Do `stage` of `run`, and before it the stages of other runs of the study that it waits for."""
+    for reference, other in waits_for(run, stage):
+        if reference.in_study:
+            for earlier in STAGES[:STAGES.index(reference.needs) + 1]:
+                _do_with_named_runs(other, earlier)
+    _do(run, stage)
 
 
 def _do(run: RunDir, stage: str) -> None:

@@ -3,7 +3,7 @@
 from diffusion.respacing import space_timesteps
 from jobs.kinds.diffusion.layers import unet_layers
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
-from jobs.spec.kinds import MODEL, Changes, Number
+from jobs.spec.kinds import MODEL, Changes, HeldOut, Number
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.samplings import samplings, with_sampling
 from jobs.spec.sections import Contradiction
@@ -58,6 +58,12 @@ class DiffusionKind:
         return [Number(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain)),
                        spec.evaluate.nll_examples, spec.evaluate.batch_size, chain_length(spec, chain))
                 for step, chain in dict.fromkeys(chains)]
+
+    def held_out(self, spec: DiffusionSpec) -> list[HeldOut]:
+        settings = spec.evaluate
+        if not settings.nll_examples or settings.nll_data is None:
+            return []
+        return [HeldOut("evaluate.nll_data", settings.nll_data, "evaluate.nll_examples", settings.nll_examples)]
 
     def headline_settings(self, spec: DiffusionSpec) -> dict[str, str | int | float]:
         return {"noise_schedule": spec.diffusion.noise_schedule, "loss": spec.diffusion.loss,

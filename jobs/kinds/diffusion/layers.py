@@ -9,8 +9,8 @@ def unet_layers(spec: DiffusionSpec) -> list[LayerCost]:
     model, data = spec.model, spec.data
     resolution, channels = data.image_size, model.num_channels
     layers = [_time_embed(model)]
-    if data.class_cond:
-        layers.append(LayerCost("label_emb", "time", 1, 4 * channels, data.num_classes * 4 * channels, 1, 0, 0, 0))
+    if data.classes:
+        layers.append(LayerCost("label_emb", "time", 1, 4 * channels, data.classes * 4 * channels, 1, 0, 0, 0))
 
     layers.append(_conv("input_blocks.0.0", "conv", resolution, data.channels, channels))
     skips = [channels]  # channels of the outputs of the input blocks

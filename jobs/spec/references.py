@@ -1,0 +1,103 @@
+"""Runs that a spec names: `run: NAME` is a run of the same study, `run: runs/STUDY/NAME` one of another study.
+
+A kind gives such a key the type RunName in a section of its own. The stage of that section (`sample` or `evaluate`; `train` for
+a section of no stage) waits until the named run has done the stage that the type names.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel
+
+from jobs.spec.fields import Text, is_name
+from jobs.spec.sections import STAGES, Contradiction, Spec
+
+
+@dataclass(frozen=True)
+class NamesRun:
+    """Marks a key that names a run, and the stage that the run must have done."""
+
+    stage: str
+
+
+def _run_name(value: str) -> str:
+    if "/" in value:
+        if len(Path(value).parts) < 2 or ".." in Path(value).parts:
+            raise ValueError("write the folder of a run, such as runs/STUDY/NAME")
+    elif not is_run_name(value):
+        raise ValueError("write the name of a run of this study, or the folder of another one, such as runs/STUDY/NAME")
+    return value
+
+
+def is_run_name(value: str) -> bool:
+    """Return whether `value` may be the name of a run's folder, such as loss=hybrid,lr=0.0001."""
+    return all(is_name(part) for part in value.replace("=", "-").replace(",", "-").replace("+", "-").split("/"))
+
+
+TrainedRun = Annotated[Text, AfterValidator(_run_name), NamesRun("train")]
+"""A run whose trained network is used."""
+SampledRun = Annotated[Text, AfterValidator(_run_name), NamesRun("sample")]
+"""A run whose samples are used."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`stage` of a run waits until the run `run` has done the stage `needs`."""
+
+    key: str
+    run: str
+    stage: str
+    needs: str
+
+    @property
+    def in_study(self) -> bool:
+        """Whether the run is one of the same study."""
+        return "/" not in self.run
+
+
+def references(spec: Spec) -> list[Reference]:
+    """Return the runs that `spec` names."""
+    return [Reference(key, run, key.split(".")[0] if key.split(".")[0] in STAGES else "train", needs)
+            for key, run, needs in _named(spec, "")]
+
+
+def _named(section: BaseModel, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in type(section).model_fields.items():
+        value: Any = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _named(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield from ((prefix + name, value, mark.stage) for mark in field.metadata if isinstance(mark, NamesRun))
+
+
+def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradiction]]:
+    """Return, by run, what is wrong with the runs that the `specs` of a study (by run) name: unknown ones, and circles."""
+    found: dict[str, list[Contradiction]] = {}
+    named = {run: references(spec) for run, spec in specs.items()}
+    if not any(named.values()):
+        return found
+    for run, ours in named.items():
+        for reference in ours:
+            if reference.in_study and reference.run not in specs:
+                found.setdefault(run, []).append((reference.key, _unknown(reference.run, list(specs))))
+    waits = {(run, stage): [(run, before) for before in STAGES[:STAGES.index(stage)]]
+             + [(each.run, each.needs) for each in ours if each.stage == stage]
+             for run, ours in named.items() for stage in STAGES}
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        circle = [run for run, _ in error.args[1]]
+        run = next(run for run in circle if named.get(run))
+        words = " -> ".join(name for index, name in enumerate(circle) if index == 0 or name != circle[index - 1])
+        found.setdefault(run, []).append((named[run][0].key, f"runs wait for each other in a circle: {words}"))
+    return found
+
+
+def _unknown(name: str, runs: list[str]) -> str:
+    near = get_close_matches(name, runs, n=1)
+    there = f"did you mean {near[0]}?" if near else f"its runs are {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}"
+    return f"this study has no run {name}; {there}"
