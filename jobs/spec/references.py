@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel
 
@@ -71,7 +71,13 @@ def _named(section: BaseModel, prefix: str) -> Iterator[tuple[str, str, str]]:
         if isinstance(value, BaseModel):
             yield from _named(value, f"{prefix}{name}.")
         elif value is not None:
-            yield from ((prefix + name, value, mark.stage) for mark in field.metadata if isinstance(mark, NamesRun))
+            yield from ((prefix + name, value, stage) for stage in _stages(field.annotation, *field.metadata))
+
+
+def _stages(annotation: Any, *metadata: Any) -> list[str]:
+    """Return the stage that a field of this type waits for; a field may also allow null."""
+    return [mark.stage for mark in metadata if isinstance(mark, NamesRun)] + [
+        stage for inner in get_args(annotation) for stage in _stages(inner, inner)]
 
 
 def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradiction]]:

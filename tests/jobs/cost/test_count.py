@@ -16,10 +16,10 @@ from diffusion.networks.unet import UNet
 from jobs.cost.count import run_cost
 from jobs.kinds.diffusion.layers import unet_layers
 from jobs.kinds.diffusion.sections import (
-    DiffusionSpec,
     Diffusion,
     DiffusionEvaluateAsWritten,
     DiffusionSample,
+    DiffusionSpec,
     DiffusionSpecAsWritten,
     DiffusionTrain,
     Model,

@@ -1,0 +1,84 @@
+"""A second kind of model, which is no diffusion at all: a linear autoencoder, and a critic that learns where it errs.
+
+`ADD` is the one line that puts the kind into the table; `linear_model.py` is the half that needs torch.
+"""
+
+from jobs.spec.fields import Count
+from jobs.spec.kinds import KINDS, MODEL, Number
+from jobs.spec.layer_cost import LayerCost
+from jobs.spec.references import TrainedRun
+from jobs.spec.sections import Evaluate, Section, Spec, SpecAsWritten, contradictions
+
+ADD = ("linear", "linear_kind")
+STEPS = 20  # a sample is drawn, then encoded and decoded so often
+
+
+class Linear(Section):
+    latent: Count = 4
+    teacher: TrainedRun | None = None
+    """A run to wait for; for tests of the order in which runs are done."""
+
+
+class LinearSpecAsWritten(SpecAsWritten):
+    linear: Linear = Linear()
+
+
+class LinearSpec(LinearSpecAsWritten, Spec):
+    pass
+
+
+class LinearKind:
+    model, written, resolved, number_keys = "linear_model", LinearSpecAsWritten, LinearSpec, ("reconstruction",)
+
+    def resolve(self, written):
+        evaluate = Evaluate(**dict(written.evaluate) | {"reference": written.evaluate.reference or written.data.path})
+        return LinearSpec(**dict(written) | {"evaluate": evaluate})
+
+    def contradictions(self, spec):
+        return contradictions(spec, [])
+
+    def samplings(self, spec):
+        return []
+
+    def steps(self, spec):
+        return STEPS
+
+    def evaluations(self, spec):
+        return STEPS
+
+    def sampling_facts(self, spec):
+        return {"sampling_steps": STEPS}
+
+    def sampling_attributes(self, spec):
+        return {}
+
+    def identity(self, spec):
+        return {"linear": spec.linear.model_dump()}
+
+    def layers(self, spec):
+        size, latent = pixels(spec), spec.linear.latent
+        return {MODEL: [dense("encode", size, latent), dense("decode", latent, size)], "critic": [dense("judge", size, 1)]}
+
+    def numbers(self, spec):
+        return [Number("reconstruction error", "reconstruction", spec.train.iterations, (), 12, 4, 1)]
+
+    def held_out(self, spec):
+        return []
+
+    def headline_settings(self, spec):
+        return {"latent": spec.linear.latent}
+
+
+def pixels(spec) -> int:
+    return spec.data.channels * spec.data.image_size ** 2
+
+
+def dense(name: str, inputs: int, outputs: int) -> LayerCost:
+    return LayerCost(name, "dense", 1, outputs, (inputs + 1) * outputs, 2, 2 * inputs * outputs, inputs, inputs)
+
+
+KIND = LinearKind()
+
+
+def add() -> None:
+    KINDS.setdefault(*ADD)
