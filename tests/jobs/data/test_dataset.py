@@ -30,29 +30,6 @@ def make_file(path, images=IMAGES, labels=LABELS, userblock_size=0, **storage):
     return str(path)
 
 
-def test_digits_are_scikit_learns_in_two_parts():
-    from sklearn.datasets import load_digits
-
-    train, test = open_data("digits", 8, 1, 10), open_data("digits-test", 8, 1, 10)
-    assert (len(train), len(test)) == (1500, 297)
-    images = np.concatenate([train.images, test.images])
-    assert images.dtype == np.uint8 and images.shape == (1797, 8, 8, 1) and images.max() == 255
-    np.testing.assert_array_equal(np.rint(images[..., 0] * (16 / 255)), load_digits().images)
-    labels = np.concatenate([train.labels, test.labels])
-    assert labels.dtype == np.int64
-    np.testing.assert_array_equal(labels, load_digits().target)
-    assert train.class_names == list("0123456789")
-
-
-@pytest.mark.parametrize("path, size, channels, message", [
-    ("digits", 32, 1, "digits: images are 8x8, but image_size is 32"),
-    ("digits-test", 8, 3, "digits-test: images have 1 channels, but channels is 3"),
-])
-def test_digits_of_another_shape_are_refused(path, size, channels, message):
-    with pytest.raises(UserError, match=message):
-        open_data(path, size, channels)
-
-
 @pytest.mark.parametrize("userblock_size", [0, 512])
 def test_contiguous_images_are_mapped_read_only(tmp_path, userblock_size):
     data = open_data(make_file(tmp_path / "a.h5", userblock_size=userblock_size), 6, 3, 4)
