@@ -44,5 +44,4 @@ def open_array(path: str | Path, name: str) -> np.ndarray:
         header = read_header(file)
         if 0 in header.shape:  # a memory map cannot be empty
             return np.zeros(header.shape, header.dtype)
-        order = "F" if header.fortran_order else "C"
-        return np.memmap(path, header.dtype, "r", file.tell(), header.shape, order=order)
+        return np.memmap(path, header.dtype, "r", file.tell(), header.shape, order="F" if header.fortran_order else "C")
