@@ -47,13 +47,13 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
 
 def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
     """Write the run's failure.json, as far as the disk still takes it."""
-    from jobs.parallel.group import place
+    from jobs.parallel.group import rank_info
 
     done = None
     with contextlib.suppress(OSError, UserError):
         progress = read_json(run.progress)
         done = progress["done"] if progress["stage"] == stage else None
-    failure = describe(error, stage, done, os.uname().nodename, place().rank)
+    failure = describe(error, stage, done, os.uname().nodename, rank_info().rank)
     with contextlib.suppress(OSError, UserError):
         if run.spec_file.is_file():
             write_failure(run.path, failure)
