@@ -9,7 +9,7 @@ _FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class BuiltIn:
+class BuiltInData:
     """Rows `start` to `stop` of a file beside this one, which holds `images` uint8 [N, H, W] and `labels` uint8 [N].
 
     A licence file stands beside each such file.
@@ -28,7 +28,7 @@ class BuiltIn:
 
 
 _TEN = tuple("0123456789")
-BUILT_IN = {
-    "digits": BuiltIn("digits.npz", 0, 1500, _TEN, "scikit-learn handwritten digits, digits"),
-    "digits-test": BuiltIn("digits.npz", 1500, 1797, _TEN, "scikit-learn handwritten digits, digits-test"),
+BUILT_IN_DATA = {
+    "digits": BuiltInData("digits.npz", 0, 1500, _TEN, "scikit-learn handwritten digits, digits"),
+    "digits-test": BuiltInData("digits.npz", 1500, 1797, _TEN, "scikit-learn handwritten digits, digits-test"),
 }

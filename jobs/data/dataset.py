@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from jobs.data.built_in import BUILT_IN
+from jobs.data.built_in import BUILT_IN_DATA
 from jobs.errors import UserError
 
 _BLOCK = 4096  # images hashed at a time
@@ -39,7 +39,7 @@ def open_data(path: str, image_size: int, channels: int, num_classes: int | None
     memory. Raises UserError if the file cannot be read, or if images or labels do not fit the arguments.
     """
     path = os.fspath(path)
-    data = open_built_in(path) if path in BUILT_IN else _open_hdf5(path)
+    data = open_built_in(path) if path in BUILT_IN_DATA else _open_hdf5(path)
     if not len(data):
         raise UserError(f"{path}: /images is empty")
     height, width, depth = data.images.shape[1:]
@@ -53,8 +53,8 @@ def open_data(path: str, image_size: int, channels: int, num_classes: int | None
 
 
 def open_built_in(name: str) -> ImageData:
-    """The data set `name` of jobs.data.built_in.BUILT_IN."""
-    built_in = BUILT_IN[name]
+    """The data set `name` of jobs.data.built_in.BUILT_IN_DATA."""
+    built_in = BUILT_IN_DATA[name]
     return ImageData(*built_in.read(), list(built_in.class_names), built_in.source)
 
 
@@ -67,7 +67,7 @@ def _open_hdf5(path: str) -> ImageData:
                              str(file.attrs.get("source", "")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; make a data set with `iddpm data digits`, `folder`, `cifar10` or "
-                        f"`npz`, or use a built-in one: {', '.join(BUILT_IN)}") from error
+                        f"`npz`, or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: not readable (permission denied)") from error
     except (OSError, RuntimeError, KeyError) as error:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jobs.data.built_in import BUILT_IN
+from jobs.data.built_in import BUILT_IN_DATA
 from jobs.data.dataset import ImageData, open_built_in, open_data
 from jobs.data.image_files import decode_image, list_images
 from jobs.data.npz_arrays import open_array
@@ -70,7 +70,7 @@ def open_images(path: str, image_size: int | None = None, channels: int | None =
     `.images` uint8 [N, H, W, C] is sliced like an array, and may be read or decoded only then. Raises UserError if there
     are no images, or if they do not have the given size and channels.
     """
-    if path in BUILT_IN:
+    if path in BUILT_IN_DATA:
         images = open_built_in(path)
     elif Path(path).is_dir():
         # Readers of images only ask for `shape`, `len` and slices, and a folder has these.
@@ -168,7 +168,7 @@ def open_reference(path: str, image_size: int, channels: int) -> Reference:
 
     Raises UserError if `path` is none of these, or if its images do not have this size and number of channels.
     """
-    if path in BUILT_IN or not zipfile.is_zipfile(path):
+    if path in BUILT_IN_DATA or not zipfile.is_zipfile(path):
         return Reference(path, open_images(path, image_size, channels), {})
     images, statistics, names = _open_npz(path)
     if images is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jobs.data import built_in
-from jobs.data.built_in import BUILT_IN
+from jobs.data.built_in import BUILT_IN_DATA
 from jobs.data.dataset import fingerprint, open_built_in, open_data
 from jobs.errors import UserError
 
@@ -42,5 +42,5 @@ def test_the_digits_never_change(name, sha256):
 
 
 def test_each_has_a_licence_beside_its_file():
-    for data in BUILT_IN.values():
+    for data in BUILT_IN_DATA.values():
         assert "CC BY 4.0" in (built_in._FOLDER / data.file).with_suffix(".LICENSE.txt").read_text()

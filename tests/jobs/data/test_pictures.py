@@ -1,9 +1,10 @@
-"""Images as tensors."""
+"""Images as tensors, and grids of images: `ungrid` takes apart what `grid` put together."""
 
 import numpy as np
+import pytest
 import torch
 
-from jobs.data.pictures import as_images, mirrored, to_x
+from jobs.data.pictures import as_images, grid, mirrored, to_x, ungrid
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6), np.uint8))
 
@@ -18,3 +19,16 @@ def test_images_are_mirrored_where_the_flip_says_so():
 
 def test_images_to_x_and_back():
     np.testing.assert_array_equal(as_images(to_x(IMAGES)), IMAGES.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("size", [5, 8, 32, 64, 70])
+@pytest.mark.parametrize("columns", [1, 3, 6])
+def test_a_grid_comes_apart_into_its_images(size, columns):
+    images = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(ungrid(grid(images, columns), size), images)
+
+
+@pytest.mark.parametrize("shape", [(68, 70), (66, 65), (2, 2), (1, 66)])
+def test_a_picture_of_another_size_is_no_grid(shape):
+    with pytest.raises(ValueError, match="is no grid of 8x8 images"):
+        ungrid(np.zeros((*shape, 1), np.uint8), 8)
