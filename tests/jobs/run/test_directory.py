@@ -3,7 +3,8 @@ import json
 import pytest
 
 from jobs.errors import UserError
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.run.provenance import provenance
 from jobs.spec.file import load
 
@@ -66,7 +67,7 @@ def test_nothing_is_written_where_one_run_of_a_sweep_is_refused(tmp_path, make_r
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match="not a run's directory"):
-        RunDir(tmp_path).spec
+        _ = RunDir(tmp_path).spec
 
 
 def test_one_process_at_a_time(make_run):

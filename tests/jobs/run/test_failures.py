@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from jobs.errors import StageFailed, UserError
-from jobs.run.failures import NEXT, Failure, describe, forget_failure, kind_of, read_failure, write_failure
+from jobs.run.failures import NEXT, Failure, describe, failure_kind, read_failure, remove_failure, write_failure
 
 
 @pytest.mark.parametrize("error, kind", [
@@ -22,7 +22,7 @@ from jobs.run.failures import NEXT, Failure, describe, forget_failure, kind_of, 
     (OSError(5, "Input/output error"), "node or network"),
     (ValueError("shapes differ"), "error")])
 def test_errors_are_sorted_and_each_kind_has_a_next_step(error, kind):
-    assert kind_of(error) == kind
+    assert failure_kind(error) == kind
     assert "{" not in describe(error, "train", 3, "n1", 0).next_step("runs/a/b") and kind in NEXT
 
 
@@ -43,15 +43,15 @@ def test_what_failed_of_the_same_has_the_same_signature():
 
 
 def test_the_cause_told_by_one_rank_is_not_replaced_by_the_lost_connections_of_the_others(tmp_path):
-    def told(kind, stage="train") -> Failure:
+    def failure(kind, stage="train") -> Failure:
         return Failure(stage, kind, kind, "", 3, "n1", 0, time.time())
-    write_failure(tmp_path, told("node or network"))
-    write_failure(tmp_path, told("error"))
-    write_failure(tmp_path, told("node or network"))
+    write_failure(tmp_path, failure("node or network"))
+    write_failure(tmp_path, failure("error"))
+    write_failure(tmp_path, failure("node or network"))
     assert read_failure(tmp_path).kind == "error"
-    write_failure(tmp_path, told("node or network", stage="sample"))
+    write_failure(tmp_path, failure("node or network", stage="sample"))
     assert read_failure(tmp_path).stage == "sample"
-    forget_failure(tmp_path)
+    remove_failure(tmp_path)
     assert read_failure(tmp_path) is None
     (tmp_path / "failure.json").write_text("{")
     assert read_failure(tmp_path) is None
