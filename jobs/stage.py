@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import Busy, UserError
 from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
-from jobs.run.failures import Failure, describe, forget_failure, write_failure
+from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.spec.sections import STAGES
 from jobs.storage.files import read_json, remove_leftovers
 
@@ -71,7 +71,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
     with process_group(meeting_file, threads) as group, contextlib.ExitStack() as held:
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
-        on_main(lambda: forget_failure(run.path))
+        on_main(lambda: remove_failure(run.path))
         began, state = time.time(), "failed"
         try:
             state = work(run, group, interruption)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jobs.errors import UserError
 from jobs.kinds.diffusion import build_network
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.sampling.chunks import sampling_settings
 from jobs.sampling.gather import check_samples, gather, gather_run, recorded_settings
 from jobs.sampling.loop import load_sampler
