@@ -1,3 +1,5 @@
+"""Data sets are opened, or refused with a message that names the fault; batches are read from them."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Images and references are opened from every kind of file."""
+
 import zipfile
 
 import h5py

@@ -1,3 +1,5 @@
+"""Directories of runs: frozen specs, provenance and the lock."""
+
 import json
 
 import pytest
@@ -18,7 +20,7 @@ def test_freezing_writes_spec_provenance_and_study(make_run):
     assert recorded["packages"]["torch"] and recorded["host"] and recorded["python"]
 
 
-def test_saying_it_again_changes_nothing(make_run):
+def test_freezing_again_changes_nothing(make_run):
     run = make_run()
     before = {file: file.stat().st_mtime_ns for file in run.path.parent.rglob("*") if file.is_file()}
     make_run()
@@ -34,13 +36,13 @@ def test_a_changed_spec_under_an_old_name_is_refused_with_the_difference(make_ru
     assert str(run.path) in str(error.value) and run.spec_file.read_text() == text
 
 
-def test_resources_and_logging_may_change_and_are_taken_over(make_run):
+def test_resources_and_logging_may_change_and_are_updated(make_run):
     make_run()
     run = make_run("train.log_interval=7", "resources.sample.tasks_per_node=3")
     assert run.spec.train.log_interval == 7 and run.spec.resources.sample.tasks_per_node == 3
 
 
-def test_a_sweep_grows_and_keeps_what_is_there(tmp_path, make_run):
+def test_a_sweep_grows_and_keeps_existing_runs(tmp_path, make_run):
     make_run()  # leaves the spec file
     def sweep(seeds):
         base = json.loads((tmp_path / "small.yaml").read_text())
@@ -52,7 +54,7 @@ def test_a_sweep_grows_and_keeps_what_is_there(tmp_path, make_run):
     assert known == {f"seed={seed}": {"differs": {"train.seed": seed}} for seed in (0, 1, 2)}
 
 
-def test_nothing_is_written_where_one_run_of_a_sweep_is_refused(tmp_path, make_run):
+def test_nothing_is_written_if_one_run_of_a_sweep_is_refused(tmp_path, make_run):
     make_run()
     base = json.loads((tmp_path / "small.yaml").read_text())
     def sweep(lr, seeds):
@@ -80,6 +82,6 @@ def test_one_process_at_a_time(make_run):
         pass
 
 
-def test_provenance_holds_what_is_not_committed():
+def test_provenance_has_uncommitted_changes():
     recorded = provenance()
     assert set(recorded) >= {"commit", "dirty_patch", "packages", "host", "command", "time"}

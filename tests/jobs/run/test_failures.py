@@ -1,4 +1,4 @@
-"""Failures sorted, and kept where status and report find them."""
+"""Failures are sorted by kind and kept in failure.json."""
 
 import time
 
@@ -33,7 +33,7 @@ def raised(value) -> Exception:
         return error
 
 
-def test_what_failed_of_the_same_has_the_same_signature():
+def test_failures_of_one_cause_have_one_signature():
     first, second = (describe(raised(value), "train", 3, "n1", 0) for value in (12, 13))
     assert first.signature == second.signature and "does not fit" in first.signature
     assert first.message == "ValueError: shape 12 of /data/12.h5 does not fit" and "raise ValueError" in first.traceback
@@ -42,7 +42,7 @@ def test_what_failed_of_the_same_has_the_same_signature():
     assert describe(UserError("one\ntwo"), "train", None, "n1", 0).message == "one"
 
 
-def test_the_cause_told_by_one_rank_is_not_replaced_by_the_lost_connections_of_the_others(tmp_path):
+def test_lost_connections_of_other_ranks_do_not_replace_the_failure_that_caused_them(tmp_path):
     def failure(kind, stage="train") -> Failure:
         return Failure(stage, kind, kind, "", 3, "n1", 0, time.time())
     write_failure(tmp_path, failure("node or network"))
