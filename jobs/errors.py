@@ -1,22 +1,22 @@
-"""The one exception that stands for bad input."""
+"""Exceptions with a message for the user."""
 
 
 class UserError(Exception):
-    """Something the user can put right: a spec, a file, a flag.
+    """A mistake that the user can correct: in a spec, a file, a flag.
 
-    The message is complete as it stands (what, where, what is allowed). The command line
-    prints it without a traceback and exits with status 2.
+    The message is complete: it says what is wrong, where, and what is allowed. The command line prints the message without a
+    traceback and exits with status 2.
     """
 
 
 class Busy(UserError):
-    """Another process is at work on the run."""
+    """Another process is working on the run."""
 
 
 class StageFailed(Exception):
-    """A stage that cannot go on for a reason worth a sentence rather than a traceback. Exit status 1.
+    """A stage cannot continue, and a sentence explains it better than a traceback. The exit status is 1.
 
-    `kind`: one of jobs.run.failures.NEXT, which says what to do about it.
+    `kind` is a key of jobs.run.failures.NEXT, which has advice for each kind.
     """
 
     def __init__(self, message: str, kind: str = "error"):

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Format numbers for people."""
 
 import math
 
@@ -6,7 +6,7 @@ import math
 def amount(number: float) -> str:
     """Three digits with a unit letter: 16.8 G."""
     for factor, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= 0.9995 * factor:  # what three digits round up to the next unit
+        if number >= 0.9995 * factor:  # three digits would round up to the next unit
             return f"{number / factor:.3g} {letter}"
     return f"{number:,.0f} "
 
@@ -20,7 +20,7 @@ def size(number: float) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Four digits, without an exponent where that can be: 0.01234, 12,345; an en dash for None."""
+    """Four digits, without an exponent if possible: 0.01234, 12,345. None, infinity and NaN give an en dash."""
     if value is None or not math.isfinite(value):
         return "–"
     if value and not 1e-4 <= abs(value) < 1e7:

@@ -1,4 +1,4 @@
-"""Random streams named by what they are for: no state to save, nothing that depends on the number of ranks."""
+"""Random streams with names: there is no state to save, and nothing depends on the number of ranks."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,11 +13,12 @@ def derived_seed(*name: int | str) -> int:
 
 
 def generator_for(device: torch.device | str, *name: int | str) -> torch.Generator:
+    """A new generator on `device`, at the start of the stream called `name`."""
     return torch.Generator(device).manual_seed(derived_seed(*name))
 
 
 def randn_from(generator: torch.Generator, rows: int) -> Callable[[Tensor], Tensor]:
-    """randn(x) for x [n <= rows, ...]: the first n of `rows` drawn, so that a short batch sees a full one's noise."""
+    """Return randn(x) for x [n, ...] with n <= rows: it draws `rows` rows and returns n, so short batches get equal noise."""
     def randn(x: Tensor) -> Tensor:
         return torch.randn((rows, *x.shape[1:]), generator=generator, device=generator.device)[:len(x)]
     return randn

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import Busy, UserError
 from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
-from jobs.run.failures import Failure, describe, forget_failure, write_failure
+from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.run.waiting import check_named_runs
 from jobs.spec.sections import STAGES
 from jobs.storage.files import read_json, remove_leftovers
@@ -48,13 +48,13 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
 
 def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
     """Write the run's failure.json, as far as the disk still takes it."""
-    from jobs.parallel.group import place
+    from jobs.parallel.group import rank_info
 
     done = None
     with contextlib.suppress(OSError, UserError):
         progress = read_json(run.progress)
         done = progress["done"] if progress["stage"] == stage else None
-    failure = describe(error, stage, done, os.uname().nodename, place().rank)
+    failure = describe(error, stage, done, os.uname().nodename, rank_info().rank)
     with contextlib.suppress(OSError, UserError):
         if run.spec_file.is_file():
             write_failure(run.path, failure)
@@ -72,7 +72,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
     with process_group(meeting_file, threads) as group, contextlib.ExitStack() as held:
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
-        on_main(lambda: forget_failure(run.path))
+        on_main(lambda: remove_failure(run.path))
         on_main(lambda: check_named_runs(run, stage))
         began, state = time.time(), "failed"
         try:

@@ -1,30 +1,27 @@
-"""Data sets: opening them, and which examples each training step sees.
+"""Open a data set, and read batches of its images.
 
-A data set is one HDF5 file (made by `iddpm data`): `/images` uint8 [N, H, W, C], `/labels` int64 [N] where it
-has classes, attributes `source` and `class_names` (a JSON list). `digits` and `digits-test` need no file.
+A data set is one HDF5 file, made by `iddpm data`: `/images` uint8 [N, H, W, C], `/labels` int64 [N] if the images have
+classes, and the attributes `source` and `class_names` (a JSON list). Built-in data sets (`digits`) need no file.
 """
 
 import hashlib
 import json
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import h5py
 import numpy as np
 
+from jobs.data.built_in import BUILT_IN_DATA
 from jobs.errors import UserError
 
-DIGITS_IN_TRAIN = 1500
 _BLOCK = 4096  # images hashed at a time
-
-
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """`images` uint8 [N, H, W, C], an array or a read-only memory map; `labels` int64 [N], None without classes."""
+
     images: np.ndarray
     labels: np.ndarray | None
     class_names: list[str]
@@ -35,17 +32,14 @@ class ImageData:
 
 
 def open_data(path: str, image_size: int, channels: int, num_classes: int | None = None) -> ImageData:
-    """Open the HDF5 file `path`, or the data set `digits` / `digits-test`.
+    """Open the HDF5 file `path`, or the built-in data set of that name.
 
-    With `num_classes` the data must have labels, all in 0 .. num_classes - 1. Images stored contiguously are
-    memory-mapped: the processes of a node then share one copy, and random batches cost no HDF5 calls. Chunked or
-    compressed ones are read into memory. Raises UserError where the file does not hold what was asked for.
+    If `num_classes` is given, every image needs a label in 0 .. num_classes - 1. Contiguous images are memory-mapped: all
+    processes of a node share one copy, and random batches cost no HDF5 calls. Chunked or compressed images are read into
+    memory. Raises UserError if the file cannot be read, or if images or labels do not fit the arguments.
     """
     path = os.fspath(path)
-    if path in ("digits", "digits-test"):
-        data = _open_digits(path)
-    else:
-        data = _open_hdf5(path)
+    data = open_built_in(path) if path in BUILT_IN_DATA else _open_hdf5(path)
     if not len(data):
         raise UserError(f"{path}: /images is empty")
     height, width, depth = data.images.shape[1:]
@@ -58,15 +52,10 @@ def open_data(path: str, image_size: int, channels: int, num_classes: int | None
     return data
 
 
-def _open_digits(name: str) -> ImageData:
-    """scikit-learn's handwritten digits, 8x8 grey, the first 1500 or the remaining 297; 0..16 becomes 0..255."""
-    # The file that load_digits reads, without importing scikit-learn: a second of every rank's start.
-    package = Path(find_spec("sklearn").submodule_search_locations[0])
-    rows = np.loadtxt(package / "datasets" / "data" / "digits.csv.gz", delimiter=",")  # 64 grey levels and the digit
-    rows = rows[:DIGITS_IN_TRAIN] if name == "digits" else rows[DIGITS_IN_TRAIN:]
-    images = np.rint(rows[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    return ImageData(images, rows[:, 64].astype(np.int64), [str(digit) for digit in range(10)],
-                     f"scikit-learn handwritten digits, {name}")
+def open_built_in(name: str) -> ImageData:
+    """The data set `name` of jobs.data.built_in.BUILT_IN_DATA."""
+    built_in = BUILT_IN_DATA[name]
+    return ImageData(*built_in.read(), list(built_in.class_names), built_in.source)
 
 
 def _open_hdf5(path: str) -> ImageData:
@@ -78,7 +67,7 @@ def _open_hdf5(path: str) -> ImageData:
                              str(file.attrs.get("source", "")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; make a data set with `iddpm data digits`, `folder`, `cifar10` or "
-                        "`npz`, or use the embedded one: digits") from error
+                        f"`npz`, or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: not readable (permission denied)") from error
     except (OSError, RuntimeError, KeyError) as error:
@@ -100,7 +89,7 @@ def _read_images(path: str, file: h5py.File) -> np.ndarray:
         raise UserError(f"{path}: /images is {dataset.dtype} with shape {list(dataset.shape or [])}; "
                         "it must be uint8 [N, H, W, C]")
     contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
-    offset = dataset.id.get_offset() if contiguous else None  # None where stored elsewhere or never written
+    offset = dataset.id.get_offset() if contiguous else None  # None also for external storage and unwritten data
     if offset is None:
         return dataset[:]
     return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=dataset.shape)
@@ -138,19 +127,21 @@ def _check_labels(path: str, labels: np.ndarray | None, num_classes: int) -> Non
 
 
 def fingerprint(data: ImageData) -> str:
-    """sha256, in hex, of shape, images and labels; of neither names nor storage."""
+    """sha256 in hex of shape, images and labels. Class names, source and storage do not count."""
     digest = hashlib.sha256(f"images {data.images.shape}".encode())
     for start in range(0, len(data), _BLOCK):
-        digest.update(np.ascontiguousarray(data.images[start:start + _BLOCK]))
+        digest.update(np.ascontiguousarray(data.images[start:start + _BLOCK]).data)
     if data.labels is not None:
         digest.update(b"labels")
-        digest.update(np.ascontiguousarray(data.labels))
+        digest.update(np.ascontiguousarray(data.labels).data)
     return digest.hexdigest()
 
 
 def load_batch(data: ImageData, indices: np.ndarray, flip: np.ndarray | None) -> np.ndarray:
-    """The images at `indices` [n], in that order, as uint8 [n, C, H, W], contiguous; mirrored left-right where
-    `flip`, bool [n], says so (None: nowhere)."""
+    """Read the images at `indices` [n], in that order: uint8 [n, C, H, W], contiguous.
+
+    `flip`, bool [n], says which images to mirror left-right; None mirrors none.
+    """
     batch = data.images[indices]
     if flip is not None:
         batch[flip] = batch[flip, :, ::-1]

@@ -1,4 +1,4 @@
-"""Image files: which a folder holds, and one of them as the square array that a network sees."""
+"""List the image files of a folder, and decode one into the square array that a network sees."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jobs.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
-# Named to PIL, so that no other decoder (EPS starts a program) is let near a file that merely ends in .png.
+# PIL may use only these decoders. Others are unsafe on a file that merely ends in .png: EPS starts a program.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 
 
 def list_images(folder: Path) -> list[str]:
-    """Paths of the images in and below `folder`, relative to it, sorted; by suffix, hidden files and folders left out.
+    """Sorted paths of the images in and below `folder`, relative to `folder`. Hidden files and folders do not count.
 
-    Links to folders are followed. Raises UserError where there is no image, or a folder cannot be read.
+    The suffix decides which files are images. Links to folders are followed. Raises UserError if there is no image, if a
+    folder cannot be read, or if a link leads to a folder a second time.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -42,7 +43,7 @@ def list_images(folder: Path) -> list[str]:
 def decode_image(path: Path, image_size: int, channels: int) -> np.ndarray | str:
     """The image as uint8 [image_size, image_size, channels] (1: grey, 3: RGB), or the reason why it cannot be used.
 
-    Of an animation the first frame. PIL may warn about odd metadata; what spoils pixels becomes a reason.
+    An animation gives its first frame. PIL warns about odd metadata; damaged pixels are a reason.
     """
     try:
         if not path.stat().st_size:
@@ -52,19 +53,19 @@ def decode_image(path: Path, image_size: int, channels: int) -> np.ndarray | str
                 return f"{image.width}x{image.height} pixels: suspected decompression bomb"
             if min(image.size) < image_size:
                 return f"{image.width}x{image.height}, smaller than image_size {image_size}; it would be enlarged"
-            # Colours before sizes: the palette indices of a GIF must not be averaged.
+            # Convert to colours before resizing: averaging the palette indices of a GIF makes no sense.
             image = _to_rgb(ImageOps.exif_transpose(image))
         pixels = _resize_and_crop(image if channels == 3 else image.convert("L"), image_size)
         return pixels.reshape(image_size, image_size, channels)
     except UnidentifiedImageError:
         return "not a JPEG, PNG, GIF, WebP or BMP image"
-    except Exception as error:  # decoders meet damaged bytes with whatever exception comes about
+    except Exception as error:  # on damaged bytes decoders raise any exception
         return f"not decodable ({str(error) or type(error).__name__})"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB, alpha over white."""
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() may clip at 255; keep the high byte, as for colour
+    """Convert to 8-bit RGB; transparent pixels are laid over white."""
+    if image.mode.startswith("I"):  # 16-bit grey: convert() may clip at 255, so keep the high byte
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -73,10 +74,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _resize_and_crop(image: Image.Image, image_size: int) -> np.ndarray:
-    """uint8 [image_size, image_size] or [..., 3]: the middle square, made as for the published models.
+    """The middle square, uint8 [image_size, image_size] (grey) or [image_size, image_size, 3].
 
-    Source: improved-diffusion, image_datasets.py: halved by averaging while possible, then bicubic to the short side,
-    then cut. In that order and with that rounding, so that results compare with published ones.
+    Source: improved-diffusion, image_datasets.py: halve by averaging while possible, then resize the short side (bicubic),
+    then crop. Order and rounding are those of the published models, so that results can be compared.
     """
     while min(image.size) >= 2 * image_size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

@@ -1,6 +1,6 @@
-"""Images to compare, wherever they come from: data sets, samples, other models' samples, the field's reference files.
+"""Open images to compare: data sets, our samples, other models' samples, and reference files with statistics.
 
-Nothing here needs torch: a reference that cannot give what the spec asks for must show before anything is submitted.
+No torch here: `iddpm check` must find an unfit reference on a login node, before anything is submitted.
 """
 
 import struct
@@ -9,24 +9,29 @@ import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jobs.data.dataset import ImageData, open_data
+from jobs.data.built_in import BUILT_IN_DATA
+from jobs.data.dataset import ImageData, open_built_in, open_data
 from jobs.data.image_files import decode_image, list_images
+from jobs.data.npz_arrays import open_array
 from jobs.errors import UserError
 
-# What the field's files call mean and covariance of the two kinds of features (guided-diffusion; EDM has the first).
+# Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
 STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-EMBEDDED = ("digits", "digits-test")
-# What a metric takes from a feature extractor. "rows" are single images' pool features, so they need images.
+# What a metric takes from a feature extractor. "rows" are the pool features of single images, so they need images.
 NEEDS = {"fid": "pool", "sfid": "spatial", "inception_score": "probabilities", "precision_recall": "rows", "kid": "rows"}
 
 
 class ImageFolder:
-    """The images in and below a folder, all of one square size, decoded as they are sliced; otherwise like an array."""
+    """The images in and below a folder, all squares of one size, as uint8 [N, H, W, C]: a slice decodes its images.
+
+    Raises UserError, on opening or slicing, that names the file which is not a whole image of that size.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.paths = folder, list_images(folder)
@@ -60,19 +65,21 @@ class ImageFolder:
 
 
 def open_images(path: str, image_size: int | None = None, channels: int | None = None) -> ImageData:
-    """The images of a data set (HDF5, `digits`), of our samples.h5, of an .npz (arr_0, arr_1) or of a folder.
+    """Open the images of a data set (HDF5 or built-in), of our samples.h5, of an .npz (arr_0, arr_1) or of a folder.
 
-    `.images` is sliced like an array, and read as it is sliced. Raises UserError where there are none, or not of the
-    size and channels that are given.
+    `.images` uint8 [N, H, W, C] is sliced like an array, and may be read or decoded only then. Raises UserError if there
+    are no images, or if they do not have the given size and channels.
     """
-    if path in EMBEDDED:
-        images = open_data(path, 8, 1)
+    if path in BUILT_IN_DATA:
+        images = open_built_in(path)
     elif Path(path).is_dir():
-        images = ImageData(ImageFolder(Path(path)), None, [], f"folder {path}")
+        # Readers of images only ask for `shape`, `len` and slices, and a folder has these.
+        images = ImageData(cast(np.ndarray, ImageFolder(Path(path))), None, [], f"folder {path}")
     elif zipfile.is_zipfile(path):
-        images = _open_npz(path)[0]
-        if images is None:
+        found = _open_npz(path)[0]
+        if found is None:
             raise UserError(f"{path}: has no images (arr_0)")
+        images = found
     else:
         images = _open_hdf5(path)
     _check_shape(path, images, image_size, channels)
@@ -99,7 +106,7 @@ def _open_hdf5(path: str) -> ImageData:
             file.close()
             return open_data(path, shape[1], shape[3])
         labels = file["labels"][:] if "labels" in file else None
-        return ImageData(file["images"], labels, [], path)  # samples.h5 is in chunks: read as it is sliced
+        return ImageData(file["images"], labels, [], path)  # an open HDF5 data set: slicing reads from samples.h5
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits") from error
     except (OSError, RuntimeError, KeyError) as error:
@@ -107,14 +114,14 @@ def _open_hdf5(path: str) -> ImageData:
 
 
 def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-    """Images if there are any, (mean [D], covariance [D, D]) by part of STATISTICS, and the names of all arrays."""
+    """Images (None without arr_0), (mean [D], covariance [D, D]) by key of STATISTICS, and the names of all arrays."""
     try:
         with np.load(path) as file:
             names = list(file.files)
             statistics = {part: (file[mean].astype(np.float64), file[covariance].astype(np.float64))
                           for part, (mean, covariance) in STATISTICS.items() if mean in names and covariance in names}
             labels = file["arr_1"] if "arr_1" in names else None
-        array = _npz_array(path, "arr_0") if "arr_0" in names else None
+        array = open_array(path, "arr_0") if "arr_0" in names else None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise UserError(f"{path}: not an .npz file, or a damaged one ({error})") from error
     for part, (mean, covariance) in statistics.items():
@@ -126,42 +133,23 @@ def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, 
     if array.dtype != np.uint8 or array.ndim != 4:
         raise UserError(f"{path}: arr_0 is {array.dtype} {list(array.shape)}; it must be uint8 [N, H, W, C]")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != array.shape[:1]):
-        labels = None  # the field's arr_1 is not always labels
+        labels = None  # some published files keep other data in arr_1
     return ImageData(array, labels if labels is None else labels.astype(np.int64), [], path), statistics, names
-
-
-def _npz_array(path: str, name: str) -> np.ndarray:
-    """One array of an .npz: memory-mapped where it is stored uncompressed, as numpy.savez does; else read."""
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            with np.load(path) as file:
-                return file[name]
-    with open(path, "rb") as file:
-        file.seek(member.header_offset + 26)  # APPNOTE.TXT 4.3.7: the local header's own lengths of name and extra field
-        name_length, extra_length = struct.unpack("<HH", file.read(4))
-        file.seek(member.header_offset + 30 + name_length + extra_length)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, column_major, dtype = read(file)
-        if 0 in shape:
-            return np.zeros(shape, dtype)
-        return np.memmap(path, dtype, "r", file.tell(), shape, order="F" if column_major else "C")
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What samples are compared with: images, or given means and covariances of Inception features, or both."""
+    """What samples are compared with: images, or means and covariances of Inception features, or both."""
 
     path: str
     images: ImageData | None
     statistics: dict[str, tuple[np.ndarray, np.ndarray]]
-    """(mean [D], covariance [D, D]) by part of STATISTICS."""
+    """(mean [D], covariance [D, D]) by key of STATISTICS."""
     names: str = ""
-    """Of the arrays in an .npz, for messages."""
+    """Names of the arrays in an .npz, for messages."""
 
     def lacks(self, metric: str, features: str) -> str | None:
-        """Why `metric` cannot be had with `features`, None where it can."""
+        """The reason why `metric` cannot be computed with `features`, or None if it can."""
         part = NEEDS[metric]
         if self.images is not None or part == "probabilities":
             return None
@@ -176,11 +164,11 @@ class Reference:
 
 
 def open_reference(path: str, image_size: int, channels: int) -> Reference:
-    """The field's VIRTUAL_*.npz (mu, sigma, mu_s, sigma_s, arr_0), an EDM-style one (mu, sigma), or `open_images`.
+    """Open a published VIRTUAL_*.npz (mu, sigma, mu_s, sigma_s, arr_0), an EDM .npz (mu, sigma), or images (`open_images`).
 
-    Raises UserError where it is none of these, or its images are of another kind.
+    Raises UserError if `path` is none of these, or if its images do not have this size and number of channels.
     """
-    if path in EMBEDDED or not zipfile.is_zipfile(path):
+    if path in BUILT_IN_DATA or not zipfile.is_zipfile(path):
         return Reference(path, open_images(path, image_size, channels), {})
     images, statistics, names = _open_npz(path)
     if images is not None:
@@ -191,7 +179,7 @@ def open_reference(path: str, image_size: int, channels: int) -> Reference:
 
 
 def reference_problems(reference: Reference, metrics: Collection[str], features: str) -> list[str]:
-    """One message for each thing that the spec asks of `reference` and that it cannot give."""
+    """One message for each metric or classifier that cannot be computed from `reference`."""
     problems = [problem for metric in metrics if (problem := reference.lacks(metric, features))]
     if features == "classifier" and (reference.images is None or reference.images.labels is None):
         problems.append(f"{reference.path}: has no labels, which features: classifier is trained on")

@@ -1,4 +1,8 @@
-"""All ranks leave at the same step, whichever of them was asked to stop."""
+"""Let all ranks stop together when one of them was asked to.
+
+Two ways: `Agreement` for training, where all ranks must stop after the same step; `asked_to_stop` for work in which ranks go
+at their own pace, and need not wait for each other.
+"""
 
 import torch
 import torch.distributed as dist
@@ -6,12 +10,14 @@ import torch.distributed as dist
 from jobs.parallel.group import Group
 from jobs.parallel.interruption import Interruption
 
+TELL_EVERY = 10  # steps after which a rank reports its progress to the main rank, and asks whether to stop
+
 
 class Agreement:
-    """Lets the ranks agree, step by step, whether one of them was asked to stop.
+    """Lets the ranks agree, at each step, whether one of them was asked to stop.
 
-    Each call starts a reduction of the flags and answers with that of the call before, so that no step waits for
-    the network; and it goes over the host, so that none waits for the device.
+    Each call starts a reduction of the ranks' flags and returns the result of the call before, so that no step waits for the
+    network. The reduction runs on the CPU, so that no step waits for the GPU.
     """
 
     def __init__(self, interruption: Interruption):
@@ -20,7 +26,7 @@ class Agreement:
         self.pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def to_stop(self) -> bool:
-        """To be called once a step by every rank; the same answer on all."""
+        """Whether to stop now. Every rank calls this once a step, and all get the same answer."""
         if self.group is None:
             return self.interruption.requested
         stop = self.finish()
@@ -29,7 +35,7 @@ class Agreement:
         return stop
 
     def finish(self) -> bool:
-        """The answer still under way; nothing is afterwards."""
+        """Wait for the reduction that is still running and return its result; False if none is running."""
         if self.pending is None:
             return False
         work, flag = self.pending
@@ -37,9 +43,7 @@ class Agreement:
         work.wait()
         return bool(flag.item())
 
-TELL_EVERY = 10  # steps between two words to the main rank about how far this one is
-
 
 def asked_to_stop(group: Group, interruption: Interruption) -> bool:
-    """Whether any rank was, so that all leave together: through the shared store, where no rank waits for another."""
+    """Whether any rank was asked to stop. Ranks tell each other through the shared store, and none waits for another."""
     return group.store.add("asked_to_stop", int(interruption.requested)) > 0

@@ -1,8 +1,8 @@
-"""torch.compile as a spec asks for it.
+"""torch.compile with the modes that a spec can name.
 
-`default` generates the same code on every machine with the same software, so that what is promised of eager runs holds for
-compiled ones too. `max-autotune` times kernels and takes the fastest, which another process may judge otherwise: then sums are
-taken in another order. On a GPU it also records CUDA graphs, unless whoever calls the network records it with more around it.
+`default` generates the same code on every machine with the same software, so that compiled runs are as reproducible as eager
+runs. `max-autotune` times kernels and takes the fastest. Another process may choose another kernel, which adds numbers in
+another order. On a GPU, `max-autotune` also records CUDA graphs, unless the caller records the network in a larger graph.
 """
 
 from typing import Any
@@ -13,21 +13,21 @@ from jobs.errors import UserError
 
 
 def compile_options(mode: str, recorded: bool = False) -> dict[str, Any]:
-    """Keyword arguments for torch.compile. `recorded`: what is compiled becomes part of a larger CUDA graph."""
-    options = {"default": {"options": {"deterministic": True}},
+    """Keyword arguments for torch.compile. With `recorded` the compiled network becomes part of a larger CUDA graph."""
+    options: dict[str, dict[str, Any]] = {"default": {"options": {"deterministic": True}},
                "max-autotune": {"mode": "max-autotune-no-cudagraphs" if recorded else "max-autotune"}}
-    # By shape: with shapes left open the code for one batch would depend on which others a process has seen.
+    # Compile for each shape: with dynamic shapes the code for one batch would depend on the batches that came before.
     return {"dynamic": False, **options[mode]}
 
 
 def check_compiler(key: str, device: torch.device) -> None:
-    """Try the compiler on one small kernel. Raises UserError that names the setting `key` where it does not work."""
-    from torch._inductor import config
+    """Try the compiler on one small kernel. Raises UserError that names the setting `key` if the compiler does not work."""
+    from torch._inductor import config  # private, and slow to load: only if a spec asks for the compiler
 
     try:
-        with config.patch(fx_graph_cache=False):  # a kernel compiled before proves nothing
+        with config.patch(fx_graph_cache=False):  # a kernel from the cache would prove nothing
             torch.compile(torch.sin)(torch.ones(8, device=device))
-    except Exception as error:  # torch raises whatever it likes
+    except Exception as error:  # the compiler can raise any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         needed = "triton and a C compiler" if device.type == "cuda" else "a C++ compiler such as g++"
         raise UserError(f"{key}: torch.compile does not work on this machine ({reason}); it needs {needed}. "

@@ -1,4 +1,4 @@
-"""The process group of a stage: who takes part, where they meet, what they share."""
+"""Join the processes of a stage into one group, and exchange values between them."""
 
 import fcntl
 import os
@@ -22,13 +22,13 @@ from jobs.storage.files import write_text
 
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 MEETING_TIMEOUT = timedelta(minutes=10)
-# Longer than any rank legitimately lets the others wait: a checkpoint to slow disks, preview samples.
+# Longer than ranks ever wait for each other, for example while one saves a checkpoint to a slow disk.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The ranks of one stage. Collectives of torch.distributed work inside; `store` counts across ranks."""
+    """This rank of one stage. While it is open, collectives of torch.distributed work; all ranks share `store`."""
 
     rank: int
     world_size: int
@@ -46,38 +46,38 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a launcher says that this process stands."""
+class RankInfo:
+    """Position of this process among the processes that a launcher started."""
 
     rank: int
     world_size: int
     local_rank: int
 
 
-def place() -> Place:
-    """Rank and world size as the launcher's environment says; one process alone without one."""
+def rank_info() -> RankInfo:
+    """Read this process's rank from the launcher's environment variables; without a launcher the process is alone."""
     names = [("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
              ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")]
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # a shell inside an allocation has SLURM's names too
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # not enough to look for SLURM's: a shell in an allocation has them too
         names.insert(0, ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
     for keys in names:
         if all(key in os.environ for key in keys):
-            return Place(*(int(os.environ[key]) for key in keys))
-    return Place(0, 1, 0)
+            return RankInfo(*(int(os.environ[key]) for key in keys))
+    return RankInfo(0, 1, 0)
 
 
 def _own_address() -> str:
-    """This machine's address as the other nodes of the job reach it, whatever its name resolves to."""
+    """The address at which the other nodes of the job reach this machine. Its host name may resolve to another one."""
     launcher = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
     if launcher is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return "127.0.0.1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((launcher, 9))  # sends nothing: it only picks the route
+        probe.connect((launcher, 9))  # sends nothing, only chooses the route
         return probe.getsockname()[0]
 
 
 def _interface_of(address: str) -> str | None:
-    """Name of the network interface that has this IPv4 address."""
+    """Name of the network interface that has this IPv4 address, None if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
@@ -91,13 +91,13 @@ def _interface_of(address: str) -> str | None:
 
 @contextmanager
 def process_group(meeting: Path, threads: int) -> Iterator[Group]:
-    """Join the other ranks of this stage for the duration of the block.
+    """Join the other ranks of this stage while the block lasts.
 
-    `meeting` is a path on a file system that all ranks see and that no other group uses; rank 0 leaves its address
-    there (under torchrun the launcher's own meeting place serves). `threads`: of this process, on the CPU, where it also
-    keeps the memory that it frees from here on (see jobs.parallel.allocator).
+    `meeting` is a path that all ranks see and no other group uses. Rank 0 writes its address to that file; under torchrun
+    the launcher's address is used instead. `threads` is the number of CPU threads of this process. Without a GPU, the
+    process keeps the memory that it frees (see jobs.parallel.allocator). Raises TimeoutError if rank 0 does not come.
     """
-    here = place()
+    here = rank_info()
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -105,7 +105,7 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
-    # gloo would look for its network by the host's name, which need not resolve.
+    # Name the network interface to gloo, which otherwise looks up the host's name, and that may not resolve.
     if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         interface = _interface_of(_own_address())
         if interface:
@@ -115,20 +115,25 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=COLLECTIVE_TIMEOUT)
     if here.rank == 0:
-        meeting.unlink(missing_ok=True)  # all are here
+        meeting.unlink(missing_ok=True)  # all ranks have joined
     try:
-        yield Group(here.rank, here.world_size, device, dist.distributed_c10d._get_default_store())
+        yield Group(here.rank, here.world_size, device, _default_store())
     finally:
         dist.destroy_process_group()
 
 
-def _meet(place: Place, meeting: Path) -> dist.Store:
-    """A store that all ranks share: rank 0 serves it on a port the system chooses, so none can be taken."""
-    if place.world_size == 1:
+def _default_store() -> dist.Store:
+    """The store of the process group, under torchrun too. torch 2.6 to 2.13 have no public function for it."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def _meet(rank: RankInfo, meeting: Path) -> dist.Store:
+    """Open the store that all ranks share. Rank 0 serves it on a port that the system chooses, so the port is free."""
+    if rank.world_size == 1:
         return dist.HashStore()
-    if place.rank == 0:
+    if rank.rank == 0:
         address = _own_address()
-        store = dist.TCPStore(address, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=MEETING_TIMEOUT)
+        store = dist.TCPStore(address, 0, rank.world_size, is_master=True, wait_for_workers=False, timeout=MEETING_TIMEOUT)
         write_text(meeting, f"{address} {store.port}")
         return store
     deadline = time.monotonic() + MEETING_TIMEOUT.total_seconds()
@@ -137,11 +142,11 @@ def _meet(place: Place, meeting: Path) -> dist.Store:
             raise TimeoutError(f"rank 0 did not come to {meeting} within {MEETING_TIMEOUT}")
         time.sleep(0.05)
     address, port = meeting.read_text().split()
-    return dist.TCPStore(address, int(port), place.world_size, is_master=False, timeout=MEETING_TIMEOUT)
+    return dist.TCPStore(address, int(port), rank.world_size, is_master=False, timeout=MEETING_TIMEOUT)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """All ranks' `rows` [n_r, ...] one below the other, in rank order, on every rank; the n_r may differ."""
+    """Concatenate the `rows` [n_r, ...] of all ranks, in the order of ranks, on every rank. The n_r may differ."""
     if dist.get_world_size() == 1:
         return rows
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
@@ -151,19 +156,19 @@ def gather_rows(rows: Tensor) -> Tensor:
     padded[:len(rows)] = rows
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded)
-    return torch.cat([part[:size] for part, size in zip(gathered, sizes)])
+    return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
 
 def from_main(value: Any) -> Any:
-    """Rank 0's `value` (anything that pickles) on every rank."""
+    """Return rank 0's `value` on every rank. The value must pickle."""
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def on_main(work: Callable[[], Any]) -> Any:
-    """What `work()` gives on rank 0, on every rank; a UserError that it raises there is raised on all of them."""
-    outcome = None
+    """Run `work` on rank 0 alone, and return its result on every rank. Its UserError is raised on every rank."""
+    outcome: Any = None
     if dist.get_rank() == 0:
         try:
             outcome = work()
@@ -176,7 +181,7 @@ def on_main(work: Callable[[], Any]) -> Any:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether `flag` is true on any rank. All ranks wait for each other here."""
+    """Whether `flag` is true on any rank. All ranks wait for each other."""
     box: list = [None] * dist.get_world_size()
     dist.all_gather_object(box, flag)
     return any(box)

@@ -1,6 +1,7 @@
-"""Being asked to stop: a signal sets a flag. No torch here: a signal may come while that is still loading."""
+"""Set a flag when a signal asks this process to stop. No torch here, because a signal may come while torch is loading."""
 
 import signal
+from types import FrameType
 
 # Ctrl-C, kill and scancel, a terminal that is closed, and SLURM's warning before a time limit or preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -12,15 +13,15 @@ class Interruption:
     def __init__(self):
         self.requested = False
         self.by = ""
-        """Name of the first signal; empty also where another rank got it."""
+        """Name of the first signal. Stays empty if only another rank got a signal."""
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup
+                continue  # started by nohup
             signal.signal(number, self._note)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested, self.by = True, self.by or signal.Signals(number).name
 
 
 class Stopped(Exception):
-    """The stage was asked to stop, and all ranks leave here."""
+    """Raised on all ranks when the stage was asked to stop."""

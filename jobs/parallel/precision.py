@@ -11,7 +11,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Autocast:
-    """A network called under autocast: its convolutions and products in `dtype`, its parameters in float32."""
+    """Calls a network under autocast: convolutions and products in `dtype`, parameters in float32."""
 
     network: torch.nn.Module
     dtype: torch.dtype
@@ -21,8 +21,9 @@ class Autocast:
             return self.network(x, *arguments, **model_kwargs)
 
     def along(self, times: Tensor, **model_kwargs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """As the network's own `along`; embeddings are computed in float32."""
-        at_step = self.network.along(times, **model_kwargs)
+        """The network's own `along` under autocast; embeddings are computed in float32."""
+        along: Callable[..., Callable[[Tensor, Tensor], Tensor]] = self.network.along  # type: ignore[assignment]  # a method
+        at_step = along(times, **model_kwargs)
 
         def autocast(x: Tensor, number: Tensor) -> Tensor:
             with torch.autocast(x.device.type, dtype=self.dtype):
@@ -31,5 +32,5 @@ class Autocast:
 
 
 def autocasting(network: torch.nn.Module, precision: str) -> torch.nn.Module | Autocast:
-    """The network as it is for fp32, else under autocast. Losses and samplers around it stay in float32."""
+    """`network` itself for fp32, else `network` under autocast. Losses and samplers around the network stay in float32."""
     return network if precision == "fp32" else Autocast(network, AUTOCAST[precision])

@@ -1,4 +1,4 @@
-"""The directory of a run: where everything lies, and the spec that is frozen in it."""
+"""The directory of a run: the paths in it, its frozen spec, and how far the run is."""
 
 import fcntl
 import os
@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import Busy, UserError
-from jobs.run.provenance import provenance
-from jobs.spec.frozen import difference, dump, load_frozen
+from jobs.spec.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
-from jobs.spec.sweep import Study
-from jobs.storage.files import json_text, read_json, write_json, write_texts
-
-# What may change under an existing run: it does not touch the weights and samples that the run has computed.
-FREE_TO_CHANGE = ("resources", "train.log_interval", "train.save_interval", "train.keep_interval", "sample.at", "evaluate")
+from jobs.storage.files import read_json
 
 
 @dataclass(frozen=True)
 class RunDir:
+    """The directory runs/STUDY/RUN."""
+
     path: Path
     known: Spec | None = field(default=None, compare=False, repr=False)
-    """The spec where the caller has it: one that is about to be frozen here, or that equals the frozen one."""
+    """The spec, if the caller knows it: it will be frozen here, or equals the frozen spec."""
 
     @classmethod
     def expected(cls, path: Path, spec: Spec) -> "RunDir":
-        """The run at `path`, which probably holds `spec`. Its spec.yaml is parsed only if not: large sweeps open fast."""
+        """The run at `path`, which probably holds `spec`. Its spec.yaml is parsed only if it differs: large sweeps open fast."""
         file = path / "spec.yaml"
         return cls(path, spec if file.is_file() and file.read_text(encoding="utf-8") == dump(spec) else None)
 
@@ -78,26 +75,27 @@ class RunDir:
 
     @cached_property
     def spec(self) -> Spec:
-        """The frozen spec. Raises UserError where `path` is not a run's directory."""
+        """The frozen spec. Raises UserError if `path` is not a run's directory."""
         if self.known is not None:
             return self.known
         if not self.spec_file.is_file():
-            raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); `iddpm run SPEC` makes runs/<study>/<run>")
+            raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); "
+                            "`iddpm run SPEC` makes runs/<study>/<run>")
         return load_frozen(self.spec_file)
 
     @property
     def differs(self) -> dict[str, Any]:
-        """The swept settings of this run by dotted key, from study.json; empty where it is not of a sweep."""
+        """The swept settings of this run by dotted key, from study.json; empty if there is no sweep."""
         file = self.path.parent / "study.json"
         return read_json(file)["runs"].get(self.path.name, {"differs": {}})["differs"] if file.is_file() else {}
 
     def checkpoint_folders(self) -> list[Path]:
-        """The folders step-NNNNNNNN by step. Not what a person put beside them, such as step-00001000.bak."""
+        """The folders step-NNNNNNNN in the order of steps. Other folders, such as step-00001000.bak, do not count."""
         folders = [folder for folder in self.checkpoints.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
         return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
     def trained_steps(self) -> int:
-        """Step of the newest checkpoint whose files have their recorded sizes, 0 without one. Reads no weights."""
+        """Step of the newest checkpoint whose files have their recorded sizes, 0 if there is none. Reads no weights."""
         for folder in reversed(self.checkpoint_folders()):
             try:
                 manifest = read_json(folder / "manifest.json")
@@ -108,7 +106,7 @@ class RunDir:
         return 0
 
     def is_done(self, stage: str) -> bool:
-        """Whether the results of "train", "sample" or "evaluate" are there."""
+        """Whether the results of the stage "train", "sample" or "evaluate" exist."""
         if stage == "train":
             steps = self.trained_steps()
             return steps > 0 and steps >= self.spec.train.iterations
@@ -118,7 +116,7 @@ class RunDir:
         return self._evaluated_as_asked()
 
     def _evaluated_as_asked(self) -> bool:
-        """Whether evaluation.json answers what the spec asks now: its `evaluate` section may change under a run."""
+        """Whether evaluation.json fits the spec of today: the `evaluate` section may change under a run."""
         try:
             found = read_json(self.evaluation)
         except (OSError, UserError):
@@ -131,55 +129,19 @@ class RunDir:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Keep a second job off this run while the block lasts; the system lets go when the process dies."""
-        holder = self.spec_file.with_name("lock")
-        self.spec  # before anything is written into what is no run's directory
-        with open(holder, "a+", encoding="utf-8") as file:
+        """Lock this run against other processes while the block lasts. The lock ends with the process, even if killed.
+
+        Raises Busy, a UserError, if another process holds the lock, and UserError if `path` is not a run's directory.
+        """
+        _ = self.spec  # raises before a lock file is written into another kind of folder
+        with open(self.path / "lock", "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
                 raise Busy(f"{self.path}: another process is at work on this run ({file.read().strip() or 'unknown'}); "
-                                "wait for it or stop it") from error
+                           "wait for it or stop it") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
-
-
-def refuse_changes(study: Study, runs_folder: Path) -> list[RunDir]:
-    """The study's directories. Raises UserError where a run exists under the same name with another spec."""
-    directories = [RunDir.expected(runs_folder / study.name / run.name, run.spec) for run in study.runs]
-    for run, directory in zip(study.runs, directories):
-        if directory.spec_file.is_file():
-            changed = difference(directory.spec, run.spec, ignore=FREE_TO_CHANGE)
-            if changed:
-                raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
-                                + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")
-    return directories
-
-
-def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
-    """Create the study's directories with their frozen specs, or check those that are there, and bring them up to date.
-
-    Raises UserError, before anything is written, as `refuse_changes` does.
-    """
-    directories = refuse_changes(study, runs_folder)
-    origin, files = json_text(provenance()), {}
-    for run, directory in zip(study.runs, directories):
-        if not directory.spec_file.is_file():
-            files |= {directory.path / "provenance.json": origin, directory.spec_file: dump(run.spec)}
-        elif difference(directory.spec, run.spec):
-            files[directory.spec_file] = dump(run.spec)
-    write_texts(files)
-    _record_study(study, runs_folder / study.name)
-    return [RunDir(directory.path) for directory in directories]
-
-
-def _record_study(study: Study, folder: Path) -> None:
-    """Add this spec's runs to study.json; those of earlier sweeps under the name stay."""
-    file = folder / "study.json"
-    known = read_json(file)["runs"] if file.is_file() else {}
-    runs = known | {run.name: {"differs": run.differs} for run in study.runs}
-    if runs != known:
-        write_json(file, {"name": study.name, "source": str(study.source), "runs": runs})

@@ -1,4 +1,4 @@
-"""Why a stage failed, sorted: a run's failure.json, from which status and report say what to do next."""
+"""Sort failures of stages by kind, and keep the last one in failure.json. Each kind has advice for status and report."""
 
 import re
 import time
@@ -9,50 +9,55 @@ from pathlib import Path
 from jobs.errors import StageFailed, UserError
 from jobs.storage.files import read_json, write_json
 
-# kind -> what to do next; {stage} and {run} are filled in.
+# What to do next, by kind of failure; {stage} and {run} are filled in.
 NEXT = {
-    "out of memory": "lower train.microbatch, sample.batch_size or evaluate.batch_size, set train.gradient_checkpointing: true, "
-                     "or raise resources.{stage}.mem_gb; then submit again",
+    "out of memory": "lower train.microbatch, sample.batch_size or evaluate.batch_size, set train.gradient_checkpointing: "
+                     "true, or raise resources.{stage}.mem_gb; then submit again",
     "no progress": "raise resources.{stage}.time, or save more often (train.save_interval); then submit again",
     "node or network": "submit again: it goes on from what was saved; if it happens on the same node, tell the cluster's staff",
     "bad input": "mend what the message names; then submit again (`iddpm requeue` where the study is on hold)",
     "diverged": "lower train.lr, lengthen train.warmup or set train.grad_clip, under another name",
-    "killed": "killed from outside, or out of memory: see `iddpm logs {run}`; submit again, with more resources.{stage}.mem_gb if "
-              "it happens again",
+    "killed": "killed from outside, or out of memory: see `iddpm logs {run}`; submit again, with more "
+              "resources.{stage}.mem_gb if it happens again",
     "error": "a defect, ours or in a changed file: the traceback is in `iddpm logs {run}`",
 }
 MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-# How gloo, NCCL, the store and a sick GPU tell that another process, or the node, is gone.
-NETWORK = ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL", "uncorrectable ECC", "unspecified launch",
-           "Stale file handle", "Input/output error", "Transport endpoint")
+# Words in the errors of gloo, NCCL, the store and a broken GPU when another process, or the node, is gone.
+NETWORK = ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL", "uncorrectable ECC",
+           "unspecified launch", "Stale file handle", "Input/output error", "Transport endpoint")
 
 
 @dataclass(frozen=True)
 class Failure:
+    """The failure of one stage of a run, as failure.json holds it."""
+
     stage: str
     kind: str
-    """One of NEXT."""
+    """A key of NEXT."""
     message: str
-    """One line: the sentence meant for the user, or the traceback's last."""
+    """One line: the message for the user, or the last line of the traceback."""
     traceback: str
-    """Empty for what is a sentence."""
+    """Empty for errors whose message is meant for the user."""
     done: int | None
-    """How far the stage was, in progress.json's units."""
+    """How far the stage was, in the unit of progress.json; None if unknown."""
     host: str
     rank: int
     time: float
+    """Seconds since 1970."""
 
     @property
     def signature(self) -> str:
-        """The same for runs that failed of the same: the message without its numbers and paths, and where it was raised."""
+        """Equal for failures with one cause: the message without numbers and paths, and the line that raised it."""
         where = re.findall(r'File "[^"]*?([^"/]+)", line (\d+), in (\w+)', self.traceback)[-1:]
         return f"{self.stage}: {self.kind}: {re.sub(r'[^ ]*[/0-9][^ ]*', '#', self.message)} {where}"
 
     def next_step(self, run: Path) -> str:
+        """What the user can do about the failure of `run`."""
         return NEXT[self.kind].format(stage=self.stage, run=run)
 
 
-def kind_of(error: Exception) -> str:
+def failure_kind(error: Exception) -> str:
+    """The key of NEXT that fits `error`."""
     if isinstance(error, UserError):
         return "bad input"
     if isinstance(error, StageFailed):
@@ -65,8 +70,8 @@ def kind_of(error: Exception) -> str:
 
 
 def describe(error: Exception, stage: str, done: int | None, host: str, rank: int) -> Failure:
-    """`error`, just caught. Sentences for the user come without a traceback."""
-    kind, sentence = kind_of(error), isinstance(error, (UserError, StageFailed))
+    """Describe `error`, caught just now. UserError and StageFailed need no traceback."""
+    kind, sentence = failure_kind(error), isinstance(error, (UserError, StageFailed))
     text = "" if sentence else "".join(traceback.format_exception(error))
     last = str(error) if sentence else traceback.format_exception_only(error)[-1]
     message = next((line.strip() for line in last.splitlines() if line.strip()), type(error).__name__)
@@ -74,19 +79,20 @@ def describe(error: Exception, stage: str, done: int | None, host: str, rank: in
 
 
 def write_failure(run: Path, failure: Failure) -> None:
-    """Keep it as the run's failure.json. A lost connection does not replace the cause of it, told by another rank."""
+    """Write the run's failure.json. A lost connection does not replace the failure of another rank that caused it."""
     known = read_failure(run)
     if known is None or known.stage != failure.stage or failure.kind != "node or network":
         write_json(run / "failure.json", asdict(failure))
 
 
 def read_failure(run: Path) -> Failure | None:
+    """Read the run's failure.json; None if it is missing or damaged."""
     try:
         return Failure(**read_json(run / "failure.json"))
     except (OSError, UserError, TypeError):
         return None
 
 
-def forget_failure(run: Path) -> None:
-    """A new attempt begins, or the stage came through."""
+def remove_failure(run: Path) -> None:
+    """Delete failure.json."""
     (run / "failure.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a run will read, looked at before anything is written: a missing file must not show after a day of training."""
+"""Check the inputs of a run before anything is written: a missing file must not show after a day of training."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jobs.storage.files import read_json, write_json
 
 
 def input_problems(spec: Spec) -> list[str]:
-    """One message for each input of the run that is missing or does not fit: data sets and the feature extractor."""
+    """One message for each data set, reference or feature extractor that is missing or does not fit the spec."""
     data, evaluate = spec.data, spec.evaluate
     held_out = kind_of(spec).held_out(spec)
     problems: dict[str, str] = {}
@@ -41,7 +41,7 @@ def input_problems(spec: Spec) -> list[str]:
 
 
 def _class_problems(spec: Spec, names: dict[str, list[str]]) -> dict[str, str]:
-    """Label numbers mean the same thing in both data sets only where their class names agree. Unnamed classes pass."""
+    """Compare the class names of training and held-out data: label numbers must have one meaning. Unnamed classes pass."""
     trained = names.get(spec.data.path)
     if trained and len(trained) != spec.data.num_classes:
         return {"classes": f"data.num_classes: {spec.data.num_classes}, but {spec.data.path} has {len(trained)} classes"}
@@ -53,18 +53,18 @@ def _class_problems(spec: Spec, names: dict[str, list[str]]) -> dict[str, str]:
 
 
 def check_same_data(run: RunDir, data: ImageData) -> None:
-    """The first time, record which data the run is trained on in data.json; later, raise UserError for other data."""
+    """Record the data of the run in data.json; if that exists, raise UserError unless `data` are the recorded ones."""
     file = run.path / "data.json"
     if not file.exists():
         write_json(file, {"images": len(data), "sha256": fingerprint(data)})
     elif (recorded := read_json(file))["sha256"] != fingerprint(data):
         raise UserError(f"{run.spec.data.path}: not the data that {run.path} was trained on so far ({len(data)} images now, "
-                        f"{recorded['images']} then); bring that back, or give the run another name")
+                        f"{recorded['images']} then); restore that data, or give the run another name")
 
 
 def check_inputs(specs: list[Spec]) -> None:
-    """Raises UserError with the problems of all specs, each named once."""
-    distinct = {str((spec.data, spec.evaluate)): spec for spec in specs}  # a sweep's runs mostly read the same
+    """Check the inputs of all specs. Raises UserError that names each problem once."""
+    distinct = {str((spec.data, spec.evaluate)): spec for spec in specs}  # runs of a sweep mostly share their inputs
     problems = list(dict.fromkeys(problem for spec in distinct.values() for problem in input_problems(spec)))
     problems += missing_runs(specs)
     if problems:

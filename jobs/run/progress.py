@@ -1,4 +1,4 @@
-"""How far a stage is: progress.json for `status`, a bar on a terminal, plain lines in a log."""
+"""Show how far a stage is: in progress.json for `status`, as a bar on a terminal, or as lines in a log."""
 
 import os
 import socket
@@ -13,19 +13,19 @@ NOTE = "note: "
 
 
 def note(text: str) -> None:
-    """Say something that the user should hear of although the stage goes on; a launcher picks it out of the log."""
+    """Print a note for the user about a stage that continues. Launchers find notes in the log by their first word."""
     print(NOTE + text, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 under an hour."""
+    """Format a time: 1:02:03, or 2:03 under an hour."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Bar:
-    """One long piece of work: a bar with rate and time left on a terminal, else a line every LINE_S seconds."""
+    """Shows one long piece of work: a bar with rate and time left on a terminal, else a line every LINE_S seconds."""
 
     def __init__(self, label: str, total: int, unit: str):
         self.label, self.total, self.unit = label, total, unit
@@ -39,7 +39,7 @@ class Bar:
             self.bar.start()
 
     def show(self, done: int, rate: float | None, note: str = "") -> None:
-        """`rate` in units per second; None while unknown."""
+        """Show that `done` of `total` units are done; `rate` is in units per second, None while unknown."""
         text = note
         if rate:
             text = f"{rate:,.1f} {self.unit}/s, {duration((self.total - done) / rate)} left{', ' + note if note else ''}"
@@ -55,7 +55,7 @@ class Bar:
 
 
 class Progress:
-    """What the main rank tells of its stage. Calls are cheap: the file is replaced at most once a HEARTBEAT_S."""
+    """Reports the progress of the main rank. Calls are cheap: the file is replaced at most every HEARTBEAT_S seconds."""
 
     def __init__(self, path: Path, stage: str, total: int, unit: str, start: int = 0):
         self.path, self.stage, self.total, self.unit = path, stage, total, unit
@@ -74,7 +74,7 @@ class Progress:
         self.bar.show(done, rate, f"loss {self.loss:.4f}" if self.loss is not None else "")
 
     def close(self, done: int, state: str) -> None:
-        """`state`: done, interrupted or failed."""
+        """Write the last report. `state` is done, interrupted or failed."""
         self.bar.close()
         self._write(done, None, state)
 

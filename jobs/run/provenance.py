@@ -1,4 +1,4 @@
-"""Where results come from: the code, the packages, the machine."""
+"""Record where results come from: the code, the packages, the machine, the command."""
 
 import os
 import platform
@@ -10,12 +10,12 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("iddpm", "torch", "numpy", "h5py", "pydantic", "pillow", "submitit", "safetensors", "tensorboard", "scikit-learn")
+PACKAGES = ("iddpm", "torch", "numpy", "h5py", "pydantic", "pillow", "submitit", "safetensors", "tensorboard")
 
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Version by name, of those that are installed."""
+    """Version by name of each package of PACKAGES that is installed."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -26,15 +26,16 @@ def package_versions() -> dict[str, str]:
 
 
 def provenance() -> dict:
-    """Commit and uncommitted patch of this code (null outside a git checkout), packages, host, command, time."""
+    """Time, command, commit and uncommitted patch of this code (None outside a git checkout), packages, host, user."""
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv, "commit": _git("rev-parse", "HEAD"),
             "dirty_patch": _git("diff", "HEAD"), "python": platform.python_version(), "packages": package_versions(),
             "host": socket.gethostname(), "system": platform.platform(), "user": os.environ.get("USER")}
 
 
 def _git(*arguments: str) -> str | None:
+    """Output of a git command in this code's checkout; None if there is no checkout or git fails."""
     code = Path(__file__).resolve().parents[2]
-    if not (code / ".git").exists():  # installed, perhaps inside somebody else's repository
+    if not (code / ".git").exists():  # installed: a repository around the installation is not ours
         return None
     try:
         done = subprocess.run(["git", "-C", code, *arguments], capture_output=True, text=True, timeout=10)

@@ -15,7 +15,7 @@ from jobs.errors import UserError
 from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path
-from jobs.storage.sealed import Alike, as_bytes
+from jobs.storage.sealed import SameLayoutReader, as_bytes
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class DamagedChunk(UserError):
     """A chunk file that is not what `write_chunk` wrote."""
 
 
-def alike_chunks() -> Alike:
+def alike_chunks() -> SameLayoutReader:
     """For `read_chunk` of many."""
-    return Alike("images", "sample_index", "labels")
+    return SameLayoutReader("images", "sample_index", "labels")
 
 
-def read_chunk(path: Path, indices: range, settings: dict, files: Alike | None = None) -> Chunk:
+def read_chunk(path: Path, indices: range, settings: dict, files: SameLayoutReader | None = None) -> Chunk:
     """The chunk in `path`, after checking that it is whole and made with `settings`.
 
     Raises DamagedChunk where it is not whole, UserError (naming what differs) where it is another run's.

@@ -1,19 +1,20 @@
-"""Files that are whole whenever they exist: written under a temporary name, flushed, renamed."""
+"""Write files that are whole whenever they exist: write a temporary file, flush it, rename it."""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from jobs.errors import UserError
 
 
 def _explain(error: OSError, path: Path) -> Exception:
-    """What a user can do about a failed write to `path`; other errors come back unchanged."""
+    """A UserError that says what to do about a failed write to `path`; `error` itself if a user can do nothing."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"{path}: no space left on the device or in the quota; free some and repeat the command")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
@@ -23,12 +24,19 @@ def _explain(error: OSError, path: Path) -> Exception:
     return error
 
 
-def make_dir(path: Path) -> Path:
-    """Create the folder `path` and its parents. Raises UserError where that is not allowed."""
+@contextmanager
+def disk_errors_explained(path: Path) -> Iterator[None]:
+    """Turn errors of the disk that a user can mend into a UserError that names `path`. Other exceptions pass unchanged."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise _explain(error, path) from error
+
+
+def make_dir(path: Path) -> Path:
+    """Create the folder `path` and its parents. Raises UserError if the disk refuses."""
+    with disk_errors_explained(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -41,31 +49,29 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _temporary_name(path: Path) -> Path:
-    """Beside `path`: ranks on two nodes may have the same process id; and writers look at the suffix (.npz, .png)."""
+    """A name beside `path`: unique, as the node and the process are in it, and with the suffix, which some writers read."""
     return path.with_name(f".{path.stem}.{os.uname().nodename}-{os.getpid()}.tmp{path.suffix}")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write a file or folder under; rename it to `path` on success.
+    """Yield a temporary name beside `path`; write a file or a folder there. On success it is renamed to `path`.
 
-    The content is flushed to disk before the rename, so that after a crash `path` is either absent
-    (or the old file) or whole. On any exception the temporary is removed; a full disk and a read-only
-    folder become a UserError that names `path`.
+    The content is flushed to the disk before the rename: after a crash `path` is absent, or the old file, or whole. After
+    an exception the temporary file is removed. Raises UserError that names `path` if the disk is full or read-only.
     """
     path = Path(path)
     temporary = _temporary_name(path)
     try:
-        make_dir(path.parent)
-        yield temporary
-        if temporary.is_dir():
-            for file in sorted(temporary.rglob("*")):
-                _flush_to_disk(file)
-        _flush_to_disk(temporary)
-        os.replace(temporary, path)
-        _flush_to_disk(path.parent)
-    except OSError as error:
-        raise _explain(error, path) from error
+        with disk_errors_explained(path):
+            make_dir(path.parent)
+            yield temporary
+            if temporary.is_dir():
+                for file in sorted(temporary.rglob("*")):
+                    _flush_to_disk(file)
+            _flush_to_disk(temporary)
+            os.replace(temporary, path)
+            _flush_to_disk(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,7 +80,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `atomic_path` left below `folder` when its process was killed. Nobody else may be writing there."""
+    """Remove temporary files of killed processes below `folder`. No other process may be writing there."""
     for leftover in folder.rglob(".*.tmp*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
@@ -85,18 +91,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_texts(texts: dict[Path, str]) -> None:
-    """Many small files at once, in order: each whole or absent like `write_text`'s, but with one flush for all of them."""
+    """Write many small files, in order. Each is whole or absent, as with `write_text`, but one flush serves all of them."""
     temporaries = {path: _temporary_name(path) for path in texts}
-    path = None
     try:
         for path, text in texts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporaries[path].write_text(text, encoding="utf-8")
+            with disk_errors_explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporaries[path].write_text(text, encoding="utf-8")
         os.sync()
         for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        raise _explain(error, path) from error
+            with disk_errors_explained(path):
+                os.replace(temporary, path)
     finally:
         for temporary in temporaries.values():
             with suppress(OSError):
@@ -112,7 +117,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse the JSON file `path`. Raises FileNotFoundError, or UserError where it is not JSON."""
+    """Parse the JSON file `path`. Raises FileNotFoundError, or UserError if the file is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -128,5 +133,5 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_json(value: Any) -> str:
-    """Hash of a JSON-able value, independent of the order of its keys."""
+    """Hash of a value that JSON can hold; the order of keys does not count."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""HDF5 files that may not fit on the disk.
+"""Write HDF5 files that may not fit on the disk.
 
-HDF5 lays out the file, Python writes the arrays into their places: a full disk is then an OSError, where HDF5 itself
-fails to close its file and takes the process down at exit (seen with h5py 3.16 on HDF5 2.0).
+HDF5 lays out the file, and Python writes the arrays to their offsets. A full disk then raises OSError; if HDF5 wrote the
+arrays, closing the file would fail and end the process with a segmentation fault (seen with h5py 3.16 on HDF5 2.0).
 """
 
 import math
@@ -16,14 +16,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jobs.storage.sealed import new_sum, seal, update
+from jobs.storage.sealed import new_digest, seal, update_from
 
 FLUSH_EVERY = 32 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One dataset of a file to be filled: contiguous, or in pieces of `rows_per_chunk` rows."""
+    """One dataset of a file that will be filled: contiguous, or in HDF5 chunks of `rows_per_chunk` rows."""
 
     shape: tuple[int, ...]
     dtype: type | str
@@ -35,16 +35,19 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Bytes, the padding of the last chunk included."""
+        """Bytes, with the padding of the last chunk."""
         rows = self.shape[0] if self.chunks is None else -(-self.shape[0] // self.chunks[0]) * self.chunks[0]
         return rows * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
 
 def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) -> dict[str, list[int]]:
-    """Create the file with empty datasets. Returns, by name, the offset in the file of each chunk (one if contiguous)."""
+    """Create the file `path` with datasets to be filled. Returns by name the offset in the file of each chunk.
+
+    A contiguous dataset has one offset. Raises OSError if the disk has no room for the whole file as far as HDF5 writes it.
+    """
     own = (1 << 16) + sum(len(str(value)) for value in attributes.values())
     own += 72 * sum(-(-layout.shape[0] // layout.chunks[0]) for layout in layouts.values() if layout.chunks)
-    with open(path, "wb") as file:  # what HDF5 itself will write: a full disk must show before it does
+    with open(path, "wb") as file:  # as much as HDF5 will write: a full disk must show before HDF5 does
         file.write(bytes(own))
         file.flush()
         os.fsync(file.fileno())
@@ -55,6 +58,7 @@ def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) 
 
 
 def _create(file: h5py.File, name: str, layout: Layout) -> list[int]:
+    """Create one dataset, whose room in the file HDF5 allocates now and does not fill; return the offsets of its chunks."""
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -66,28 +70,30 @@ def _create(file: h5py.File, name: str, layout: Layout) -> list[int]:
 
 
 def fill(path: Path, pieces: Iterable[tuple[int, np.ndarray]]) -> None:
-    """Write arrays to their offsets in the laid-out file, in ascending order, and seal it.
+    """Write (offset, array) pairs, in ascending order, into the file that `lay_out` made, and seal the file.
 
-    The disk gets the first pieces while the next are made: there is little left to flush at the end.
+    Flushing runs beside the writing, so that little is left to flush at the end. Raises ValueError for a wrong order, and
+    OSError if the disk refuses.
     """
-    digest, position, flushes = new_sum(), 0, list[Future[None]]()
+    digest, position, flushes = new_digest(), 0, list[Future[None]]()
     with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(1) as disk:
         for offset, array in pieces:
             if offset < position:
                 raise ValueError(f"offset {offset} lies before what was written up to {position}")
-            update(digest, file, offset - position)  # HDF5's own, in between
-            content = memoryview(np.ascontiguousarray(array)).cast("B")
+            update_from(digest, file, offset - position)  # what HDF5 wrote between the arrays
+            content = np.ascontiguousarray(array).data.cast("B")
             digest.update(content)
             _write(file, content)
             position = offset + len(content)
             if position >= FLUSH_EVERY * (len(flushes) + 1):
                 flushes.append(disk.submit(os.fdatasync, file.fileno()))
-        update(digest, file, path.stat().st_size - position)
+        update_from(digest, file, path.stat().st_size - position)
         _write(file, memoryview(seal(digest)))
         for flush in flushes:
-            flush.result()  # the system tells of an error once, whoever asks first
+            flush.result()  # the system reports an error of the disk only once, to the first flush after it
 
 
 def _write(file: FileIO, content: memoryview) -> None:
+    """Write all of `content`: one call of an unbuffered file may write less."""
     while content:
         content = content[file.write(content):]

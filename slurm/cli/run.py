@@ -14,7 +14,8 @@ from jobs.cost.bench.file import bench_to_plan_by
 from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
 from jobs.errors import Busy, StageFailed, UserError
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import duration
 from jobs.run.waiting import waits_for

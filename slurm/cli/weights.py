@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.spec.file import load
 
 

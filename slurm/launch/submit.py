@@ -12,7 +12,8 @@ from jobs.cost.bench.file import bench_to_plan_by
 from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
 from jobs.errors import StageFailed
-from jobs.run.directory import RunDir, freeze, refuse_changes
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze, refuse_changes
 from jobs.run.preflight import check_inputs
 from jobs.spec.file import load
 from jobs.spec.sections import STAGES, Spec

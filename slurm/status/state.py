@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.run.failures import Failure, kind_of, read_failure
+from jobs.run.failures import Failure, failure_kind, read_failure
 from jobs.spec.sections import STAGES
 from jobs.storage.files import read_json
 from slurm.launch.records import Submission, recorded
@@ -249,7 +249,7 @@ def end_of(ended: EndedJob | None, words: str) -> tuple[str | None, str]:
             if kind is None:
                 return None, account or "CANCELLED"
             # Memory and network have their own words in exceptions.
-            return (kind_of(RuntimeError(line)) if kind == "error" else kind), line
+            return (failure_kind(RuntimeError(line)) if kind == "error" else kind), line
     if ended and ended.state == "FAILED":
         return ("killed" if ended.was_killed else "error"), f"{account}, exit code {ended.exit_code}"
     return None, account

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.run.directory import freeze
+from jobs.run.freezing import freeze
 from jobs.spec.file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent

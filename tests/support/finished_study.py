@@ -9,7 +9,8 @@ import pytest
 
 from jobs.data.dataset import open_data
 from jobs.run.board import Board
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.spec.file import load
 from jobs.storage.files import read_json, write_json
 

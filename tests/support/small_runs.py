@@ -26,7 +26,8 @@ SMALL_SPEC = {
 @pytest.fixture
 def make_run(tmp_path):
     """make_run("train.lr=1e-2", ..., folder="a") -> RunDir: the small spec with these changes, frozen under tmp_path."""
-    from jobs.run.directory import RunDir, freeze
+    from jobs.run.directory import RunDir
+    from jobs.run.freezing import freeze
     from jobs.spec.file import load
 
     def make(*overrides: str, folder: str = "runs") -> RunDir:

@@ -1,4 +1,4 @@
-"""Reading the CIFAR-10 python archive (Krizhevsky 2009) without trusting its pickles."""
+"""Make a data set from the CIFAR-10 python archive (Krizhevsky 2009), whose pickles are not trusted."""
 
 import io
 import os
@@ -10,17 +10,25 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jobs.data.importers.writer import Summary, Writer
 from jobs.errors import UserError
 
 _FOLDER = "cifar-10-batches-py"
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
 
-def read_cifar10(archive: Path, split: Literal["train", "test"]) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    """Images of each batch file, uint8 [n, 32, 32, 3]; labels of all, int64 [N]; class names in the order of the ids.
+def import_cifar10(source: Path, writer: Writer, split: Literal["train", "test"]) -> Summary:
+    """Write CIFAR-10's 50,000 training or 10,000 test images, 32x32 RGB, with the data set's own class ids.
 
-    `archive` is `cifar-10-python.tar.gz` or the unpacked folder `cifar-10-batches-py`. Raises UserError.
+    `source` is `cifar-10-python.tar.gz` or the unpacked folder `cifar-10-batches-py`. Raises UserError that names the file
+    which is missing, damaged or of another data set.
     """
+    images, labels, classes = _read_split(source, split)
+    return writer.write(images, (len(labels), 32, 32, 3), labels, classes, f"CIFAR-10, {split}")
+
+
+def _read_split(archive: Path, split: Literal["train", "test"]) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Images of each batch file, uint8 [n, 32, 32, 3]; labels of all, int64 [N]; class names in the order of their ids."""
     members = _read_members(archive, ["batches.meta", *_BATCHES[split]])
     meta = _unpickle(archive, "batches.meta", members["batches.meta"])
     names = meta.get(b"label_names") if isinstance(meta, dict) else None
@@ -32,7 +40,7 @@ def read_cifar10(archive: Path, split: Literal["train", "test"]) -> tuple[list[n
 
 
 def _read_members(archive: Path, wanted: list[str]) -> dict[str, bytes]:
-    """The bytes of the wanted files of the archive or folder."""
+    """Read the wanted files of the archive or folder, by name. Raises UserError if one is missing."""
     found: dict[str, bytes] = {}
     try:
         if archive.is_dir():
@@ -41,9 +49,9 @@ def _read_members(archive: Path, wanted: list[str]) -> dict[str, bytes]:
             with tarfile.open(archive) as tar:
                 for member in tar:
                     folder, name = os.path.split(os.path.normpath(member.name))
-                    if folder == _FOLDER and name in wanted and member.isfile():
-                        found[name] = tar.extractfile(member).read()
-                while tar.fileobj.read(1 << 20):  # on to the end, where gzip compares checksums
+                    if folder == _FOLDER and name in wanted and member.isfile() and (file := tar.extractfile(member)):
+                        found[name] = file.read()
+                while tar.fileobj and tar.fileobj.read(1 << 20):  # gzip compares the checksum only at the end
                     pass
     except FileNotFoundError as error:
         raise UserError(f"{archive}: no such file; give cifar-10-python.tar.gz or {_FOLDER}") from error
@@ -56,7 +64,8 @@ def _read_members(archive: Path, wanted: list[str]) -> dict[str, bytes]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the names that a pickled array consists of and no others: a data file must not run code."""
+    """Finds only the names that a pickled array consists of: a data file must not run code."""
+
     _RECONSTRUCT = np.zeros(0).__reduce__()[0]
     _ALLOWED = {("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
                 ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
@@ -69,9 +78,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _unpickle(archive: Path, name: str, content: bytes) -> Any:
+    """Unpickle the file `name` of the archive. Raises UserError if that fails."""
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # damaged pickles meet any exception
+    except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{archive}: {name} is not a CIFAR-10 pickle, or a damaged one ({error})") from error
 
 

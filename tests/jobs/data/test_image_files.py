@@ -7,7 +7,8 @@ from PIL import Image
 
 from jobs.data.dataset import open_data
 from jobs.data.image_files import decode_image
-from jobs.data.importers.arrays import import_folder
+from jobs.data.importers.folder import import_folder
+from jobs.data.importers.writer import Writer
 
 
 @pytest.fixture
@@ -114,5 +115,16 @@ def test_an_animation_gives_its_first_frame(tmp_path, suffix):
 def test_damaged_metadata_spoils_no_image(folder, output):
     pixels = noise(8, 8, 3)
     save(folder / "a.png", pixels, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff garbage")
-    assert import_folder(folder, output, 8, "none", 3, "refuse").count == 1
+    assert import_folder(folder, Writer(output), 8, "none", 3, "refuse").count == 1
     np.testing.assert_array_equal(open_data(str(output), 8, 3).images[0], pixels)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_bytes_give_an_image_or_a_reason(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", noise(20, 20, 3))
+    whole = path.read_bytes()
+    for position in range(0, len(whole), max(len(whole) // 60, 1)):
+        path.write_bytes(whole[:position] + bytes(byte ^ 0xFF for byte in whole[position:position + 4])
+                         + whole[position + 4:])
+        result = decode_image(path, 8, 3)
+        assert isinstance(result, str) or (result.shape == (8, 8, 3) and result.dtype == np.uint8)

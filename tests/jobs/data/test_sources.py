@@ -1,3 +1,5 @@
+"""Images and references are opened from every kind of file."""
+
 import zipfile
 
 import h5py
@@ -108,7 +110,8 @@ def test_references_of_the_field_and_what_they_can_give(files):
     assert reference_problems(edm, ("fid", "inception_score"), "inception.pt") == []
     problems = reference_problems(edm, ("sfid", "precision_recall", "kid"), "inception.pt")
     assert len(problems) == 3 and all(text.startswith(f"{files / 'edm.npz'}: ") for text in problems)
-    for text, words in zip(problems, ("mu_s and sigma_s, which sfid needs", "which precision_recall needs", "which kid needs")):
+    for text, words in zip(problems, ("mu_s and sigma_s, which sfid needs", "which precision_recall needs", "which kid needs"),
+                           strict=True):
         assert words in text and "it holds mu, sigma" in text
     assert "features is pixels" in reference_problems(edm, ("fid",), "pixels")[0]
     assert "has no labels" in reference_problems(virtual, ("fid",), "classifier")[0]

@@ -20,7 +20,8 @@ from jobs.cost.count import run_cost
 from jobs.errors import UserError
 from jobs.kinds.seam import model_of
 from jobs.report.write import report
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.run.waiting import waits_for
 from jobs.sampling.gather import check_samples, recorded_settings
 from jobs.spec.file import load

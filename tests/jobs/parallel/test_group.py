@@ -1,7 +1,12 @@
-"""Collectives, over processes that meet by a file."""
+"""Collectives over processes that meet through a file; ranks as launchers give them."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from jobs.parallel.group import RankInfo, rank_info
 
 COLLECTIVES = """
 import os, sys
@@ -27,7 +32,7 @@ def check(rank):
     else:
         raise AssertionError
 
-for rank in range(3):  # forked, because loading torch is what takes long
+for rank in range(3):  # forked, because loading torch takes seconds
     if not os.fork():
         os.environ |= {f"SUBMITIT_LOCAL_{key}": str(value)
                        for key, value in {"GLOBALID": rank, "LOCALID": rank, "NTASKS": 3}.items()}
@@ -41,3 +46,26 @@ print(*(os.wait()[1] for _ in range(3)))
 def test_collectives_over_three_processes_that_meet_by_a_file(tmp_path):
     command = [sys.executable, "-c", COLLECTIVES, str(tmp_path / "meeting")]
     assert subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120).stdout == "0 0 0\n"
+
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+SLURM = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
+LOCAL = {"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_LOCALID": "1"}
+
+
+@pytest.mark.parametrize("environment, expected", [
+    ({}, RankInfo(0, 1, 0)),
+    (TORCHRUN, RankInfo(5, 8, 1)),
+    (LOCAL, RankInfo(1, 2, 1)),
+    (SLURM, RankInfo(0, 1, 0)),  # a shell inside an allocation
+    (SLURM | {"SUBMITIT_EXECUTOR": "slurm"}, RankInfo(2, 4, 0)),
+    (TORCHRUN | SLURM, RankInfo(5, 8, 1)),
+    ({"RANK": "5"}, RankInfo(0, 1, 0)),
+])
+def test_the_rank_is_the_launchers(monkeypatch, environment, expected):
+    for name in [*os.environ]:
+        if name in TORCHRUN or name.startswith(("SLURM_", "SUBMITIT_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert rank_info() == expected

@@ -13,8 +13,8 @@ from finished_study import evaluation
 from paths import ROOT
 
 from jobs.report.write import report
-from jobs.run.directory import freeze
 from jobs.run.failures import NEXT, Failure, write_failure
+from jobs.run.freezing import freeze
 from jobs.spec.file import load
 from jobs.storage.files import read_json, write_json
 

@@ -1,9 +1,12 @@
+"""Directories of runs: frozen specs, provenance and the lock."""
+
 import json
 
 import pytest
 
 from jobs.errors import UserError
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.run.provenance import provenance
 from jobs.spec.file import load
 
@@ -17,7 +20,7 @@ def test_freezing_writes_spec_provenance_and_study(make_run):
     assert recorded["packages"]["torch"] and recorded["host"] and recorded["python"]
 
 
-def test_saying_it_again_changes_nothing(make_run):
+def test_freezing_again_changes_nothing(make_run):
     run = make_run()
     before = {file: file.stat().st_mtime_ns for file in run.path.parent.rglob("*") if file.is_file()}
     make_run()
@@ -33,13 +36,13 @@ def test_a_changed_spec_under_an_old_name_is_refused_with_the_difference(make_ru
     assert str(run.path) in str(error.value) and run.spec_file.read_text() == text
 
 
-def test_resources_and_logging_may_change_and_are_taken_over(make_run):
+def test_resources_and_logging_may_change_and_are_updated(make_run):
     make_run()
     run = make_run("train.log_interval=7", "resources.sample.tasks_per_node=3")
     assert run.spec.train.log_interval == 7 and run.spec.resources.sample.tasks_per_node == 3
 
 
-def test_a_sweep_grows_and_keeps_what_is_there(tmp_path, make_run):
+def test_a_sweep_grows_and_keeps_existing_runs(tmp_path, make_run):
     make_run()  # leaves the spec file
     def sweep(seeds):
         base = json.loads((tmp_path / "small.yaml").read_text())
@@ -51,7 +54,7 @@ def test_a_sweep_grows_and_keeps_what_is_there(tmp_path, make_run):
     assert known == {f"seed={seed}": {"differs": {"train.seed": seed}} for seed in (0, 1, 2)}
 
 
-def test_nothing_is_written_where_one_run_of_a_sweep_is_refused(tmp_path, make_run):
+def test_nothing_is_written_if_one_run_of_a_sweep_is_refused(tmp_path, make_run):
     make_run()
     base = json.loads((tmp_path / "small.yaml").read_text())
     def sweep(lr, seeds):
@@ -66,7 +69,7 @@ def test_nothing_is_written_where_one_run_of_a_sweep_is_refused(tmp_path, make_r
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match="not a run's directory"):
-        RunDir(tmp_path).spec
+        _ = RunDir(tmp_path).spec
 
 
 def test_one_process_at_a_time(make_run):
@@ -79,6 +82,6 @@ def test_one_process_at_a_time(make_run):
         pass
 
 
-def test_provenance_holds_what_is_not_committed():
+def test_provenance_has_uncommitted_changes():
     recorded = provenance()
     assert set(recorded) >= {"commit", "dirty_patch", "packages", "host", "command", "time"}

@@ -1,4 +1,4 @@
-"""Failures sorted, and kept where status and report find them."""
+"""Failures are sorted by kind and kept in failure.json."""
 
 import time
 
@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from jobs.errors import StageFailed, UserError
-from jobs.run.failures import NEXT, Failure, describe, forget_failure, kind_of, read_failure, write_failure
+from jobs.run.failures import NEXT, Failure, describe, failure_kind, read_failure, remove_failure, write_failure
 
 
 @pytest.mark.parametrize("error, kind", [
@@ -22,7 +22,7 @@ from jobs.run.failures import NEXT, Failure, describe, forget_failure, kind_of, 
     (OSError(5, "Input/output error"), "node or network"),
     (ValueError("shapes differ"), "error")])
 def test_errors_are_sorted_and_each_kind_has_a_next_step(error, kind):
-    assert kind_of(error) == kind
+    assert failure_kind(error) == kind
     assert "{" not in describe(error, "train", 3, "n1", 0).next_step("runs/a/b") and kind in NEXT
 
 
@@ -33,7 +33,7 @@ def raised(value) -> Exception:
         return error
 
 
-def test_what_failed_of_the_same_has_the_same_signature():
+def test_failures_of_one_cause_have_one_signature():
     first, second = (describe(raised(value), "train", 3, "n1", 0) for value in (12, 13))
     assert first.signature == second.signature and "does not fit" in first.signature
     assert first.message == "ValueError: shape 12 of /data/12.h5 does not fit" and "raise ValueError" in first.traceback
@@ -42,16 +42,16 @@ def test_what_failed_of_the_same_has_the_same_signature():
     assert describe(UserError("one\ntwo"), "train", None, "n1", 0).message == "one"
 
 
-def test_the_cause_told_by_one_rank_is_not_replaced_by_the_lost_connections_of_the_others(tmp_path):
-    def told(kind, stage="train") -> Failure:
+def test_lost_connections_of_other_ranks_do_not_replace_the_failure_that_caused_them(tmp_path):
+    def failure(kind, stage="train") -> Failure:
         return Failure(stage, kind, kind, "", 3, "n1", 0, time.time())
-    write_failure(tmp_path, told("node or network"))
-    write_failure(tmp_path, told("error"))
-    write_failure(tmp_path, told("node or network"))
+    write_failure(tmp_path, failure("node or network"))
+    write_failure(tmp_path, failure("error"))
+    write_failure(tmp_path, failure("node or network"))
     assert read_failure(tmp_path).kind == "error"
-    write_failure(tmp_path, told("node or network", stage="sample"))
+    write_failure(tmp_path, failure("node or network", stage="sample"))
     assert read_failure(tmp_path).stage == "sample"
-    forget_failure(tmp_path)
+    remove_failure(tmp_path)
     assert read_failure(tmp_path) is None
     (tmp_path / "failure.json").write_text("{")
     assert read_failure(tmp_path) is None

@@ -1,3 +1,5 @@
+"""Inputs of a run are checked before anything is written."""
+
 import json
 
 import h5py
@@ -16,7 +18,7 @@ def data_set(path, names, count=12):
     return path
 
 
-def test_nothing_to_complain_of(make_run):
+def test_whole_inputs_give_no_message(make_run):
     assert input_problems(make_run().spec) == []
 
 

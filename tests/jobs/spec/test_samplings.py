@@ -21,7 +21,8 @@ from jobs.kinds.diffusion.sections import (
     resolve,
 )
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
-from jobs.run.directory import RunDir, freeze
+from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
 from jobs.sampling.gather import check_samples, gather, gather_run, recorded_settings
 from jobs.sampling.weights import load_sampler
 from jobs.spec.file import load

@@ -1,3 +1,5 @@
+"""Files that are whole or absent, and messages that name them."""
+
 import errno
 import os
 
@@ -37,7 +39,7 @@ def test_a_folder_appears_with_all_its_files(tmp_path):
     assert (tmp_path / "folder" / "inside").read_text() == "x" and os.listdir(tmp_path) == ["folder"]
 
 
-def test_many_files_at_once_or_a_message_that_names_one(tmp_path):
+def test_many_files_are_written_at_once_or_a_message_names_one(tmp_path):
     write_texts({tmp_path / "a" / "spec.yaml": "one", tmp_path / "b" / "spec.yaml": "two"})
     assert (tmp_path / "a" / "spec.yaml").read_text() == "one" and (tmp_path / "b" / "spec.yaml").read_text() == "two"
     (tmp_path / "file").write_text("")
@@ -49,14 +51,14 @@ def test_many_files_at_once_or_a_message_that_names_one(tmp_path):
 
 @pytest.mark.parametrize("number, words", [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"),
                                            (errno.EROFS, "not writable"), (errno.EACCES, "not writable")])
-def test_what_the_disk_refuses_is_said_with_the_name_of_the_file(tmp_path, number, words):
+def test_a_message_about_a_disk_that_refuses_names_the_file(tmp_path, number, words):
     with pytest.raises(UserError, match=words) as error:
         with atomic_path(tmp_path / "a"):
             raise OSError(number, os.strerror(number))
     assert str(tmp_path / "a") in str(error.value) and os.listdir(tmp_path) == []
 
 
-def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
+def test_other_errors_of_the_system_pass_unchanged(tmp_path):
     with pytest.raises(OSError) as error:
         with atomic_path(tmp_path / "a"):
             raise OSError(errno.EIO, "broken disk")
@@ -81,7 +83,7 @@ def test_hash_of_json_ignores_the_order_of_keys():
     assert sha256_of_json({"a": 1, "b": 2}) == sha256_of_json({"b": 2, "a": 1}) != sha256_of_json({"a": 2, "b": 1})
 
 
-def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path):
+def test_only_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / "checkpoints" / ".step-00000010.77.tmp").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".step-00000010.77.tmp" / "model.safetensors").write_text("half")
     (tmp_path / ".samples.77.tmp.h5").write_text("half")

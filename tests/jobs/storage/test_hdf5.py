@@ -1,5 +1,6 @@
+"""HDF5 files: laid out by HDF5, filled by Python, sealed, and read back."""
+
 import errno
-import hashlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import jobs.storage.hdf5
 from jobs.storage.hdf5 import Layout, fill, lay_out
-from jobs.storage.sealed import Alike, as_bytes, open_sealed
+from jobs.storage.sealed import SameLayoutReader, as_bytes, open_sealed
 
 RNG = np.random.default_rng(0)
 
@@ -22,20 +23,20 @@ RNG = np.random.default_rng(0)
 @given(rows=st.integers(1, 40), rows_per_chunk=st.none() | st.integers(1, 50),
        shape=st.lists(st.integers(1, 5), max_size=3), dtype=st.sampled_from(["u1", "<i8", "<f4"]))
 @settings(max_examples=60, deadline=None)
-def test_arrays_written_into_the_laid_out_places_are_read_back(tmp_path_factory, rows, rows_per_chunk, shape, dtype):
+def test_arrays_written_to_the_offsets_of_the_layout_are_read_back(tmp_path_factory, rows, rows_per_chunk, shape, dtype):
     path = tmp_path_factory.mktemp("layout") / "a.h5"
     array = RNG.integers(0, 200, (rows, *shape)).astype(dtype)
     other = np.arange(rows, dtype="<i8")
     layouts = {"a": Layout(array.shape, dtype, rows_per_chunk), "other": Layout((rows,), "<i8")}
-    places = lay_out(path, layouts, {"n": 3, "é": "ü\n"})
+    offsets = lay_out(path, layouts, {"n": 3, "é": "ü\n"})
 
     step = min(rows_per_chunk or rows, rows)
-    assert [len(places["a"]), len(places["other"])] == [math.ceil(rows / step), 1]
+    assert [len(offsets["a"]), len(offsets["other"])] == [math.ceil(rows / step), 1]
     with open(path, "r+b") as file:
-        for number, place in enumerate(places["a"]):
-            file.seek(place)
+        for number, offset in enumerate(offsets["a"]):
+            file.seek(offset)
             file.write(array[number * step:(number + 1) * step].tobytes())
-        file.seek(places["other"][0])
+        file.seek(offsets["other"][0])
         file.write(other.tobytes())
     with h5py.File(path, "r") as file:
         np.testing.assert_array_equal(file["a"][()], array)
@@ -54,7 +55,7 @@ from jobs.storage.hdf5 import Layout, lay_out
 path, rows, rows_per_chunk, side = Path(sys.argv[1]), *map(int, sys.argv[2:])
 layouts = {"images": Layout((rows, side, side, 1), "u1", rows_per_chunk), "labels": Layout((rows,), "<i8")}
 
-def trial(limit):  # the exit status of a process that may write so many bytes to a file
+def trial(limit):  # exit status of a process whose files may have at most `limit` bytes
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -74,7 +75,7 @@ print([trial(limit) for limit in (0, 1, 4096, size // 3, size // 2, size - 1, 2 
 @pytest.mark.parametrize("rows, rows_per_chunk, side", [(3000, 1, 1), (70, 1, 2), (900, 500, 32)])
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path, rows, rows_per_chunk, side):
     # A limit on file sizes fails as a full disk does. HDF5 itself would end such a process with a segmentation fault,
-    # at the latest when it exits: 7 says that all that HDF5 writes was tried out beforehand.
+    # at the latest when it exits. Status 7 means that `lay_out` noticed before HDF5 wrote anything.
     arguments = [str(tmp_path / "a.h5"), str(rows), str(rows_per_chunk), str(side)]
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True)
     assert (done.stderr, json.loads(done.stdout)) == ("", [7, 7, 7, 7, 7, 7, 0])
@@ -96,8 +97,8 @@ def filled(tmp_path):
     """A sealed file of seven rows in pieces of three, and its rows."""
     rows = RNG.integers(0, 200, (7, 4)).astype("u1")
     path = tmp_path / "filled.h5"
-    places = lay_out(path, {"a": Layout(rows.shape, "u1", 3), "b": Layout((7,), "<i8")}, {"n": 3})
-    pieces = [*zip(places["a"], np.split(rows, [3, 6])), (places["b"][0], np.arange(7))]
+    offsets = lay_out(path, {"a": Layout(rows.shape, "u1", 3), "b": Layout((7,), "<i8")}, {"n": 3})
+    pieces = [*zip(offsets["a"], np.split(rows, [3, 6]), strict=True), (offsets["b"][0], np.arange(7))]
     fill(path, sorted(pieces, key=lambda piece: piece[0]))
     return path, rows
 
@@ -107,9 +108,9 @@ def test_a_filled_file_is_sealed_as_a_whole(filled):
     with open_sealed(path) as file:
         assert np.array_equal(file["a"][:], rows) and file["b"][:].tolist() == list(range(7)) and file.attrs["n"] == 3
     content = path.read_bytes()
-    for place in {*range(0, len(content), 97), len(content) - 1}:
+    for position in {*range(0, len(content), 97), len(content) - 1}:
         damaged = bytearray(content)
-        damaged[place] ^= 1
+        damaged[position] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(OSError, match="damaged"):
             open_sealed(path)
@@ -119,12 +120,12 @@ def test_a_filled_file_is_sealed_as_a_whole(filled):
             open_sealed(path)
 
 
-def test_pieces_out_of_order_are_no_file(filled):
+def test_pieces_out_of_order_are_refused(filled):
     with pytest.raises(ValueError, match="lies before"):
         fill(filled[0], [(400, np.zeros(8, "u1")), (404, np.zeros(8, "u1"))])
 
 
-def test_an_error_of_the_disk_while_it_is_written_to_is_not_lost(tmp_path, monkeypatch):
+def test_an_error_of_the_disk_while_writing_is_not_lost(tmp_path, monkeypatch):
     flushed = []
 
     def flush(descriptor):
@@ -134,27 +135,27 @@ def test_an_error_of_the_disk_while_it_is_written_to_is_not_lost(tmp_path, monke
     monkeypatch.setattr(jobs.storage.hdf5, "FLUSH_EVERY", 100)
     monkeypatch.setattr(os, "fdatasync", flush)
     array = np.zeros((100, 10), "u1")
-    [place] = lay_out(tmp_path / "a.h5", {"a": Layout(array.shape, "u1")}, {})["a"]
+    [offset] = lay_out(tmp_path / "a.h5", {"a": Layout(array.shape, "u1")}, {})["a"]
     with pytest.raises(OSError, match="Input/output"):
-        fill(tmp_path / "a.h5", [(place + 10 * row, line) for row, line in enumerate(array)])
+        fill(tmp_path / "a.h5", [(offset + 10 * row, line) for row, line in enumerate(array)])
     assert len(flushed) >= 10
 
 
-def test_files_that_differ_in_their_values_are_parsed_once(tmp_path, monkeypatch):
+def test_files_that_differ_only_in_values_are_parsed_once(tmp_path, monkeypatch):
     opened, h5py_file = [], h5py.File
     monkeypatch.setattr(h5py, "File", lambda *arguments: opened.append(arguments) or h5py_file(*arguments))
     contents = [({"x": np.arange(5) + number, "y": np.full(3, number, "u1")}, {"n": 1}) for number in range(3)]
     contents += [({"x": np.arange(4)}, {"n": 1}), ({"x": np.arange(5), "y": np.ones(3, "u1")}, {"n": 2})]
     written = [as_bytes(*content) for content in contents]
     opened.clear()
-    files = Alike("x", "y", "absent")
-    for number, (content, (arrays, attributes)) in enumerate(zip(written, contents)):
+    files = SameLayoutReader("x", "y", "absent")
+    for number, (content, (arrays, attributes)) in enumerate(zip(written, contents, strict=True)):
         (tmp_path / "a.h5").write_bytes(content)
         found, its_attributes = files.read(tmp_path / "a.h5")
         assert found.keys() == arrays.keys() and its_attributes == attributes
         for name, array in arrays.items():
             assert found[name].dtype == array.dtype and found[name].tolist() == array.tolist()
-        assert len(opened) == max(1, number - 1)  # the first, and the two that are laid out or described otherwise
+        assert len(opened) == max(1, number - 1)  # the first file, and the two with another layout or other attributes
         damaged = bytearray(content)
         damaged[len(content) // 2] ^= 1
         (tmp_path / "a.h5").write_bytes(damaged)
@@ -164,10 +165,3 @@ def test_files_that_differ_in_their_values_are_parsed_once(tmp_path, monkeypatch
         (tmp_path / "a.h5").write_bytes(content[:cut])
         with pytest.raises(OSError, match="damaged"):
             files.read(tmp_path / "a.h5")
-
-
-def test_files_that_were_sealed_with_sha256_are_read(tmp_path):
-    content = as_bytes({"x": np.arange(5)}, {"n": 1}).rpartition(b"xxh3_128 ")[0]
-    (tmp_path / "a.h5").write_bytes(content + f"sha256 {hashlib.sha256(content).hexdigest()}\n".encode())
-    arrays, attributes = Alike("x", "absent").read(tmp_path / "a.h5")
-    assert arrays["x"].tolist() == [0, 1, 2, 3, 4] and [*arrays] == ["x"] and attributes == {"n": 1}

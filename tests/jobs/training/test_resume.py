@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 import jobs.training.loop
-from jobs.data.importers.arrays import import_digits
+from jobs.data.importers.digits import import_digits
+from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
 from jobs.kinds.diffusion.build import build_network
 from jobs.run.checkpoints import final_checkpoint, newest_checkpoint, save_checkpoint
@@ -332,13 +333,13 @@ def test_sampling_wants_the_last_checkpoint_whole(make_run, alone):
 
 
 def test_other_data_under_the_same_path_are_refused_and_the_same_again_are_taken(make_run, alone, tmp_path):
-    import_digits(tmp_path / "data.h5", "train")
+    import_digits("digits", Writer(tmp_path / "data.h5"))
     run = make_run(f"data.path={tmp_path}/data.h5", "train.iterations=4")
     assert alone(run, "train") == "done"
     shutil.rmtree(run.checkpoints)
-    import_digits(tmp_path / "data.h5", "test")
+    import_digits("digits-test", Writer(tmp_path / "data.h5"))
     with pytest.raises(UserError, match=r"data.h5: not the data that .* was trained on so far \(297 images now, 1500 then\)"):
         alone(run, "train")
     assert not run.checkpoints.exists()
-    import_digits(tmp_path / "data.h5", "train")
+    import_digits("digits", Writer(tmp_path / "data.h5"))
     assert alone(run, "train") == "done"

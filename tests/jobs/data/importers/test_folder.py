@@ -1,8 +1,6 @@
-"""Folders of images as data sets, and the embedded digits."""
+"""Folders of images as data sets."""
 
 import os
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -10,39 +8,16 @@ import pytest
 from made_images import noise, save
 from PIL import Image
 
-from jobs.data.dataset import fingerprint, open_data
-from jobs.data.image_files import decode_image
-from jobs.data.importers import arrays as data_import
-from jobs.data.importers.arrays import import_digits, import_folder
+from jobs.data.dataset import open_data
+from jobs.data.importers import folder as folder_module
+from jobs.data.importers.folder import import_folder
+from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
 
 
 def attributes(path):
     with h5py.File(path) as file:
         return dict(file.attrs)
-
-
-def assert_nothing_written(output):
-    assert not output.parent.exists() or list(output.parent.iterdir()) == []
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out" / "data.h5"
-
-
-@pytest.mark.parametrize("split, name, count", [("train", "digits", 1500), ("test", "digits-test", 297)])
-def test_digits(output, split, name, count):
-    summary = import_digits(output, split)
-    assert (summary.count, summary.skipped, summary.classes) == (count, [], list("0123456789"))
-    data = open_data(str(output), 8, 1, 10)
-    assert isinstance(data.images, np.memmap) and fingerprint(data) == fingerprint(open_data(name, 8, 1))
-    assert attributes(output)["skipped"] == 0
 
 
 def small_folder(folder):
@@ -56,14 +31,14 @@ def small_folder(folder):
 
 
 def test_folder_with_labels_by_subfolder(folder, output, monkeypatch):
-    monkeypatch.setattr(data_import, "_BLOCK", 2)
+    monkeypatch.setattr(folder_module, "_BLOCK", 2)
     pixels, names = small_folder(folder)
     (folder / "ant" / "notes.txt").write_text("not an image")
     (folder / ".cache").mkdir()
     save(folder / ".cache" / "thumbnail.png", noise(8, 8, 3))
     (folder / "ant" / "._a_1.png").write_bytes(b"what some systems leave behind")
     reports = []
-    summary = import_folder(folder, output, 8, "subfolder", 3, "refuse", lambda *pair: reports.append(pair))
+    summary = import_folder(folder, Writer(output), 8, "subfolder", 3, "refuse", lambda *pair: reports.append(pair))
     assert (summary.count, summary.skipped, summary.classes) == (5, [], ["ant", "bee", "cat"])
     assert reports == [(2, 5), (4, 5), (5, 5)]
     data = open_data(str(output), 8, 3, 3)
@@ -77,13 +52,13 @@ def test_folder_with_labels_by_subfolder(folder, output, monkeypatch):
 def test_folder_with_labels_by_prefix(folder, output):
     for name in ("dog_1.png", "sub/cat_2_x.png", "cat_1.png"):
         save(folder / name, noise(8, 8))
-    assert import_folder(folder, output, 8, "prefix", 1, "refuse").classes == ["cat", "dog"]
+    assert import_folder(folder, Writer(output), 8, "prefix", 1, "refuse").classes == ["cat", "dog"]
     assert open_data(str(output), 8, 1, 2).labels.tolist() == [0, 1, 0]
 
 
 def test_folder_without_labels(folder, output):
     pixels, _ = small_folder(folder)
-    assert import_folder(folder, output, 8, "none", 3, "refuse").classes == []
+    assert import_folder(folder, Writer(output), 8, "none", 3, "refuse").classes == []
     data = open_data(str(output), 8, 3)
     assert data.labels is None and data.class_names == []
     np.testing.assert_array_equal(data.images, pixels)
@@ -91,13 +66,13 @@ def test_folder_without_labels(folder, output):
 
 @pytest.mark.parametrize("labels, reason", [("subfolder", "not in a sub-folder, so it has no label"),
                                             ("prefix", 'no class name before a "_" in its file name')])
-def test_an_image_whose_class_is_unknown_is_bad(folder, output, labels, reason):
+def test_an_image_whose_class_is_unknown_is_bad(folder, output, labels, reason, assert_nothing_written):
     save(folder / "x" / "a_1.png", noise(8, 8))
     save(folder / "plain.png", noise(8, 8))
     with pytest.raises(UserError, match=f"plain.png: {reason}"):
-        import_folder(folder, output, 8, labels, 1, "refuse")
-    assert_nothing_written(output)
-    assert import_folder(folder, output, 8, labels, 1, "skip").skipped == [("plain.png", reason)]
+        import_folder(folder, Writer(output), 8, labels, 1, "refuse")
+    assert_nothing_written()
+    assert import_folder(folder, Writer(output), 8, labels, 1, "skip").skipped == [("plain.png", reason)]
 
 
 def odd_images(folder, monkeypatch):
@@ -132,24 +107,24 @@ def odd_images(folder, monkeypatch):
     return good, expected
 
 
-def test_bad_images_are_all_counted_and_ten_named(folder, output, monkeypatch):
-    monkeypatch.setattr(data_import, "_BLOCK", 4)
+def test_bad_images_are_all_counted_and_ten_named(folder, output, monkeypatch, assert_nothing_written):
+    monkeypatch.setattr(folder_module, "_BLOCK", 4)
     _, expected = odd_images(folder, monkeypatch)
     with pytest.raises(UserError) as error:
-        import_folder(folder, output, 8, "subfolder", 3, "refuse")
+        import_folder(folder, Writer(output), 8, "subfolder", 3, "refuse")
     first, *lines, last = str(error.value).splitlines()
     assert first == (f"{folder}: 13 of 15 images cannot be used, nothing was written; "
                      "mend or remove them, or leave them out with --on-error skip:")
     assert len(lines) == 10 and last == "  and 3 more"
-    for line, (path, reason) in zip(lines, sorted(expected.items())):
+    for line, (path, reason) in zip(lines, sorted(expected.items())[:10], strict=True):
         assert line.startswith(f"  {path}: {reason}")
-    assert_nothing_written(output)
+    assert_nothing_written()
 
 
 def test_bad_images_are_skipped_and_listed(folder, output, monkeypatch):
-    monkeypatch.setattr(data_import, "_BLOCK", 4)
+    monkeypatch.setattr(folder_module, "_BLOCK", 4)
     good, expected = odd_images(folder, monkeypatch)
-    summary = import_folder(folder, output, 8, "subfolder", 3, "skip")
+    summary = import_folder(folder, Writer(output), 8, "subfolder", 3, "skip")
     assert summary.count == 2 and [path for path, _ in summary.skipped] == sorted(expected)
     for path, reason in summary.skipped:
         assert reason.startswith(expected[path])
@@ -161,44 +136,33 @@ def test_bad_images_are_skipped_and_listed(folder, output, monkeypatch):
     assert os.listdir(output.parent) == ["data.h5"]
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_damaged_bytes_give_an_image_or_a_reason(tmp_path, suffix):
-    path = save(tmp_path / f"a.{suffix}", noise(20, 20, 3))
-    whole = path.read_bytes()
-    for position in range(0, len(whole), max(len(whole) // 60, 1)):
-        path.write_bytes(whole[:position] + bytes(byte ^ 0xFF for byte in whole[position:position + 4])
-                         + whole[position + 4:])
-        result = decode_image(path, 8, 3)
-        assert isinstance(result, str) or (result.shape == (8, 8, 3) and result.dtype == np.uint8)
-
-
-def test_when_no_image_is_left(folder, output):
+def test_when_no_image_is_left(folder, output, assert_nothing_written):
     save(folder / "a.png", noise(4, 4))
     with pytest.raises(UserError, match=r"1 of 1 images cannot be used, nothing was written:\n  a.png: 4x4, smaller"):
-        import_folder(folder, output, 8, "none", 1, "skip")
-    assert_nothing_written(output)
+        import_folder(folder, Writer(output), 8, "none", 1, "skip")
+    assert_nothing_written()
 
 
-def test_folders_without_images(tmp_path, folder, output):
+def test_folders_without_images(tmp_path, folder, output, assert_nothing_written):
     with pytest.raises(UserError, match="images: no such folder"):
-        import_folder(folder, output, 8, "none", 3, "skip")
+        import_folder(folder, Writer(output), 8, "none", 3, "skip")
     folder.mkdir()
     (folder / "a.txt").write_text("")
     with pytest.raises(UserError, match=r"images: no images \(.jpg, .*\) in it or below; 1 other files"):
-        import_folder(folder, output, 8, "none", 3, "skip")
+        import_folder(folder, Writer(output), 8, "none", 3, "skip")
     with pytest.raises(UserError, match="image_size is 0; it must be at least 1"):
-        import_folder(folder, output, 0, "none", 3, "skip")
-    assert_nothing_written(output)
+        import_folder(folder, Writer(output), 0, "none", 3, "skip")
+    assert_nothing_written()
 
 
 def test_linked_folders_are_followed_once(tmp_path, folder, output):
     save(tmp_path / "elsewhere" / "a.png", noise(8, 8))
     save(folder / "ant" / "a.png", noise(8, 8))
     os.symlink(tmp_path / "elsewhere", folder / "bee")
-    assert import_folder(folder, output, 8, "subfolder", 1, "refuse").classes == ["ant", "bee"]
+    assert import_folder(folder, Writer(output), 8, "subfolder", 1, "refuse").classes == ["ant", "bee"]
     os.symlink(folder, folder / "ant" / "loop")
     with pytest.raises(UserError, match="ant/loop: leads to a folder that is read already"):
-        import_folder(folder, output, 8, "subfolder", 1, "refuse")
+        import_folder(folder, Writer(output), 8, "subfolder", 1, "refuse")
 
 
 def test_file_names_of_any_bytes(folder, output):
@@ -206,13 +170,13 @@ def test_file_names_of_any_bytes(folder, output):
     save(folder / "ok.png", noise(8, 8))
     (folder / name).write_bytes(b"")
     with pytest.raises(UserError) as error:
-        import_folder(folder, output, 8, "none", 1, "refuse")
+        import_folder(folder, Writer(output), 8, "none", 1, "refuse")
     assert "\n  a\\udcff\\n.png: zero bytes" in str(error.value).encode("utf-8").decode()
-    assert import_folder(folder, output, 8, "none", 1, "skip").skipped == [("a\\udcff\\n.png", "zero bytes")]
+    assert import_folder(folder, Writer(output), 8, "none", 1, "skip").skipped == [("a\\udcff\\n.png", "zero bytes")]
     (folder / name).unlink()
     save(folder / os.fsdecode(b"\xff") / "x.png", noise(8, 8))
     save(folder / "plain" / "x.png", noise(8, 8))
-    classes = import_folder(folder, output, 8, "subfolder", 1, "skip").classes
+    classes = import_folder(folder, Writer(output), 8, "subfolder", 1, "skip").classes
     assert open_data(str(output), 8, 1, 2).class_names == classes == ["plain", os.fsdecode(b"\xff")]
 
 
@@ -220,52 +184,5 @@ def test_many_long_class_names(folder, output):
     names = [f"{number:04d}-" + "long" * 30 for number in range(600)]  # together 75 KB
     for name in names:
         save(folder / name / "x.bmp", np.zeros((1, 1), np.uint8))
-    assert import_folder(folder, output, 1, "subfolder", 1, "refuse").classes == names
+    assert import_folder(folder, Writer(output), 1, "subfolder", 1, "refuse").classes == names
     assert open_data(str(output), 1, 1, 600).class_names == names
-
-
-def test_an_interruption_leaves_the_old_file_and_nothing_else(folder, output, monkeypatch):
-    monkeypatch.setattr(data_import, "_BLOCK", 2)
-    import_digits(output, "test")
-    before = output.read_bytes()
-    small_folder(folder)
-
-    def interrupt(done, total):
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        import_folder(folder, output, 8, "none", 3, "skip", interrupt)
-    assert output.read_bytes() == before and os.listdir(output.parent) == ["data.h5"]
-    import_folder(folder, output, 8, "none", 3, "skip")
-    assert len(open_data(str(output), 8, 3)) == 5
-
-
-def test_output_never_replaces_another_kind_of_file(folder, output, tmp_path):
-    small_folder(folder)
-    (tmp_path / "precious.npz").write_bytes(b"results of a month")
-    for taken in (tmp_path / "precious.npz", folder):
-        with pytest.raises(UserError, match=f"{taken}: exists and is not an HDF5 file; choose another output"):
-            import_folder(folder, taken, 8, "none", 3, "refuse")
-    assert (tmp_path / "precious.npz").read_bytes() == b"results of a month"
-
-
-@pytest.mark.parametrize("limit", [30_000, 100_000, 900_000])
-def test_a_full_disk_is_named_and_the_process_lives(tmp_path, output, limit):
-    # A limit on file sizes fails as a full disk does. HDF5 itself would end such a process with a segmentation fault.
-    source = tmp_path / "a.npz"
-    np.savez_compressed(source, np.zeros((300, 32, 32, 3), np.uint8))
-    code = f"""
-import resource, sys
-from jobs.data.importers.arrays import import_npz
-from jobs.errors import UserError
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-try:
-    import_npz({str(source)!r}, {str(output)!r})
-except UserError as error:
-    sys.exit(0 if str(error).startswith({f"{output}: no space left"!r}) else str(error))
-sys.exit("no error")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_nothing_written(output)

@@ -1,0 +1,147 @@
+"""CIFAR-10's archive as a data set."""
+
+import io
+import os
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+from made_images import noise
+
+from jobs.data.dataset import open_data
+from jobs.data.importers.cifar10 import import_cifar10
+from jobs.data.importers.writer import Writer
+from jobs.errors import UserError
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes text and bytes as Python 2 did, which made the archive."""
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, value):
+        value = value.encode() if isinstance(value, str) else value
+        self.write(b"T" + struct.pack("<i", len(value)) + value)
+        self.memoize(value)
+
+    dispatch[bytes] = dispatch[str] = save_string
+
+
+def python2_pickle(value):
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, 2).dump(value)
+    return buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+BATCH_NAMES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+CIFAR_IMAGES = noise(18, 32, 32, 3)
+CIFAR_LABELS = list(np.random.default_rng(0).permutation(18) % 10)
+
+
+def cifar_members(**changes):
+    """Files of the archive, three images in each; `changes` replace entries of data_batch_2."""
+    members = {"batches.meta": {"num_cases_per_batch": 3, "label_names": CLASSES, "num_vis": 3072}}
+    for number, name in enumerate(BATCH_NAMES):
+        part = slice(3 * number, 3 * number + 3)
+        members[name] = {"batch_label": name, "labels": [int(label) for label in CIFAR_LABELS[part]],
+                         "data": np.stack([image.transpose(2, 0, 1).ravel() for image in CIFAR_IMAGES[part]]),
+                         "filenames": ["a_s_000004.png"] * 3}
+    members["data_batch_2"].update(changes)
+    return {name: python2_pickle(value) for name, value in members.items()}
+
+
+def make_archive(path, members, folder="cifar-10-batches-py"):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in {**members, "readme.html": b"hello"}.items():
+            entry = tarfile.TarInfo(f"{folder}/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+@pytest.mark.parametrize("split, part", [("train", slice(0, 15)), ("test", slice(15, 18))])
+def test_cifar10(tmp_path, output, unpacked, split, part):
+    source = make_archive(tmp_path / "cifar-10-python.tar.gz", cifar_members())
+    if unpacked:
+        source = tmp_path / "cifar-10-batches-py"
+        source.mkdir()
+        for name, content in cifar_members().items():
+            (source / name).write_bytes(content)
+    summary = import_cifar10(source, Writer(output), split)
+    data = open_data(str(output), 32, 3, 10)
+    assert isinstance(data.images, np.memmap)
+    np.testing.assert_array_equal(data.images, CIFAR_IMAGES[part])
+    assert data.labels.tolist() == CIFAR_LABELS[part]
+    assert (summary.count, summary.classes, data.class_names) == (len(data), CLASSES, CLASSES)
+    assert data.source == f"CIFAR-10, {split}"
+
+
+class Malice:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.mkdir, exec, getattr, np.save, np.load])
+def test_a_pickle_runs_no_code(tmp_path, output, function, assert_nothing_written):
+    trap = tmp_path / "trap"
+    arguments = {exec: (f"import os; os.mkdir({str(trap)!r})",), getattr: (1, "real")}.get(function, (str(trap),))
+    members = {**cifar_members(), "data_batch_2": pickle.dumps({b"data": Malice(function, *arguments)}, 2)}
+    with pytest.raises(UserError, match="data_batch_2 is not .*it asks for .*which no image data needs"):
+        import_cifar10(make_archive(tmp_path / "a.tar.gz", members), Writer(output), "train")
+    assert not trap.exists()
+    assert_nothing_written()
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"data": np.zeros((3, 3071), np.uint8)}, r"data_batch_2: data is uint8 \[3, 3071\]; it must be uint8"),
+    ({"data": np.zeros((3, 3072), np.float32)}, r"data is float32 \[3, 3072\]"),
+    ({"data": np.zeros(3072, np.uint8)}, r"data is uint8 \[3072\]"),
+    ({"data": np.zeros((0, 3072), np.uint8), "labels": []}, r"data is uint8 \[0, 3072\]"),
+    ({"data": [1, 2]}, "data is list"),
+    ({"labels": [0, 1]}, "data_batch_2: labels must be 3 numbers in 0 .. 9"),
+    ({"labels": [0, 1, 10]}, "labels must be 3 numbers in 0 .. 9"),
+    ({"labels": [0, 1, "cat"]}, "labels must be 3 numbers in 0 .. 9"),
+    ({"labels": None}, "labels must be 3 numbers in 0 .. 9"),
+])
+def test_bad_cifar_batches_are_named(tmp_path, output, changes, message, assert_nothing_written):
+    with pytest.raises(UserError, match=f"a.tar.gz: .*{message}"):
+        import_cifar10(make_archive(tmp_path / "a.tar.gz", cifar_members(**changes)), Writer(output), "train")
+    assert_nothing_written()
+
+
+def test_incomplete_cifar_archives(tmp_path, output):
+    members = cifar_members()
+    incomplete = {name: content for name, content in members.items() if name not in ("data_batch_3", "data_batch_5")}
+    archive = make_archive(tmp_path / "a.tar.gz", incomplete)
+    with pytest.raises(UserError, match="has no cifar-10-batches-py/data_batch_3.* data_batch_3, data_batch_5"):
+        import_cifar10(archive, Writer(output), "train")
+    assert import_cifar10(archive, Writer(output), "test").count == 3
+    elsewhere = make_archive(tmp_path / "b.tar.gz", members, folder="cifar-100-python")
+    with pytest.raises(UserError, match="b.tar.gz: has no cifar-10-batches-py/batches.meta"):
+        import_cifar10(elsewhere, Writer(output), "test")
+    nameless = make_archive(tmp_path / "c.tar.gz", {**members, "batches.meta": python2_pickle([])})
+    with pytest.raises(UserError, match="batches.meta has no label_names"):
+        import_cifar10(nameless, Writer(output), "test")
+
+
+def test_damaged_cifar_archives(tmp_path, output, assert_nothing_written):
+    archive = make_archive(tmp_path / "a.tar.gz", cifar_members())
+    whole = archive.read_bytes()
+    checksum_wrong = whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:]
+    for content in (whole[:len(whole) // 2], whole[:-3], checksum_wrong, b"", b"no archive" * 100, whole[:5]):
+        archive.write_bytes(content)
+        with pytest.raises(UserError, match="a.tar.gz: not a whole tar archive"):
+            import_cifar10(archive, Writer(output), "train")
+    with pytest.raises(UserError, match="missing.tar.gz: no such file; give cifar-10-python.tar.gz or"):
+        import_cifar10(tmp_path / "missing.tar.gz", Writer(output), "train")
+    members = cifar_members()
+    members["data_batch_4"] = members["data_batch_4"][:-2000]
+    with pytest.raises(UserError, match="data_batch_4 is not a CIFAR-10 pickle, or a damaged one"):
+        import_cifar10(make_archive(tmp_path / "b.tar.gz", members), Writer(output), "train")
+    assert_nothing_written()
