@@ -17,12 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from jobs.data.dataset import ImageData, open_data
 from jobs.data.image_files import decode_image, list_images
 from jobs.errors import UserError
+from jobs.spec.metrics import METRICS
 
 # What the field's files call mean and covariance of the two kinds of features (guided-diffusion; EDM has the first).
 STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 EMBEDDED = ("digits", "digits-test")
-# What a metric takes from a feature extractor. "rows" are single images' pool features, so they need images.
-NEEDS = {"fid": "pool", "sfid": "spatial", "inception_score": "probabilities", "precision_recall": "rows", "kid": "rows"}
 
 
 class ImageFolder:
@@ -162,7 +161,7 @@ class Reference:
 
     def lacks(self, metric: str, features: str) -> str | None:
         """Why `metric` cannot be had with `features`, None where it can."""
-        part = NEEDS[metric]
+        part = METRICS[metric].needs
         if self.images is not None or part == "probabilities":
             return None
         if part == "rows":

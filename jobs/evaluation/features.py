@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jobs.data.sources import NEEDS, Reference
+from jobs.data.sources import Reference
 from jobs.errors import UserError
 from jobs.evaluation.feature_classifier import SPATIAL_CHANNELS, load_classifier, shrunk, trained_classifier
 from jobs.parallel.group import Group, on_main
+from jobs.spec.metrics import METRICS
 from jobs.storage.files import sha256_of_file
 
 Parts = dict[str, Tensor]
@@ -59,7 +60,7 @@ class Features:
         """Raises UserError for a metric that they cannot give."""
         offered = ", ".join(f"{_DESCRIPTION[part]} ({width})" for part, width in self.widths.items())
         for metric in metrics:
-            part = "pool" if NEEDS[metric] == "rows" else NEEDS[metric]
+            part = METRICS[metric].feature
             if part not in self.widths:
                 raise UserError(f"metrics: {metric} needs {_DESCRIPTION[part]}, but {self.name} gives {offered}")
 

@@ -14,7 +14,7 @@ from jobs.data.sources import STATISTICS, Reference
 from jobs.errors import UserError
 from jobs.evaluation.extraction import Statistics, extract
 from jobs.evaluation.features import Features
-from jobs.evaluation.metrics.frechet import Normal
+from jobs.evaluation.metrics.frechet import GaussianFit
 from jobs.parallel.group import Group, on_main
 from jobs.storage.cache import load_arrays, store_arrays
 from jobs.storage.files import sha256_of_json
@@ -27,8 +27,8 @@ _VERSION = 1
 class ReferenceStatistics:
     """On the main rank, what was wanted; elsewhere nothing."""
 
-    pool: Normal | None = None
-    spatial: Normal | None = None
+    pool: GaussianFit | None = None
+    spatial: GaussianFit | None = None
     rows: Tensor | None = None
     """Pool features float32 [n <= ROWS, D] of single images, evenly spread, on the CPU."""
 
@@ -66,7 +66,7 @@ def reference_statistics(reference: Reference, identity: str, features: Features
     arrays = {part: dict(zip(("mean", "covariance"), reference.statistics[part])) for part in given}
     arrays |= {part: load_arrays(file) for part, file in files.items()}
     tensors = {part: {key: torch.from_numpy(value) for key, value in found.items()} for part, found in arrays.items()}
-    normals = {part: Normal(found["mean"].to(group.device), found["covariance"].to(group.device))
+    normals = {part: GaussianFit(found["mean"].to(group.device), found["covariance"].to(group.device))
                for part, found in tensors.items() if part != "rows"}
     return ReferenceStatistics(**normals, rows=tensors["rows"]["rows"] if "rows" in tensors else None)
 

@@ -28,7 +28,7 @@ from diffusion.schedules import betas_of
 from jobs.cost.bench.timing import Effort, rates_in_turns
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_uint8
-from jobs.evaluation.metrics.frechet import Moments, Normal, frechet_distance
+from jobs.evaluation.metrics.frechet import GaussianFit, Moments, frechet_distance
 from jobs.kinds.diffusion import build_diffusion, build_network
 from jobs.parallel.compiling import compile_options
 from jobs.parallel.group import Group, process_group
@@ -143,7 +143,7 @@ def tell_apart(name: str, images: Tensor, from_images: Tensor) -> None:
           f"most {apart.max():.0f} of 255 grey levels; Fréchet distance (pixels) {distance:.4f}", flush=True)
 
 
-def fitted(features: Tensor) -> Normal:
+def fitted(features: Tensor) -> GaussianFit:
     moments = Moments(features.shape[1], features.device)
     moments.add(features / 255)
     moments.reduce()

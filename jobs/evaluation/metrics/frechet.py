@@ -1,6 +1,5 @@
 """Fréchet distance between normal distributions fitted to features (Heusel et al. 2017), in float64 from streamed sums."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,15 +7,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-GROUPS = 10
-T_QUANTILE = 2.262  # Student's t, GROUPS - 1 degrees of freedom, 97.5 %
-FIELDS_SAMPLES = 50_000
-SOUND = 4  # samples per feature from which the distance is linear in 1/N, within 5 % for the spectra we tried
 _ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
+class GaussianFit:
     """A normal distribution: mean [D], covariance [D, D], float64; `count` examples that it was fitted to."""
 
     mean: Tensor
@@ -30,7 +25,7 @@ class Normal:
         return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def frechet_distance(ours: Normal, theirs: Normal) -> float:
+def frechet_distance(ours: GaussianFit, theirs: GaussianFit) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
     The trace of the root through symmetric matrices only: tr (C1 C2)^(1/2) = tr (R C1 R)^(1/2) with R = C2^(1/2), whose
@@ -49,6 +44,7 @@ class Moments:
         self.count = torch.zeros(groups, dtype=torch.float64, device=device)
         self.sum = torch.zeros(groups, width, dtype=torch.float64, device=device)
         self.outer = torch.zeros(groups, width, width, dtype=torch.float64, device=device)
+        self.groups = groups
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, features: Tensor, group: Tensor | None = None) -> None:
@@ -76,7 +72,7 @@ class Moments:
         for tensor in (self.count, self.sum, self.outer):
             dist.reduce(tensor, 0)
 
-    def fitted(self, without: int | None = None) -> Normal:
+    def fitted(self, without: int | None = None) -> GaussianFit:
         """Mean and unbiased covariance, of all examples or of all but the group `without`.
 
         Raises ValueError for fewer than two examples, and for features that are not finite.
@@ -89,35 +85,4 @@ class Moments:
         if not torch.isfinite(outer.trace()):
             raise ValueError("features are not finite (NaN or infinity) for some image")
         mean = total / count
-        return Normal(mean, (outer - count * torch.outer(mean, mean)) / (count - 1), int(count))
-
-
-def distance_with_interval(moments: Moments, reference: Normal) -> dict:
-    """value, note, infinity and interval of the distance of the examples in `moments`, in GROUPS random groups.
-
-    The distance falls with their number N, to first order in 1/N (Chong & Forsyth 2020): `infinity` is the straight line
-    through it at N and at 9/10 N, the mean of ten, continued to 1/N = 0; null where N < SOUND * D. That is the jackknife's
-    estimate, and the same ten distances give its standard error and the 95 % `interval` of the value at N. (Drawing with
-    replacement, the bootstrap's way, repeats examples, which acts on the covariance like fewer of them: on normals with
-    known distance its error came out up to nine times too large, the jackknife's within 40 %, never much too small.)
-    """
-    ours = moments.fitted()
-    count, width = ours.count, len(ours.mean)
-    value = frechet_distance(ours, reference)
-    notes, infinity, interval = [], None, None
-    if count < FIELDS_SAMPLES:
-        notes.append(f"of {count:,} samples: biased upwards against the {FIELDS_SAMPLES:,} of published values")
-    if count < 2 * GROUPS:
-        notes.append(f"no interval below {2 * GROUPS} samples")
-    else:
-        others = torch.tensor([frechet_distance(moments.fitted(without=group), reference) for group in range(GROUPS)],
-                              dtype=torch.float64)
-        error = math.sqrt((GROUPS - 1) / GROUPS * (others - others.mean()).square().sum().item())
-        interval = [max(value - T_QUANTILE * error, 0.0), value + T_QUANTILE * error]
-        notes.append(f"95 % interval by the jackknife over {GROUPS} groups")
-        if count >= SOUND * width:
-            infinity = value - (GROUPS - 1) * (others.mean().item() - value)
-        else:
-            notes.append(f"not extrapolated to infinity: that needs {SOUND * width:,} samples, {SOUND} for each of "
-                         f"{width:,} features")
-    return {"value": value, "note": "; ".join(notes) or None, "infinity": infinity, "interval": interval}
+        return GaussianFit(mean, (outer - count * torch.outer(mean, mean)) / (count - 1), int(count))

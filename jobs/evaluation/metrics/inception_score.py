@@ -1,5 +1,7 @@
 """Inception Score (Salimans et al. 2016) from streamed sums of class probabilities."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -30,9 +32,15 @@ class ClassSums:
         for tensor in (self.count, self.sum, self.negative_entropy):
             dist.reduce(tensor, 0)
 
-    def score(self) -> dict:
-        """value: the mean over splits of exp E KL(p(y|x) || p(y)); standard_deviation over them, null with one split."""
-        marginal = self.sum / self.count[:, None]
-        divergence = self.negative_entropy / self.count - torch.xlogy(marginal, marginal).sum(dim=1)
-        scores = divergence.exp().cpu().numpy()
-        return {"value": float(scores.mean()), "standard_deviation": float(np.std(scores)) if len(scores) > 1 else None}
+
+def compute(ours: ClassSums, theirs: None, check: Callable[[], None]) -> dict[str, dict]:
+    """inception_score of samples, by their class probabilities alone."""
+    return {"inception_score": inception_score(ours)}
+
+
+def inception_score(sums: ClassSums) -> dict:
+    """value: the mean over splits of exp E KL(p(y|x) || p(y)); standard_deviation over splits, None with one split."""
+    marginal = sums.sum / sums.count[:, None]
+    divergence = sums.negative_entropy / sums.count - torch.xlogy(marginal, marginal).sum(dim=1)
+    scores = divergence.exp().cpu().numpy()
+    return {"value": float(scores.mean()), "standard_deviation": float(np.std(scores)) if len(scores) > 1 else None}

@@ -9,6 +9,11 @@ K = 3
 _BLOCK = 2048  # rows compared with rows at a time: 32 MB of distances
 
 
+def compute(ours: Tensor, theirs: Tensor, check: Callable[[], None]) -> dict[str, dict]:
+    """precision and recall of samples [N, D] against a reference [M, D]."""
+    return precision_and_recall(ours, theirs, check)
+
+
 def precision_and_recall(ours: Tensor, theirs: Tensor, on_block: Callable[[], None] = lambda: None) -> dict[str, dict]:
     """Of samples [N, D] and reference [M, D]; `on_block` is called between blocks of the work.
 

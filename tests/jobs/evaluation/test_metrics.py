@@ -14,9 +14,10 @@ from torchmetrics.image.kid import poly_mmd
 
 from jobs.evaluation.extraction import _random_groups, _spread, extract
 from jobs.evaluation.features import Features
-from jobs.evaluation.metrics.frechet import GROUPS, Moments, Normal, distance_with_interval, frechet_distance
-from jobs.evaluation.metrics.inception_score import SPLIT, ClassSums
-from jobs.evaluation.metrics.kernel import kernel_distance, squared_discrepancy
+from jobs.evaluation.metrics.fid import GROUPS, distance_with_interval
+from jobs.evaluation.metrics.frechet import GaussianFit, Moments, frechet_distance
+from jobs.evaluation.metrics.inception_score import SPLIT, ClassSums, inception_score
+from jobs.evaluation.metrics.kid import kernel_distance, squared_discrepancy
 from jobs.evaluation.metrics.precision_recall import precision_and_recall, radii
 from jobs.parallel.group import process_group
 from jobs.parallel.interruption import Stopped
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def normal(mean, covariance):
-    return Normal(torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(covariance, dtype=torch.float64))
+    return GaussianFit(torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(covariance, dtype=torch.float64))
 
 
 def rotation(size, seed=0):
@@ -187,7 +188,7 @@ def score_of(probabilities, batch_size=64):
     sums = ClassSums(len(probabilities), probabilities.shape[1], CPU)
     for start in range(0, len(probabilities), batch_size):
         sums.add(torch.as_tensor(probabilities[start:start + batch_size]), start)
-    return sums.score()
+    return inception_score(sums)
 
 
 def test_score_of_known_distributions():
@@ -315,7 +316,7 @@ def test_statistics_do_not_depend_on_the_batch(tmp_path, batch_size):
     np.testing.assert_allclose(found.pool.fitted().covariance, np.cov(flat[:, :6], rowvar=False), rtol=1e-9)
     np.testing.assert_allclose(found.spatial.fitted().mean, (flat[:, 6:10] ** 2).mean(axis=0), rtol=1e-12)
     np.testing.assert_array_equal(found.rows, flat[np.arange(10) * 23 // 10, :6])
-    assert found.probabilities.score()["value"] == pytest.approx(
+    assert inception_score(found.probabilities)["value"] == pytest.approx(
         score_of(flat[:, 10:15] / flat[:, 10:15].sum(axis=1, keepdims=True))["value"], rel=1e-12)
 
 
