@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.data.dataset import ImageData, fingerprint
+from jobs.data.sources import Reference
 from jobs.errors import UserError
+from jobs.evaluation.extractor import SPATIAL_CHANNELS, Extractor, parts_of_output
+from jobs.evaluation.pixels import shrunk
+from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed, generator_for
 from jobs.storage.cache import load_arrays, store_arrays
-from jobs.storage.files import sha256_of_json
+from jobs.storage.files import sha256_of_file, sha256_of_json
 
-LARGEST = 32
 WIDTH, STEPS, BATCH_SIZE, LR = 64, 600, 128, 3e-3
 HELD_OUT = 10  # each tenth image is not trained on, to tell how good the classifier is
-SPATIAL_CHANNELS = 7  # as sFID takes of Inception
 _VERSION = 1  # of all that the weights depend on besides the data
 
 
@@ -42,12 +44,17 @@ class Classifier(nn.Module):
         return self.scales[0] * pool, self.scales[1] * spatial[:, :SPATIAL_CHANNELS], self.output(pool)
 
 
-def shrunk(images: Tensor) -> Tensor:
-    """uint8 [n, C, H, W] as grey levels in [0, 1], averaged down by halves to at most LARGEST pixels where that goes."""
-    x = images.float() / 255
-    while x.shape[-1] > LARGEST and x.shape[-1] % 2 == 0:
-        x = F.avg_pool2d(x, 2)
-    return x
+def open_extractor(reference: Reference, cache: Path, group: Group) -> Extractor:
+    """The extractor of `classifier`. Raises UserError where the reference has no labelled images."""
+    data = reference.images
+    if data is None:
+        raise UserError(f"{reference.path}: has no images, which features: classifier is trained on")
+    file = on_main(lambda: trained_classifier(data, cache))
+    network, accuracy = load_classifier(file)
+    network.to(group.device)
+    note = f"a small classifier trained on {reference.path}, {accuracy:.1%} right on held-out images: not comparable with " \
+           "Inception's numbers"
+    return Extractor(lambda images, wanted: parts_of_output(network(images), str(file), len(images)), note, sha256_of_file(file))
 
 
 def trained_classifier(data: ImageData, cache: Path) -> Path:

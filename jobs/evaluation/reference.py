@@ -16,6 +16,7 @@ from jobs.evaluation.extraction import Statistics, extract
 from jobs.evaluation.features import Features
 from jobs.evaluation.metrics.frechet import GaussianFit
 from jobs.parallel.group import Group, on_main
+from jobs.spec.features import BUILT_IN
 from jobs.storage.cache import load_arrays, store_arrays
 from jobs.storage.files import sha256_of_json
 
@@ -49,7 +50,7 @@ def reference_statistics(reference: Reference, identity: str, features: Features
     The rest is kept in the folder `cache`, named by the content of the images and the features. Raises UserError where
     the file's statistics are of features of another width.
     """
-    given = [part for part in reference.statistics if part in wanted and features.name not in ("pixels", "classifier")]
+    given = [part for part in reference.statistics if part in wanted and features.name not in BUILT_IN]
     for part in given:
         if (width := len(reference.statistics[part][0])) != features.widths[part]:
             raise UserError(f"{reference.path}: {STATISTICS[part][0]} has {width} values, but {features.name} gives "

@@ -1,4 +1,4 @@
-"""The table of metrics: each has a module that reports the numbers that the table promises."""
+"""The tables of metrics and of built-in features: their modules give what the tables promise."""
 
 import sys
 from types import SimpleNamespace
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.data.dataset import ImageData
+from jobs.data.dataset import ImageData, open_data
 from jobs.data.sources import Reference
 from jobs.errors import UserError
-from jobs.evaluation.features import Features
+from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.metrics.registry import measure, named, parts_needed
 from jobs.evaluation.reference import reference_identity, reference_statistics
 from jobs.parallel.group import process_group
 from jobs.parallel.interruption import Stopped
+from jobs.spec.features import BUILT_IN, metrics_beyond
 from jobs.spec.metrics import HIGHER_IS_BETTER, METRICS, NUMBERS, Metric, Number
 
 
@@ -76,3 +77,17 @@ def test_a_new_metric_is_one_line_and_one_module(measured, monkeypatch):
     monkeypatch.setitem(NUMBERS, "shift", METRICS["shift"].numbers["shift"])
     found = measured(["shift"])
     assert found["shift"]["value"] > 0 and named(found, FEATURES) == {"shift of the mean (fake)": found["shift"]["value"]}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_features_give_what_the_table_says(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("jobs.evaluation.feature_classifier.STEPS", 2)
+    with process_group(tmp_path / "meeting", threads=1) as group:
+        features = open_features(name, 8, 1, Reference("digits", open_data("digits", 8, 1), {}), tmp_path / "cache", group)
+    assert features.name == name and features.widths.keys() == BUILT_IN[name].gives
+    refused = metrics_beyond(name, METRICS)
+    features.check([metric for metric in METRICS if metric not in refused])
+    for metric in refused:
+        with pytest.raises(UserError, match=f"metrics: {metric} needs"):
+            features.check([metric])
+    assert metrics_beyond("network.pt", METRICS) == []
