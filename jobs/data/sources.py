@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from jobs.data.dataset import ImageData, open_data
 from jobs.data.image_files import decode_image, list_images
 from jobs.errors import UserError
+from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
 
 # What the field's files call mean and covariance of the two kinds of features (guided-diffusion; EDM has the first).
@@ -162,14 +163,14 @@ class Reference:
     def lacks(self, metric: str, features: str) -> str | None:
         """Why `metric` cannot be had with `features`, None where it can."""
         part = METRICS[metric].needs
-        if self.images is not None or part == "probabilities":
+        if self.images is not None or not METRICS[metric].compares:
             return None
         if part == "rows":
             return f"{self.path}: has no images (arr_0), which {metric} needs; it holds {self.names}"
         if part not in self.statistics:
             return f"{self.path}: has neither images (arr_0) nor {' and '.join(STATISTICS[part])}, which {metric} needs; " \
                    f"it holds {self.names}"
-        if features in ("pixels", "classifier"):
+        if features in BUILT_IN:
             return f"{self.path}: has no images (arr_0), only statistics of Inception features, and features is {features}"
         return None
 
@@ -192,6 +193,6 @@ def open_reference(path: str, image_size: int, channels: int) -> Reference:
 def reference_problems(reference: Reference, metrics: Collection[str], features: str) -> list[str]:
     """One message for each thing that the spec asks of `reference` and that it cannot give."""
     problems = [problem for metric in metrics if (problem := reference.lacks(metric, features))]
-    if features == "classifier" and (reference.images is None or reference.images.labels is None):
-        problems.append(f"{reference.path}: has no labels, which features: classifier is trained on")
+    if features in BUILT_IN and BUILT_IN[features].needs_labels and (reference.images is None or reference.images.labels is None):
+        problems.append(f"{reference.path}: has no labels, which features: {features} is trained on")
     return problems
