@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SPLIT = 5000  # guided-diffusion's evaluator; the last split is what is left, however short
+SPLIT = 5000  # images, as in guided-diffusion's evaluator; the last split has the rest, however few
 
 
 class ClassSums:
-    """Per split of SPLIT consecutive images: their number, the sum of p(y|x) and that of sum_y p log p; float64."""
+    """For each split of SPLIT consecutive images: count, sum of p(y|x) and sum of sum_y p log p; float64."""
 
     def __init__(self, images: int, classes: int, device: torch.device):
         splits = -(-images // SPLIT)
@@ -20,7 +20,7 @@ class ClassSums:
         self.negative_entropy = torch.zeros(splits, dtype=torch.float64, device=device)
 
     def add(self, probabilities: Tensor, start: int) -> None:
-        """p(y|x) [n, classes] of the images from number `start` on."""
+        """`probabilities`: p(y|x) [n, classes] of the images from number `start` on."""
         probabilities = probabilities.double()
         split = torch.arange(start, start + len(probabilities), device=probabilities.device) // SPLIT
         self.count.index_add_(0, split, torch.ones_like(split, dtype=torch.float64))
@@ -28,7 +28,7 @@ class ClassSums:
         self.negative_entropy.index_add_(0, split, torch.xlogy(probabilities, probabilities).sum(dim=1))
 
     def reduce(self) -> None:
-        """Add up all ranks' sums; complete on the main rank only."""
+        """Add up the sums of all ranks. Afterwards the main rank alone has the total."""
         for tensor in (self.count, self.sum, self.negative_entropy):
             dist.reduce(tensor, 0)
 
@@ -39,7 +39,7 @@ def compute(ours: ClassSums, theirs: None, check: Callable[[], None]) -> dict[st
 
 
 def inception_score(sums: ClassSums) -> dict:
-    """value: the mean over splits of exp E KL(p(y|x) || p(y)); standard_deviation over splits, None with one split."""
+    """value: the mean over splits of exp E KL(p(y|x) || p(y)), at least 1; standard_deviation over splits, None for one split."""
     marginal = sums.sum / sums.count[:, None]
     divergence = sums.negative_entropy / sums.count - torch.xlogy(marginal, marginal).sum(dim=1)
     scores = divergence.exp().cpu().numpy()
