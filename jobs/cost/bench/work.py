@@ -21,7 +21,7 @@ FOREVER = 10 ** 9  # steps
 
 
 def training_work(learner: Learner, variant: Variant, data: ImageData) -> Work:
-    """`train_step` as `variant` has it, with batches as training gets them. All variants of a learner share its weights."""
+    """`train_step` with the settings of `variant`, on batches made as for training. Variants of one learner share its weights."""
     spec = with_variant(learner.spec, variant)
     batches = Batches(spec, data, learner.sampler, learner.group)(0, FOREVER)
     scaler = torch.amp.GradScaler(learner.group.device.type, enabled=variant.precision == "fp16")
@@ -35,28 +35,31 @@ def training_work(learner: Learner, variant: Variant, data: ImageData) -> Work:
 
 
 def with_variant(spec: Spec, variant: Variant) -> Spec:
+    """`spec` that trains with the settings of `variant`."""
     settings = {"precision": variant.precision, "gradient_checkpointing": variant.gradient_checkpointing,
                 "batch_size": variant.batch_size}
     return spec.model_copy(update={"train": spec.train.model_copy(update=settings)})
 
 
 def random_images(spec: Spec, count: int) -> ImageData:
+    """`count` images of noise, and random labels for a spec with classes."""
     data, random = spec.data, np.random.default_rng(0)
     images = random.integers(0, 256, (count, data.image_size, data.image_size, data.channels), dtype=np.uint8)
     return ImageData(images, random.integers(0, data.num_classes, count) if data.class_cond else None, [], "random")
 
 
 def sampling_work(spec: Spec, network: UNet, variant: Variant, device: torch.device) -> Work:
-    """The next step of a reverse chain that begins anew at its end."""
+    """One step of a reverse chain with the settings of `variant`; after the last step a new chain begins."""
     settings = {"batch_size": variant.batch_size, "precision": variant.precision, "cuda_graph": variant.cuda_graph}
     spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
     diffusion = build_diffusion(spec, device, spec.sample.timestep_respacing)
-    labels = np.arange(variant.batch_size) % spec.data.num_classes if spec.data.class_cond else None
+    classes = spec.data.num_classes if spec.data.class_cond else None
+    labels = np.arange(variant.batch_size) % classes if classes else None
 
     def steps() -> Iterator[object]:
         generator = generator_for(device, "bench")
         while True:
             yield from reverse_chain(spec, network, diffusion, generator, labels, variant.batch_size, None)
-    chain = steps()
 
+    chain = steps()
     return lambda: next(chain)
