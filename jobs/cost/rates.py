@@ -67,17 +67,17 @@ def measured_rate(bench: Bench, wanted: Variant) -> MeasuredRate:
     Without a rate for a compiled or recorded step, the rate of the plain step. Raises UserError where there is none either.
     """
     same_settings = [rate for rate in bench.rates if _settings(rate) == _settings(wanted)]
-    usable, batch_size = [rate for rate in same_settings if rate.per_second], wanted.batch_size
+    usable = [rate for rate in same_settings if rate.per_second]
     if not usable:
         return _plain_rate(bench, wanted, same_settings[0].problem if same_settings else "")
-    rate = with_nearest_batch(batch_size, usable)
-    assumed = []
-    if rate.batch_size != batch_size:
-        problems = [other.problem for other in same_settings if other.batch_size == batch_size and other.problem]
-        reason = f" ({problems[0]})" if problems else ""
-        assumed = [f"measured with {rate.batch_size} images at once, not {batch_size}{reason}"]
+    rate = with_nearest_batch(wanted.batch_size, usable)
     assert rate.per_second  # usable
-    return MeasuredRate(rate.per_second, rate.threads, assumed)
+    if rate.batch_size == wanted.batch_size:
+        return MeasuredRate(rate.per_second, rate.threads, [])
+    problem = next((other.problem for other in same_settings if other.batch_size == wanted.batch_size), "")
+    reason = f" ({problem})" if problem else ""
+    return MeasuredRate(rate.per_second, rate.threads,
+                        [f"measured with {rate.batch_size} images at once, not {wanted.batch_size}{reason}"])
 
 
 def _plain_rate(bench: Bench, wanted: Variant, problem: str) -> MeasuredRate:

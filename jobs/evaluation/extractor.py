@@ -10,6 +10,7 @@ from jobs.errors import UserError
 Parts = dict[str, Tensor]
 """Features of n images: pool [n, D], spatial [n, S], probabilities [n, classes]; only those that exist and are wanted."""
 
+_KEYS = ("pool", "spatial", "logits")
 SPATIAL_CHANNELS = 7  # the first channels of the spatial maps, as sFID takes them of Inception
 
 
@@ -30,10 +31,10 @@ def parts_of_output(output: object, source: str, images: int) -> Parts:
     """
     if isinstance(output, Tensor):
         output = {"pool": output}
-    if isinstance(output, tuple) and len(output) == 3:
-        output = dict(zip(("pool", "spatial", "logits"), output, strict=True))
-    if not (isinstance(output, dict) and "pool" in output and output.keys() <= {"pool", "spatial", "logits"}
-            and all(isinstance(part, Tensor) and part.dim() >= 2 and len(part) == images for part in output.values())):
+    if isinstance(output, tuple) and len(output) == len(_KEYS):
+        output = dict(zip(_KEYS, output, strict=True))
+    if not (isinstance(output, dict) and "pool" in output and output.keys() <= set(_KEYS)
+            and all(_is_of_images(part, images) for part in output.values())):
         raise UserError(f"{source}: must give one tensor of features for {images} images, (pool, spatial, logits) or a "
                         f"dictionary of these, not {_describe(output)}")
     parts = {"pool": output["pool"].flatten(1)}
@@ -43,6 +44,11 @@ def parts_of_output(output: object, source: str, images: int) -> Parts:
     if "logits" in output:
         parts["probabilities"] = output["logits"].flatten(1).double().softmax(dim=1)
     return parts
+
+
+def _is_of_images(part: object, images: int) -> bool:
+    """Whether `part` is a tensor [images, ...] with at least one value per image."""
+    return isinstance(part, Tensor) and part.dim() >= 2 and len(part) == images
 
 
 def _describe(output: object) -> str:

@@ -128,10 +128,10 @@ def measure(steps: Iterable[VariantStep], repeats: Repeats, device: torch.device
 def warm_up(step: VariantStep, device: torch.device) -> tuple[str, int | None]:
     """Do the first, slow steps. Returns the problem ("" for none), and the bytes of memory that a step takes, if known."""
     on_gpu, counted = device.type == "cuda", step.counted_bytes
-    if not on_gpu and counted and counted > (free := free_memory()):
-        return f"needs about {size(counted)}, {size(free)} are free", counted
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
+    elif counted and counted > (free := free_memory()):
+        return f"needs about {size(counted)}, {size(free)} are free", counted
     try:
         for _ in range(WARM_UP_STEPS):
             step.work()
@@ -145,10 +145,14 @@ def warm_up(step: VariantStep, device: torch.device) -> tuple[str, int | None]:
             raise
         # torch raises errors of any type where there is no compiler, where the compiler fails, and while a graph is recorded.
         what = "torch.compile" if step.variant.compiled else "CUDA graph"
-        return f"{what}: {type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}", None
+        return f"{what}: {type(error).__name__}: {_first_line(error)}", None
     if step.variant.compiled:
         return "", None  # the network that is not compiled is in the memory too
     return "", torch.cuda.max_memory_allocated(device) if on_gpu else counted
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no reason given").splitlines()[0]
 
 
 def after_compiling(network: UNet, work: Work) -> Work:
@@ -183,12 +187,7 @@ def measure_training(spec: Spec, group: Group, precisions: Sequence[Precision], 
     """
     own = Variant(work="train", precision=spec.train.precision, gradient_checkpointing=checkpointing(spec.train),
                   batch_size=spec.train.batch_size)
-    variants = [Variant(work="train", precision=precision, gradient_checkpointing=where, batch_size=batch_size)
-                for batch_size in scaled(own.batch_size, (1, 0.5, 2))  # the largest last: it may not fit
-                for precision in precisions for where in dict.fromkeys((False, True, own.gradient_checkpointing))]
-    if quick:
-        variants = [variant for variant in variants
-                    if variant.batch_size == own.batch_size or variant.model_copy(update={"batch_size": own.batch_size}) == own]
+    variants = training_variants(own, precisions, quick)
     data = random_images(spec, max(IMAGES, 2 * own.batch_size))
     learner = new_learner(spec, group)
 
@@ -211,6 +210,18 @@ def measure_training(spec: Spec, group: Group, precisions: Sequence[Precision], 
                and (rate.precision, rate.gradient_checkpointing) == (own.precision, own.gradient_checkpointing))
     split = time_split(training_work(learner, own, data), PROFILED_STEPS, group.device) if fits else {}
     return rates, split, flops
+
+
+def training_variants(own: Variant, precisions: Sequence[Precision], quick: bool) -> list[Variant]:
+    """The variants to measure around `own`, the spec's; the largest batch is last, because it may not fit.
+
+    `quick`: other batches for the spec's own precision and checkpointing only.
+    """
+    variants = [Variant(work="train", precision=precision, gradient_checkpointing=where, batch_size=batch_size)
+                for batch_size in scaled(own.batch_size, (1, 0.5, 2))
+                for precision in precisions for where in dict.fromkeys((False, True, own.gradient_checkpointing))]
+    return [variant for variant in variants if not quick or variant.batch_size == own.batch_size
+            or variant.model_copy(update={"batch_size": own.batch_size}) == own]
 
 
 # Sampling

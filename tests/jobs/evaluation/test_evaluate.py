@@ -1,4 +1,5 @@
 """The evaluation stage: metrics of samples and bits/dim, what is kept from one attempt to the next, and what is refused."""
+
 import hashlib
 import json
 import os
