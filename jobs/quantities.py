@@ -26,3 +26,24 @@ def figure(value: float | None) -> str:
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:.4g}"
+
+
+def three_digits(value: float) -> str:
+    """Three digits, or all digits before the point: 2.41, 1,234."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def span(*seconds: float) -> str:
+    """Three digits and a unit: 2.5 h, or 2.41–2.6 h for two times."""
+    unit_s, unit = next(((unit_s, unit) for unit_s, unit in ((3600, "h"), (60, "min")) if max(seconds) >= unit_s), (1, "s"))
+    return f"{'–'.join(three_digits(value / unit_s) for value in seconds)} {unit}"
+
+
+def count_span(low: int, high: int) -> str:
+    """2–3, or 2 where both ends are equal."""
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a study will store."""
+"""Checks that the disk has room for a study."""
 
 import os
 import shutil
@@ -13,21 +13,24 @@ from jobs.spec.sections import Spec
 
 
 def check_disk(specs: Mapping[str, Spec], study: Path) -> str:
-    """How much the runs, by name, will yet store in `study`, in words. Raises UserError where that is more than is free there."""
+    """In words, the bytes that the runs (specs by name) will still write into the folder `study`, and the free bytes.
+
+    Raises UserError where the runs will write more than is free.
+    """
     wanted = sum(max(stored_bytes(spec) - bytes_below(study / name), 0) for name, spec in specs.items())
     existing = next(parent for parent in (study, *study.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:
-        raise UserError(f"{study}: the runs will store about {size(wanted)} more, and {size(free)} are free there; free some, "
-                        "lower sample.num_samples, raise train.keep_interval, or choose another place (--runs)")
+        raise UserError(f"{study}: the runs will store about {size(wanted)} more, but {size(free)} are free there; free some "
+                        "space, lower sample.num_samples, raise train.keep_interval, or choose another folder (--runs)")
     return f"about {size(wanted)} more on disk ({size(free)} free)"
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes of the files in `folder` and below; 0 where there is none."""
+    """Bytes of all files below `folder`; 0 where there is no such folder."""
     found = 0
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # a running job renames and removes
-                found += os.stat(os.path.join(place, name)).st_size
+            with suppress(FileNotFoundError):  # a running job renames and removes files
+                found += os.stat(os.path.join(parent, name)).st_size
     return found

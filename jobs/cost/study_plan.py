@@ -1,4 +1,4 @@
-"""The plan of a whole study: hours, jobs and disk of its runs, from what `iddpm bench` measured."""
+"""The plan of a whole study: hours, jobs and disk of all runs, from the rates that `iddpm bench` measured."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jobs.cost.bench.file import Bench, read_bench
 from jobs.cost.count import stored_bytes
-from jobs.cost.plan import NOTHING, START_S, Band, StagePlan, plan_run, seconds_per_step
+from jobs.cost.plan import START_S, StagePlan, plan_run, seconds_per_step
+from jobs.cost.rates import NOTHING, Band
 from jobs.errors import UserError
-from jobs.quantities import size
+from jobs.quantities import plural, size, three_digits
 from jobs.spec.sections import STAGES, StageResources
 from jobs.spec.sweep import Study
 from jobs.storage.files import write_json
@@ -18,26 +19,27 @@ from jobs.storage.files import write_json
 class StudyPlan:
     runs: int
     stages: dict[StagePlan, int]
-    """How many runs have a stage with this plan, in the stages' order."""
+    """Number of runs that have a stage with this plan, in the order of the stages."""
     gpu_hours: Band
-    """Of the stages that ask for GPUs; of the others their processors' hours."""
+    """Of the stages that ask for GPUs."""
     cpu_hours: Band
+    """Hours of processor cores, of the stages that ask for no GPU."""
     stored_bytes: int
     seconds_per_step: dict[str, dict[str, float]]
     """By run and stage, see `jobs.cost.plan.seconds_per_step`."""
 
     @property
     def requeues(self) -> int | None:
-        """At the median. None where a stage never ends."""
-        if any(stage.jobs is None for stage in self.stages):
-            return None
-        return sum((stage.jobs[1] - 1) * runs for stage, runs in self.stages.items())
+        """Number of jobs after the first ones, at the median. None where a stage never ends."""
+        medians = [(stage.jobs[1] - 1) * runs for stage, runs in self.stages.items() if stage.jobs is not None]
+        return sum(medians) if len(medians) == len(self.stages) else None
 
 
 def plan_ahead(study: Study, folder: Path, file: Path | None, signal_lead_s: int) -> str:
-    """Where there is a bench: what the study should cost by it, in words; how fast it should get on goes to plan.json for `status`.
+    """The cost of `study` by the bench in `file`, in one line; "" without a file. `folder` is the study's.
 
-    A bench that does not go with the spec is no obstacle, only said.
+    Writes the planned seconds per step to plan.json, which `iddpm status` compares with progress. Where the bench has no rate
+    for the spec, the line says so, and nothing is written.
     """
     if file is None:
         return ""
@@ -50,6 +52,10 @@ def plan_ahead(study: Study, folder: Path, file: Path | None, signal_lead_s: int
 
 
 def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
+    """`signal_lead_s`: seconds before the end of a job at which the job receives the signal to save.
+
+    Raises UserError where `bench` has no rate for the settings of a run, or a stage's time is too short.
+    """
     stages: Counter[StagePlan] = Counter()
     paces = {}
     gpu_hours = cpu_hours = NOTHING
@@ -65,34 +71,36 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
             else:
                 cpu_hours += planned[stage].seconds * (each.world_size * each.threads / 3600)
     ordered = sorted(stages.items(), key=lambda item: (STAGES.index(item[0].stage), -item[0].seconds.median))
-    return StudyPlan(len(study.runs), dict(ordered), gpu_hours, cpu_hours, sum(stored_bytes(run.spec) for run in study.runs), paces)
+    stored = sum(stored_bytes(run.spec) for run in study.runs)
+    return StudyPlan(len(study.runs), dict(ordered), gpu_hours, cpu_hours, stored, paces)
 
 
 def usable_s(study: Study, stage: str, resources: StageResources, signal_lead_s: int) -> float:
-    """Seconds of a job of `stage` from its first step to the signal to save. Raises UserError where none are left."""
+    """Seconds of a job of `stage` from the first step to the signal to save. Raises UserError where there are none."""
     left = 60 * resources.minutes - signal_lead_s - START_S
     if left <= 0:
-        raise UserError(f"{study.source}: resources.{stage}.time: {resources.time} leaves no time to work: a job starts for up "
-                        f"to {START_S:.0f} s and is told to save {signal_lead_s} s before its end; give it more than "
+        raise UserError(f"{study.source}: resources.{stage}.time: {resources.time} leaves no time to work: a job takes up to "
+                        f"{START_S:.0f} s to start, and must save {signal_lead_s} s before its end; give it more than "
                         f"{(START_S + signal_lead_s) / 60:.0f} minutes")
     return left
 
 
 def remarks(plan: StudyPlan) -> list[str]:
-    """What was assumed, and what will not work; each once."""
+    """Sentences: each assumption once, with the stages that rest on it; a stage that never ends; the limits of the plan."""
     stages_of: dict[str, dict[str, None]] = {}
     for stage in plan.stages:
         for text in stage.assumed:
             stages_of.setdefault(text, {})[stage.stage] = None
-    stuck = ["evaluate does not end: a chain of bits/dim does not fit into one job, and begins anew in the next; give it more "
-             "ranks, more time, or fewer nll_examples"] * any(stage.jobs is None for stage in plan.stages)
-    return [*(f"assumed, {', '.join(stages)}: {text}" for text, stages in stages_of.items()), *stuck,
+    endless = ["evaluate does not end: a chain of bits/dim does not fit into one job, and the next job begins the chain anew; "
+               "give the stage more ranks, more time, or fewer nll_examples"] * any(stage.jobs is None for stage in plan.stages)
+    return [*(f"assumed, {', '.join(stages)}: {text}" for text, stages in stages_of.items()), *endless,
             "longest piece: a chunk of samples, or a chain of bits/dim; one job: ranks with which the stage needs no requeue",
             f"not planned: queueing, saving, features of images; a job's start, {START_S:.0f} s, only where jobs are counted"]
 
 
 def totals(plan: StudyPlan) -> str:
-    hours = [f"{figure(band.median)} {unit} ({figure(band.low)}–{figure(band.high)})"
+    """Hours, requeues and disk of the whole study in one line."""
+    hours = [f"{three_digits(band.median)} {unit} ({three_digits(band.low)}–{three_digits(band.high)})"
              for band, unit in ((plan.gpu_hours, "GPU-hours"), (plan.cpu_hours, "CPU-hours")) if band.median]
     requeues = "" if plan.requeues is None else f", {plural(plan.requeues, 'requeue')}"
     return f"{plural(plan.runs, 'run')}: {' and '.join(hours)}{requeues}, about {size(plan.stored_bytes)} on disk"
@@ -104,21 +112,3 @@ def as_numbers(plan: StudyPlan, file: Path, bench: Bench) -> dict:
     return {"bench": str(file), "made": bench.made, "device": bench.device, "runs": plan.runs, "stages": stages,
             "gpu_hours": asdict(plan.gpu_hours), "cpu_hours": asdict(plan.cpu_hours), "requeues": plan.requeues,
             "stored_bytes": plan.stored_bytes}
-
-
-def span(*seconds: float) -> str:
-    """Three digits and a unit: 2.5 h, or 2.41–2.6 h for two."""
-    unit_s, unit = next(((unit_s, unit) for unit_s, unit in ((3600, "h"), (60, "min")) if max(seconds) >= unit_s), (1, "s"))
-    return f"{'–'.join(figure(value / unit_s) for value in seconds)} {unit}"
-
-
-def count_span(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

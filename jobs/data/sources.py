@@ -20,11 +20,11 @@ from jobs.data.dataset import ImageData, open_built_in, open_data
 from jobs.data.image_files import decode_image, list_images
 from jobs.data.npz_arrays import open_array
 from jobs.errors import UserError
+from jobs.spec.features import BUILT_IN
+from jobs.spec.metrics import METRICS
 
 # Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
 STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-# What a metric takes from a feature extractor. "rows" are the pool features of single images, so they need images.
-NEEDS = {"fid": "pool", "sfid": "spatial", "inception_score": "probabilities", "precision_recall": "rows", "kid": "rows"}
 
 
 class ImageFolder:
@@ -150,15 +150,15 @@ class Reference:
 
     def lacks(self, metric: str, features: str) -> str | None:
         """The reason why `metric` cannot be computed with `features`, or None if it can."""
-        part = NEEDS[metric]
-        if self.images is not None or part == "probabilities":
+        part = METRICS[metric].needs
+        if self.images is not None or not METRICS[metric].compares:
             return None
         if part == "rows":
             return f"{self.path}: has no images (arr_0), which {metric} needs; it holds {self.names}"
         if part not in self.statistics:
             return f"{self.path}: has neither images (arr_0) nor {' and '.join(STATISTICS[part])}, which {metric} needs; " \
                    f"it holds {self.names}"
-        if features in ("pixels", "classifier"):
+        if features in BUILT_IN:
             return f"{self.path}: has no images (arr_0), only statistics of Inception features, and features is {features}"
         return None
 
@@ -181,6 +181,6 @@ def open_reference(path: str, image_size: int, channels: int) -> Reference:
 def reference_problems(reference: Reference, metrics: Collection[str], features: str) -> list[str]:
     """One message for each metric or classifier that cannot be computed from `reference`."""
     problems = [problem for metric in metrics if (problem := reference.lacks(metric, features))]
-    if features == "classifier" and (reference.images is None or reference.images.labels is None):
-        problems.append(f"{reference.path}: has no labels, which features: classifier is trained on")
+    if features in BUILT_IN and BUILT_IN[features].needs_labels and (reference.images is None or reference.images.labels is None):
+        problems.append(f"{reference.path}: has no labels, which features: {features} is trained on")
     return problems

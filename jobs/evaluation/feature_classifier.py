@@ -1,4 +1,4 @@
-"""A small classifier of the reference's own classes: features that know them, in under a minute and without a download."""
+"""The features `classifier`: a small network trained on the reference's own classes, in under a minute, without a download."""
 
 import math
 from pathlib import Path
@@ -9,23 +9,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.data.dataset import ImageData, fingerprint
+from jobs.data.sources import Reference
 from jobs.errors import UserError
+from jobs.evaluation.extractor import SPATIAL_CHANNELS, Extractor, parts_of_output
+from jobs.evaluation.pixels import shrunk
+from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed, generator_for
 from jobs.storage.cache import load_arrays, store_arrays
-from jobs.storage.files import sha256_of_json
+from jobs.storage.files import sha256_of_file, sha256_of_json
 
-LARGEST = 32
 WIDTH, STEPS, BATCH_SIZE, LR = 64, 600, 128, 3e-3
-HELD_OUT = 10  # each tenth image is not trained on, to tell how good the classifier is
-SPATIAL_CHANNELS = 7  # as sFID takes of Inception
-_VERSION = 1  # of all that the weights depend on besides the data
+HELD_OUT = 10  # each tenth image is left out of training, to measure the classifier's accuracy
+_VERSION = 1  # to be raised when anything but the data changes the weights
 
 
 class Classifier(nn.Module):
     """uint8 [n, C, H, W] -> pool [n, WIDTH], spatial [n, SPATIAL_CHANNELS, H / 2, W / 2] and logits [n, classes].
 
-    After training, the mean square of pool and of spatial over images is 1: kid grows with the cube of the scale.
+    After training, the mean square of pool and of spatial over images is 1, because kid grows with the cube of the scale.
     """
+
+    scales: Tensor
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
@@ -42,32 +46,42 @@ class Classifier(nn.Module):
         return self.scales[0] * pool, self.scales[1] * spatial[:, :SPATIAL_CHANNELS], self.output(pool)
 
 
-def shrunk(images: Tensor) -> Tensor:
-    """uint8 [n, C, H, W] as grey levels in [0, 1], averaged down by halves to at most LARGEST pixels where that goes."""
-    x = images.float() / 255
-    while x.shape[-1] > LARGEST and x.shape[-1] % 2 == 0:
-        x = F.avg_pool2d(x, 2)
-    return x
+def open_extractor(reference: Reference, cache: Path, group: Group) -> Extractor:
+    """The extractor of `classifier`. Raises UserError where the reference has no labelled images."""
+    data = reference.images
+    if data is None:
+        raise UserError(f"{reference.path}: has no images, which features: classifier is trained on")
+    file = on_main(lambda: trained_classifier(data, cache))
+    network, accuracy = load_classifier(file)
+    network.to(group.device)
+    note = f"a small classifier trained on {reference.path}, {accuracy:.1%} right on held-out images: not comparable with " \
+           "Inception's numbers"
+    return Extractor(lambda images, wanted: parts_of_output(network(images), str(file), len(images)), note, sha256_of_file(file))
 
 
 def trained_classifier(data: ImageData, cache: Path) -> Path:
-    """The file in the folder `cache` with the weights of the classifier trained on `data`, trained now if it is not there.
+    """The file in the folder `cache` with the weights of the classifier trained on `data`; trains it where there is no file.
 
-    Named by the data's content: other runs on the same data use the same one. Raises UserError without labels.
+    The file is named by the content of the data, so all runs on these data share it. Raises UserError without labels.
     """
     if data.labels is None:
         raise UserError(f"{data.source}: has no labels, which features: classifier is trained on")
     file = cache / f"classifier-{sha256_of_json({'data': fingerprint(data), 'version': _VERSION})[:16]}.npz"
     if load_arrays(file) is None:
-        network, accuracy = _train(data)
+        network, accuracy = _train(data, data.labels)
         weights = {key: value.numpy() for key, value in network.state_dict().items()}
         store_arrays(file, {"accuracy": np.float64(accuracy), **weights})
     return file
 
 
 def load_classifier(file: Path) -> tuple[Classifier, float]:
-    """The network in evaluation mode, and its accuracy on images held out from training."""
+    """The network in evaluation mode, and its accuracy (0 to 1) on images left out of training.
+
+    Raises UserError where `file` cannot be read.
+    """
     arrays = load_arrays(file)
+    if arrays is None:
+        raise UserError(f"{file}: missing or damaged; evaluate again, which trains the classifier anew")
     accuracy = float(arrays.pop("accuracy"))
     weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
     network = Classifier(weights["conv1.weight"].shape[1], weights["output.weight"].shape[0])
@@ -75,9 +89,9 @@ def load_classifier(file: Path) -> tuple[Classifier, float]:
     return network.eval(), accuracy
 
 
-def _train(data: ImageData) -> tuple[Classifier, float]:
-    """On the CPU, so that the same data give the same weights on machines with and without a GPU."""
-    images, labels = data.images, torch.from_numpy(data.labels)
+def _train(data: ImageData, all_labels: np.ndarray) -> tuple[Classifier, float]:
+    """A trained network and its accuracy. Trains on the CPU, so that data give the same weights with and without a GPU."""
+    images, labels = data.images, torch.from_numpy(all_labels)
     held_out = np.arange(len(data)) % HELD_OUT == HELD_OUT - 1
     own = torch.from_numpy(np.flatnonzero(~held_out))
     with torch.random.fork_rng(devices=[]):
@@ -86,7 +100,7 @@ def _train(data: ImageData) -> tuple[Classifier, float]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
     generator = generator_for("cpu", "classifier", "batches")
     for step in range(STEPS):
-        chosen = own[torch.randint(len(own), (BATCH_SIZE,), generator=generator)].unique()  # sorted, for HDF5's sake
+        chosen = own[torch.randint(len(own), (BATCH_SIZE,), generator=generator)].unique()  # sorted, as HDF5 needs indices
         for group in optimizer.param_groups:
             group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         loss = F.cross_entropy(network(_tensor(images, chosen.numpy()))[2], labels[chosen])
@@ -94,16 +108,21 @@ def _train(data: ImageData) -> tuple[Classifier, float]:
         loss.backward()
         optimizer.step()
     tested = np.flatnonzero(held_out)[:10_000]
-    tested = tested if len(tested) else np.arange(len(data))  # fewer images than HELD_OUT
+    return network, _test_and_scale(network, images, labels, tested if len(tested) else np.arange(len(data)))
+
+
+def _test_and_scale(network: Classifier, images: np.ndarray, labels: Tensor, tested: np.ndarray) -> float:
+    """The accuracy on the images of indices `tested`, by which the network's `scales` are set too."""
     right, squares = 0, []
     with torch.no_grad():
         for rows in np.array_split(tested, -(-len(tested) // BATCH_SIZE)):
             pool, spatial, logits = network(_tensor(images, rows))
-            right += (logits.argmax(dim=1) == labels[rows]).sum().item()
+            right += int((logits.argmax(dim=1) == labels[rows]).sum())
             squares.append(torch.stack([pool.square().mean(), spatial.square().mean()]))
     network.scales.copy_(torch.stack(squares).mean(dim=0).clamp(min=1e-12).rsqrt())
-    return network, right / len(tested)
+    return right / len(tested)
 
 
 def _tensor(images: np.ndarray, rows: np.ndarray) -> Tensor:
+    """uint8 [n, C, H, W] of the images [N, H, W, C] of indices `rows`."""
     return torch.from_numpy(np.array(images[rows])).permute(0, 3, 1, 2)

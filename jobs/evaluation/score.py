@@ -1,4 +1,4 @@
-"""Metrics of any samples, another model's for one, against any reference: what the evaluation stage does, on one process."""
+"""Metrics of any samples against any reference, on one process: `iddpm score`, for samples of other models too."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,8 +16,9 @@ def score(samples: str, reference: str, features: str, metrics: Sequence[str], c
           on_batch: Callable[[int], None] = lambda total: None) -> dict:
     """`metrics` of the images in `samples`: samples, features, reference, metrics and headline as in evaluation.json.
 
-    `samples` is what `jobs.data.sources.open_images` opens, `reference` what `open_reference` does. `on_batch(images)`
-    is called before each batch, with the number of images of the set that it is of. Raises UserError for what does not fit.
+    `samples` is a path that `jobs.data.sources.open_images` opens, `reference` one that `open_reference` opens. Before each
+    batch `on_batch(n)` is called, where n is the number of images in the set that is being read. Raises UserError for
+    samples, reference, features and metrics that do not go together.
     """
     ours = open_images(samples)
     _, height, width, channels = ours.images.shape
@@ -26,12 +27,13 @@ def score(samples: str, reference: str, features: str, metrics: Sequence[str], c
     theirs = open_reference(reference, height, channels)
     if problems := reference_problems(theirs, metrics, features):
         raise UserError("\n".join(problems))
+    number_of_theirs = len(theirs.images) if theirs.images else 0
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads) as group:
         extractor = open_features(features, height, channels, theirs, cache, group)
         extractor.check(metrics)
         known = reference_statistics(theirs, reference_identity(theirs), extractor, parts_needed(metrics, of_reference=True),
-                                     group, batch_size, cache, lambda: on_batch(len(theirs.images)))
+                                     group, batch_size, cache, lambda: on_batch(number_of_theirs))
         found = measure(ours.images, metrics, extractor, known, group, batch_size, lambda: on_batch(len(ours)))
     return {"path": samples, "samples": len(ours), "features": extractor.summary(),
-            "reference": {"path": reference, "images": len(theirs.images) if theirs.images else None},
+            "reference": {"path": reference, "images": number_of_theirs or None},
             "metrics": found, "headline": named(found, extractor)}

@@ -13,12 +13,12 @@ import numpy as np
 
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure
+from jobs.spec.metrics import HIGHER_IS_BETTER
 from jobs.spec.sections import STAGES, Spec
 from jobs.storage.files import read_json
 
 T = TypeVar("T")
 SILENT_S = 300  # a stage whose last heartbeat is older runs no more, or hangs
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall")
 BITS = "bits/dim"
 
 

@@ -7,6 +7,7 @@ from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.waiting import missing_runs
+from jobs.spec.features import BUILT_IN, CHOICES
 from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import read_json, write_json
@@ -34,9 +35,8 @@ def input_problems(spec: Spec) -> list[str]:
             problems |= {text: text for text in reference_problems(reference, evaluate.metrics, evaluate.features)}
         except UserError as error:
             problems[evaluate.reference] = str(error)
-    if evaluate.metrics and evaluate.features not in ("pixels", "classifier") and not Path(evaluate.features).is_file():
-        problems["features"] = (f"{evaluate.features}: no such file; evaluate.features is `pixels`, `classifier` or a "
-                                "TorchScript file")
+    if evaluate.metrics and evaluate.features not in BUILT_IN and not Path(evaluate.features).is_file():
+        problems["features"] = f"{evaluate.features}: no such file; evaluate.features is {CHOICES}"
     return list(problems.values())
 
 

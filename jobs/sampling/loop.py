@@ -41,7 +41,7 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     network = model_of(run.spec).network(run.spec).to(group.device).eval()
     if run.spec.sample.compile:
         check_compiler("sample.compile", group.device)
-        network.compile(**compile_options(run.spec.sample.compile, getattr(run.spec.sample, "cuda_graph", False)))
+        network.compile(**compile_options(run.spec.sample.compile, kind_of(run.spec).records_steps(run.spec)))
     remaining = on_main(lambda: survey(run, network, group.device_name))
     # By checkpoint, the last one first, so that weights change as seldom as possible.
     work = [(todo, chunk) for todo in sorted(remaining, key=lambda todo: -todo.sampling.step) for chunk in todo.missing]

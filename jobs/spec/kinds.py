@@ -86,6 +86,9 @@ class Kind(Protocol):
     def evaluations(self, spec: Any) -> int:
         """Return how often the network is evaluated for one sample, as spec.sample has it."""
 
+    def records_steps(self, spec: Any) -> bool:
+        """Return whether sampling records a step on a GPU and replays it (a CUDA graph)."""
+
     def sampling_facts(self, spec: Any) -> dict[str, Any]:
         """Return what evaluation.json says of a sampling, as spec.sample has it; `sampling_steps` among them."""
 

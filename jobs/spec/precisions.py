@@ -1,14 +1,19 @@
 """The precisions in which a network can compute, by name. Parameters and losses stay in float32."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
-class Precision:
+class NumberFormat:
     dtype: str
     """Name of the torch type."""
     bytes: int
     """Of one number."""
 
 
-PRECISIONS = {"fp32": Precision("float32", 4), "bf16": Precision("bfloat16", 2), "fp16": Precision("float16", 2)}
+PRECISIONS: dict[Precision, NumberFormat] = {
+    "fp32": NumberFormat("float32", 4), "bf16": NumberFormat("bfloat16", 2), "fp16": NumberFormat("float16", 2)}
+assert set(PRECISIONS) == set(get_args(Precision))

@@ -20,7 +20,7 @@ from jobs.spec.fields import (
     TrainingStep,
     WallTime,
 )
-from jobs.spec.precisions import PRECISIONS
+from jobs.spec.precisions import Precision
 
 STAGES = ("train", "sample", "evaluate")
 """In the order in which a run does them."""
@@ -63,7 +63,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     ema_rate: list[EmaRate] = [0.9999]
-    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
+    precision: Precision = "fp32"
     compile: Compile = False
     """torch.compile of the network; max-autotune also tries several kernels, and uses CUDA graphs on a GPU."""
     gradient_checkpointing: GradientCheckpointing = False
@@ -82,7 +82,7 @@ class Sample(Section):
 
     `iddpm bench SPEC` recommends a number for the machine on which it runs.
     """
-    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
+    precision: Precision = "fp32"
     """Of the network; the arithmetic around the network stays in fp32."""
     compile: Compile = False
     """As train.compile. With max-autotune samples depend on which kernels were found fastest."""

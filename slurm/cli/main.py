@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 
 from jobs.errors import StageFailed, UserError
+from jobs.spec.features import CHOICES
+from jobs.spec.metrics import METRICS
 from slurm.cli.cluster import cluster
 from slurm.cli.data import data
 
@@ -185,8 +187,8 @@ def diff(a: Path, b: Path) -> None:
 @cli.command()
 @click.argument("samples")
 @click.option("--reference", required=True, help="Data set (.h5, or `digits`), or .npz with images or with mu and sigma.")
-@click.option("--features", default="pixels", show_default=True, help="`pixels`, `classifier`, or a TorchScript file.")
-@click.option("--metrics", default="fid", show_default=True, help="fid,sfid,inception_score,precision_recall,kid")
+@click.option("--features", default="pixels", show_default=True, help=f"{CHOICES}.")
+@click.option("--metrics", default="fid", show_default=True, help=",".join(METRICS))
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @RUNS
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

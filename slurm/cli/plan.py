@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cost.bench.file import HOW, bench_to_plan_by, read_bench
-from jobs.cost.study_plan import StudyPlan, as_numbers, count_span, plan_study, plural, remarks, span, totals
+from jobs.cost.study_plan import StudyPlan, as_numbers, plan_study, remarks, totals
 from jobs.errors import UserError
+from jobs.quantities import count_span, plural, span
 from jobs.spec.file import load
 from jobs.storage.files import json_text
 from slurm.launch.profiles import load_profile

@@ -9,16 +9,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.data.sources import NEEDS
 from jobs.errors import UserError
+from jobs.spec.metrics import METRICS
 
 
 def print_score(samples: str, reference: str, features: str, metrics: str, runs_folder: Path, batch_size: int,
                 as_json: bool) -> None:
     """`metrics`: names with commas between. Raises UserError for what is none, and whatever does not fit."""
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    if not names or (unknown := [name for name in names if name not in NEEDS]):
-        raise UserError(f"--metrics: {', '.join(unknown) if names else 'none given'}; there are {', '.join(NEEDS)}")
+    if not names or (unknown := [name for name in names if name not in METRICS]):
+        raise UserError(f"--metrics: {', '.join(unknown) if names else 'none given'}; there are {', '.join(METRICS)}")
     from jobs.evaluation.score import score
     if sys.stderr.isatty():
         print(f"scoring {samples} ...", file=sys.stderr)

@@ -14,8 +14,10 @@ import torch
 
 from jobs.evaluation.extraction import extract
 from jobs.evaluation.features import Features
-from jobs.evaluation.metrics.frechet import GROUPS, distance_with_interval, frechet_distance
-from jobs.evaluation.metrics.kernel import kernel_distance
+from jobs.evaluation.metrics.fid import GROUPS, distance_with_interval
+from jobs.evaluation.metrics.frechet import frechet_distance
+from jobs.evaluation.metrics.inception_score import inception_score
+from jobs.evaluation.metrics.kid import kernel_distance
 from jobs.evaluation.metrics.precision_recall import precision_and_recall
 from jobs.parallel.group import process_group
 
@@ -49,7 +51,8 @@ def main(count: int, batch_size: int = 64) -> None:
     for name, work in (("fid with interval", lambda: distance_with_interval(found.pool, reference)),
                        ("fid alone", lambda: frechet_distance(found.pool.fitted(), reference)),
                        ("sfid", lambda: frechet_distance(found.spatial.fitted(), found.spatial.fitted())),
-                       ("inception_score", found.probabilities.score), ("kid", lambda: kernel_distance(rows, rows)),
+                       ("inception_score", lambda: inception_score(found.probabilities)),
+                       ("kid", lambda: kernel_distance(rows, rows)),
                        ("precision_recall", lambda: precision_and_recall(rows, rows))):
         began = time.perf_counter()
         work()

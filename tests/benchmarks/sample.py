@@ -25,10 +25,10 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.samplers.chain import Step, ancestral, final
 from diffusion.schedules import betas_of
-from jobs.cost.bench.timing import Effort, rates_in_turns
+from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_uint8
-from jobs.evaluation.metrics.frechet import Moments, Normal, frechet_distance
+from jobs.evaluation.metrics.frechet import GaussianFit, Moments, frechet_distance
 from jobs.kinds.diffusion.build import build_diffusion, build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.parallel.compiling import compile_options
@@ -39,7 +39,7 @@ from jobs.training.batches import Batches
 from jobs.training.loop import new_learner, train_step
 
 CHUNKS = 4
-STEPS, EFFORT = 4000, Effort(rounds=21, slice_s=0.1)
+STEPS, EFFORT = 4000, Repeats(rounds=21, slice_s=0.1)
 
 
 def table(name: str, times: dict[str, list[float]]) -> None:
@@ -143,7 +143,7 @@ def tell_apart(name: str, images: Tensor, from_images: Tensor) -> None:
           f"most {apart.max():.0f} of 255 grey levels; Fréchet distance (pixels) {distance:.4f}", flush=True)
 
 
-def fitted(features: Tensor) -> Normal:
+def fitted(features: Tensor) -> GaussianFit:
     moments = Moments(features.shape[1], features.device)
     moments.add(features / 255)
     moments.reduce()

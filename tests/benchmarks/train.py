@@ -37,7 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.losses import training_losses
 from diffusion.networks.layers import Attention
-from jobs.cost.bench.timing import Effort, rates_in_turns
+from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import ImageData
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, resolve
 from jobs.parallel import group as distributed
@@ -181,7 +181,7 @@ def steps(config: str, ways: dict[str, Way]) -> None:
     def step_of(connection: Connection) -> Callable[[], object]:
         return lambda: (connection.send(True), connection.recv())
     works = {name: step_of(connection) for name, connection in connections.items()}
-    table(f"{config}, batch {CONFIGS[config][2]}", rates_in_turns(works, Effort(rounds=11, slice_s=1.0), torch.device("cpu")))
+    table(f"{config}, batch {CONFIGS[config][2]}", rates_in_turns(works, Repeats(rounds=11, slice_s=1.0), torch.device("cpu")))
     for connection in connections.values():
         connection.send(False)
 
@@ -227,7 +227,7 @@ def memory(config: str, group: Group) -> None:
         for parameter in learner.parameters:
             parameter.grad = None
         learner.ddp = network  # its gradients are no longer DDP's views
-    table(f"{config}, checkpointing", rates_in_turns(works, Effort(rounds=9, slice_s=0.5), group.device))
+    table(f"{config}, checkpointing", rates_in_turns(works, Repeats(rounds=9, slice_s=0.5), group.device))
 
 
 # Ranks

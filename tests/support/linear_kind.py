@@ -46,6 +46,9 @@ class LinearKind:
     def evaluations(self, spec):
         return STEPS
 
+    def records_steps(self, spec):
+        return False
+
     def sampling_facts(self, spec):
         return {"sampling_steps": STEPS}
 

@@ -1,7 +1,8 @@
-"""What `iddpm bench` found out on a machine: the file it leaves, for `iddpm plan` and for people. No torch."""
+"""The file that `iddpm bench` writes about a machine, for `iddpm plan` and for people. No torch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from statistics import quantiles
 from typing import Literal
@@ -10,12 +11,15 @@ from pydantic import ValidationError
 
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
+from jobs.spec.precisions import Precision
+from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Section, Spec, Train
 from jobs.storage.files import sha256_of_json
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Checkpointing = bool | tuple[int, ...]  # at these resolutions, from the highest down
-KINDS = ("convolution", "GEMM", "attention", "normalisation and elementwise", "optimiser and EMA", "other")
+Checkpointing = bool | tuple[int, ...]
+"""Everywhere, nowhere, or at these resolutions, from the highest down."""
+PeakKind = Literal["gemm", "convolution"]
+OPERATIONS = ("convolution", "GEMM", "attention", "normalisation and elementwise", "optimiser and EMA", "other")
 PAYS = 0.95  # of the best sampling rate
 HOW = "`iddpm bench SPEC`, on the machine that is to do the work, makes one"
 
@@ -37,51 +41,57 @@ class Variant(Section):
     compiled: bool = False
     """By torch.compile."""
     cuda_graph: bool = False
-    """A whole reverse step, recorded."""
+    """The whole reverse step is recorded and replayed."""
     batch_size: int
     """Images that one rank has in the network at once."""
 
 
 class Rate(Variant):
+    """How fast one rank does a variant's step."""
+
     threads: int
     per_second: Quartiles | None = None
     """Images trained on, or image-steps of the reverse chain, by one rank; null where there is a `problem`."""
     share_of_peak: float | None = None
-    """Operations per second, recomputed ones not counted, over the better of the peaks of this precision."""
+    """Operations per second (recomputed operations not counted) divided by the better peak of this precision."""
     memory_bytes: int | None = None
     memory_is: Literal["measured", "counted"] | None = None
-    """On a GPU the most that was allocated; on a CPU `jobs.cost.count` counts it, for training."""
+    """On a GPU the largest allocation is measured. On a CPU `jobs.cost.count` counts the memory, of training only."""
     problem: str = ""
+    """Why there is no rate."""
 
 
 class Scaling(Section):
-    """Training by `ranks` processes, each with the batch that one has alone."""
+    """Training by `ranks` processes, each with the batch that one process has alone."""
 
     ranks: int
     threads: int
     efficiency: Quartiles | None = None
-    """Throughput over `ranks` times that of one rank."""
+    """Throughput divided by `ranks` times the throughput of one rank; null where there is a `problem`."""
     problem: str = ""
 
 
 class Network(Section):
-    """Operations are those of one image."""
+    """The measured network. Operations are those of one image."""
 
     fingerprint: str
     parameters: int
     forward_flops: int
-    """By jobs.cost.count, as is the next; then what torch.utils.flop_counter counts."""
+    """Counted by jobs.cost.count."""
     training_flops: int
+    """Counted by jobs.cost.count."""
     forward_flops_by_torch: int
+    """Counted by torch.utils.flop_counter."""
     training_flops_by_torch: int
 
 
-class Asked(Section):
-    """What the spec itself says."""
+class SpecSettings(Section):
+    """The settings of the measured spec."""
 
     precision: Precision
     gradient_checkpointing: Checkpointing
     train_batch_size: int
+    """Images that one rank has in the network at once while it trains."""
     sample_batch_size: int
     sample_precision: Precision = "fp32"
 
@@ -97,26 +107,26 @@ class Bench(Section):
     torch: str
     quick: bool
     spec: str
-    asked: Asked
+    asked: SpecSettings
     network: Network
-    peaks: dict[Literal["gemm", "convolution"], dict[Precision, float]]
+    peaks: dict[PeakKind, dict[Precision, float]]
     """Operations per second."""
     rates: list[Rate]
     split: dict[str, float]
-    """Shares of the time of a training step as the spec has it, by kind of operation."""
+    """Shares of the time of one training step with the spec's settings, by entry of OPERATIONS; they sum to 1."""
     scaling: list[Scaling]
 
 
-def fingerprint(spec: Spec) -> str:
-    """Of all that makes a step of the network fast or slow, batch and machine aside."""
-    data = spec.data
-    shape = {"image_size": data.image_size, "channels": data.channels, "classes": data.num_classes if data.class_cond else 0}
-    return sha256_of_json({"model": spec.model.model_dump(mode="json"), "data": shape})[:16]
+def network_fingerprint(spec: Spec) -> str:
+    """A digest of everything in `spec` that makes a step of the networks fast or slow, except the batch and the machine."""
+    layers = {name: [astuple(layer) for layer in layers] for name, layers in kind_of(spec).layers(spec).items()}
+    return sha256_of_json({"kind": spec.kind, "layers": layers})[:16]
 
 
 def network_of(spec: Spec, forward_by_torch: int, training_by_torch: int) -> Network:
+    """The network of `spec`; operations of one image as torch counted them."""
     cost = run_cost(spec)
-    return Network(fingerprint=fingerprint(spec), parameters=cost.parameters, forward_flops=cost.forward_flops,
+    return Network(fingerprint=network_fingerprint(spec), parameters=cost.parameters, forward_flops=cost.forward_flops,
                    training_flops=3 * cost.forward_flops, forward_flops_by_torch=forward_by_torch,
                    training_flops_by_torch=training_by_torch)
 
@@ -127,25 +137,23 @@ def batch_in_network(spec: Spec) -> int:
 
 
 def checkpointing(train: Train) -> Checkpointing:
+    """train.gradient_checkpointing; resolutions as a descending tuple."""
     where = train.gradient_checkpointing
     return where if isinstance(where, bool) else tuple(sorted(where, reverse=True))
 
 
-def smallest_that_pays(rates: Mapping[int, float]) -> int:
-    """The smallest batch size whose rate is within 1 - PAYS of the best."""
-    return min(size for size, rate in rates.items() if rate >= PAYS * max(rates.values()))
-
-
 def batch_that_pays(bench: Bench, precision: str) -> int:
-    """What `sample.batch_size: auto` is expected to find."""
+    """The smallest measured sampling batch whose rate is at least PAYS times the best; without rates, the spec's batch."""
     rates = {rate.batch_size: rate.per_second.median for rate in bench.rates
              if (rate.work, rate.precision, rate.compiled, rate.cuda_graph) == ("sample", precision, False, False)
              and rate.per_second}
-    return smallest_that_pays(rates) if rates else bench.asked.sample_batch_size
+    if not rates:
+        return bench.asked.sample_batch_size
+    return min(batch_size for batch_size, rate in rates.items() if rate >= PAYS * max(rates.values()))
 
 
-def summary(values: Sequence[float]) -> Quartiles:
-    """Of at least two finite values."""
+def quartiles_of(values: Sequence[float]) -> Quartiles:
+    """Quartiles of at least two finite values."""
     q25, median, q75 = quantiles(values, n=4, method="inclusive")
     return Quartiles(q25=q25, median=median, q75=q75)
 
@@ -158,7 +166,7 @@ def bench_to_plan_by(named: str | None) -> Path | None:
 
 
 def read_bench(path: Path) -> Bench:
-    """Raises UserError where `path` is no file that `iddpm bench` wrote."""
+    """Raises UserError where `path` is not a file that `iddpm bench` wrote."""
     try:
         found = Bench.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -174,6 +182,6 @@ def read_bench(path: Path) -> Bench:
     return found
 
 
-def nearest(batch_size: int, rates: Sequence[Rate]) -> Rate:
-    """The one measured at the batch size that is nearest by ratio; of two, the smaller."""
+def with_nearest_batch(batch_size: int, rates: Sequence[Rate]) -> Rate:
+    """The rate at the batch size that is nearest by ratio; of two equally near ones, the smaller batch."""
     return min(rates, key=lambda rate: (abs(math.log(rate.batch_size / batch_size)), rate.batch_size))

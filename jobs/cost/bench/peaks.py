@@ -1,4 +1,4 @@
-"""The most operations per second that this machine does in one matrix product, and in one convolution."""
+"""Peak rates of this machine: operations per second in one matrix product, and in one convolution."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -6,18 +6,25 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from jobs.cost.bench.timing import Effort, Work, rates_in_turns
+from jobs.cost.bench.file import PeakKind
+from jobs.cost.bench.timing import Repeats, Work, rates_in_turns
+from jobs.parallel.precision import AUTOCAST
+from jobs.spec.precisions import Precision
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SQUARES = {"cpu": (512, 1024), "cuda": (4096, 8192)}
-# (images, channels in and out, pixels across) of a 3x3 convolution: those of U-Nets.
+DTYPES = {"fp32": torch.float32} | AUTOCAST
+SQUARES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # rows and columns
+# (images, channels in and out, pixels across) of 3x3 convolutions as U-Nets have them.
 CONVOLUTIONS = {"cpu": ((8, 64, 32), (8, 128, 32), (16, 256, 8)), "cuda": ((256, 128, 32), (256, 256, 32), (128, 512, 16))}
 
+Product = tuple[PeakKind, Precision, int | tuple[int, int, int]]
+"""Kind, precision and size: an entry of SQUARES or CONVOLUTIONS."""
 
-def measure_peaks(device: torch.device, precisions: Iterable[str], effort: Effort) -> dict[str, dict[str, float]]:
-    """Operations per second by kind ("gemm", "convolution") and precision: the best of a few sizes, each by its median."""
-    works: dict[tuple, Work] = {}
-    flops: dict[tuple, int] = {}
+
+def measure_peaks(device: torch.device, precisions: Iterable[Precision],
+                  repeats: Repeats) -> dict[PeakKind, dict[Precision, float]]:
+    """Operations per second by kind and precision: the best of a few sizes, where each size has its median."""
+    works: dict[Product, Work] = {}
+    flops: dict[Product, int] = {}
     for precision in precisions:
         for size in SQUARES[device.type]:
             works["gemm", precision, size] = product(size, DTYPES[precision], device)
@@ -29,10 +36,11 @@ def measure_peaks(device: torch.device, precisions: Iterable[str], effort: Effor
     with torch.no_grad():
         for work in works.values():
             work()
-        rates = rates_in_turns(works, effort, device)
-    best: dict[str, dict[str, float]] = {"gemm": {}, "convolution": {}}
-    for (kind, precision, size), found in rates.items():
-        best[kind][precision] = max(best[kind].get(precision, 0.0), median(found) * flops[kind, precision, size])
+        rates = rates_in_turns(works, repeats, device)
+    best: dict[PeakKind, dict[Precision, float]] = {"gemm": {}, "convolution": {}}
+    for name, found in rates.items():
+        kind, precision, _ = name
+        best[kind][precision] = max(best[kind].get(precision, 0.0), median(found) * flops[name])
     return best
 
 

@@ -1,4 +1,4 @@
-"""What a training step spends its time on, by torch's profiler; and how many operations it takes, by torch's counter."""
+"""Shares of a step's time by kind of operation, from torch's profiler; number of operations, from torch's counter."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.cost.bench.file import KINDS
+from jobs.cost.bench.file import OPERATIONS
 from jobs.cost.bench.timing import Work, synchronize
 
-# Names of torch's own operators; the first that fits decides. What autograd and DDP do between them is "other".
-OPERATORS = (
+# Patterns of names of torch's own operators; the first that matches decides. All work of autograd and DDP is "other".
+PATTERNS = (
     ("attention", r"aten::.*(scaled_dot_product|flash_attention|efficient_attention|softmax|bmm)"),
     ("convolution", r"aten::.*conv"),
     ("GEMM", r"aten::(mm|addmm|matmul|linear)$"),
@@ -22,29 +22,29 @@ OPERATORS = (
 )
 
 
-def kind_of(operator: str) -> str:
-    """One of KINDS for the profiler's name of an operator."""
-    return next((kind for kind, pattern in OPERATORS if re.match(pattern, operator)), "other")
+def operation_of(operator: str) -> str:
+    """The entry of OPERATIONS for the profiler's name of an operator."""
+    return next((kind for kind, pattern in PATTERNS if re.match(pattern, operator)), "other")
 
 
 def time_split(work: Work, steps: int, device: torch.device) -> dict[str, float]:
-    """Share of the time of `steps` steps by kind: on a GPU of its kernels' time, else of the processor's."""
+    """Shares of the time of `steps` steps by entry of OPERATIONS: of the kernels' time on a GPU, else of the processor's time."""
     on_gpu = device.type == "cuda"
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would tell the terminal of its own beginning and end
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler prints when it starts and ends
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])], acc_events=True) as profiler:
         for _ in range(steps):
             work()
         synchronize(device)
-    times = dict.fromkeys(KINDS, 0.0)
+    times = dict.fromkeys(OPERATIONS, 0.0)
     for event in profiler.key_averages():
-        if event.device_type == DeviceType.CPU:  # a kernel's time is also its operator's
-            times[kind_of(event.key)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if event.device_type == DeviceType.CPU:  # an operator's time includes the time of its kernels
+            times[operation_of(event.key)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
     total = sum(times.values())
     return {kind: time / total for kind, time in times.items()}
 
 
 def counted_flops(work: Work) -> int:
-    """Operations of one step as torch counts them. The fused attention of the CPU is unknown to it; the plain one is not."""
+    """Operations of one step as torch counts them, with plain attention: torch cannot count the CPU's fused attention."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

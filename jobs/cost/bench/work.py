@@ -21,7 +21,7 @@ FOREVER = 10 ** 9  # steps
 
 
 def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Work:
-    """`train_step` as `variant` has it, with batches as training gets them. All variants of a state share its weights."""
+    """`train_step` with the settings of `variant`, on batches made as for training. Variants of one state share its weights."""
     spec = with_variant(state.spec, variant)
     batches = Batches(spec, data, state.group)(0, FOREVER)
     scaler = torch.amp.GradScaler(state.group.device.type, enabled=variant.precision == "fp16")
@@ -36,27 +36,29 @@ def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Wo
 
 
 def with_variant(spec: Spec, variant: Variant) -> Spec:
+    """`spec` that trains with the settings of `variant`."""
     settings = {"precision": variant.precision, "gradient_checkpointing": variant.gradient_checkpointing,
                 "batch_size": variant.batch_size}
     return spec.model_copy(update={"train": spec.train.model_copy(update=settings)})
 
 
 def random_images(spec: Spec, count: int) -> ImageData:
+    """`count` images of noise, and random labels for a spec with classes."""
     data, random = spec.data, np.random.default_rng(0)
     images = random.integers(0, 256, (count, data.image_size, data.image_size, data.channels), dtype=np.uint8)
     return ImageData(images, random.integers(0, data.num_classes, count) if data.class_cond else None, [], "random")
 
 
 def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:
-    """The next step of a reverse chain that begins anew at its end."""
+    """One step of a reverse chain with the settings of `variant`; after the last step a new chain begins."""
     settings = {"batch_size": variant.batch_size, "precision": variant.precision, "cuda_graph": variant.cuda_graph}
     spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
-    labels = np.arange(variant.batch_size) % spec.data.num_classes if spec.data.class_cond else None
+    labels = np.arange(variant.batch_size) % spec.data.classes if spec.data.classes else None
 
     def steps() -> Iterator[object]:
         generator = generator_for(device, "bench")
         while True:
             yield from steps_of_chunk(spec, network, generator, labels, variant.batch_size)
-    chain = steps()
 
+    chain = steps()
     return lambda: next(chain)

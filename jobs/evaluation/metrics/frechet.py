@@ -1,6 +1,5 @@
-"""Fréchet distance between normal distributions fitted to features (Heusel et al. 2017), in float64 from streamed sums."""
+"""The Fréchet distance between normal distributions fitted to features (Heusel et al. 2017), in float64 from streamed sums."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,33 +7,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-GROUPS = 10
-T_QUANTILE = 2.262  # Student's t, GROUPS - 1 degrees of freedom, 97.5 %
-FIELDS_SAMPLES = 50_000
-SOUND = 4  # samples per feature from which the distance is linear in 1/N, within 5 % for the spectra we tried
 _ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
-    """A normal distribution: mean [D], covariance [D, D], float64; `count` examples that it was fitted to."""
+class GaussianFit:
+    """A normal distribution fitted to features: mean [D] and covariance [D, D], float64."""
 
     mean: Tensor
     covariance: Tensor
-    count: int | None = None
 
     @cached_property
     def root(self) -> Tensor:
-        """Symmetric square root of the covariance; rounding's negative eigenvalues count as 0."""
+        """Symmetric square root of the covariance. Negative eigenvalues, which come from rounding, count as 0."""
         values, vectors = torch.linalg.eigh(self.covariance)
         return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def frechet_distance(ours: Normal, theirs: Normal) -> float:
+def frechet_distance(ours: GaussianFit, theirs: GaussianFit) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    The trace of the root through symmetric matrices only: tr (C1 C2)^(1/2) = tr (R C1 R)^(1/2) with R = C2^(1/2), whose
-    eigenvalues are real and not negative however singular C1 and C2 are.
+    The trace of the root needs symmetric matrices only: tr (C1 C2)^(1/2) = tr (R C1 R)^(1/2) with R = C2^(1/2). The
+    eigenvalues of R C1 R are real and not negative, however singular C1 and C2 are.
     """
     inner = torch.linalg.eigvalsh(theirs.root @ ours.covariance @ theirs.root)
     distance = ((ours.mean - theirs.mean).square().sum() + ours.covariance.trace() + theirs.covariance.trace()
@@ -43,26 +37,27 @@ def frechet_distance(ours: Normal, theirs: Normal) -> float:
 
 
 class Moments:
-    """Count, sum and sum of outer products of features, by group of examples; constant memory in the examples' number."""
+    """Count, sum and sum of outer products of features [n, D], by group of examples. Memory does not grow with n."""
 
     def __init__(self, width: int, device: torch.device, groups: int = 1):
+        self.groups = groups
         self.count = torch.zeros(groups, dtype=torch.float64, device=device)
         self.sum = torch.zeros(groups, width, dtype=torch.float64, device=device)
         self.outer = torch.zeros(groups, width, width, dtype=torch.float64, device=device)
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, features: Tensor, group: Tensor | None = None) -> None:
-        """features [n, D]; `group` int64 [n] on the same device, None: all of the first."""
+        """features [n, D]; `group` int64 [n] on the same device; None: all examples belong to group 0."""
         if group is None:
             group = torch.zeros(len(features), dtype=torch.int64, device=features.device)
         self.waiting.append((features.double(), group))
-        # Each product passes over the whole [D, D] of a group: few examples at a time would spend it on memory traffic.
+        # Each product reads and writes the whole [D, D] of a group: with few examples at a time, memory traffic would dominate.
         if sum(len(features) for features, _ in self.waiting) >= _ROWS_AT_A_TIME:
-            self._work_off()
+            self._add_waiting()
 
-    def _work_off(self) -> None:
+    def _add_waiting(self) -> None:
         if self.waiting:
-            features, group = (torch.cat(parts) for parts in zip(*self.waiting))
+            features, group = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
             self.waiting.clear()
             for number in group.unique().tolist():
                 rows = features[group == number]
@@ -71,53 +66,28 @@ class Moments:
                 self.outer[number].addmm_(rows.T, rows)
 
     def reduce(self) -> None:
-        """Add up all ranks' moments; complete on the main rank only."""
-        self._work_off()
+        """Add up the moments of all ranks. Afterwards the main rank alone has the total."""
+        self._add_waiting()
         for tensor in (self.count, self.sum, self.outer):
             dist.reduce(tensor, 0)
 
-    def fitted(self, without: int | None = None) -> Normal:
-        """Mean and unbiased covariance, of all examples or of all but the group `without`.
+    @property
+    def examples(self) -> int:
+        """Number of all examples."""
+        self._add_waiting()
+        return int(self.count.sum())
+
+    def fitted(self, without: int | None = None) -> GaussianFit:
+        """Mean and unbiased covariance of all examples, or of all but the group `without`.
 
         Raises ValueError for fewer than two examples, and for features that are not finite.
         """
-        self._work_off()
-        kept = [number for number in range(len(self.count)) if number != without]
+        self._add_waiting()
+        kept = [number for number in range(self.groups) if number != without]
         count, total, outer = self.count[kept].sum(), self.sum[kept].sum(dim=0), self.outer[kept].sum(dim=0)
         if count < 2:
             raise ValueError("a covariance needs at least two images")
         if not torch.isfinite(outer.trace()):
             raise ValueError("features are not finite (NaN or infinity) for some image")
         mean = total / count
-        return Normal(mean, (outer - count * torch.outer(mean, mean)) / (count - 1), int(count))
-
-
-def distance_with_interval(moments: Moments, reference: Normal) -> dict:
-    """value, note, infinity and interval of the distance of the examples in `moments`, in GROUPS random groups.
-
-    The distance falls with their number N, to first order in 1/N (Chong & Forsyth 2020): `infinity` is the straight line
-    through it at N and at 9/10 N, the mean of ten, continued to 1/N = 0; null where N < SOUND * D. That is the jackknife's
-    estimate, and the same ten distances give its standard error and the 95 % `interval` of the value at N. (Drawing with
-    replacement, the bootstrap's way, repeats examples, which acts on the covariance like fewer of them: on normals with
-    known distance its error came out up to nine times too large, the jackknife's within 40 %, never much too small.)
-    """
-    ours = moments.fitted()
-    count, width = ours.count, len(ours.mean)
-    value = frechet_distance(ours, reference)
-    notes, infinity, interval = [], None, None
-    if count < FIELDS_SAMPLES:
-        notes.append(f"of {count:,} samples: biased upwards against the {FIELDS_SAMPLES:,} of published values")
-    if count < 2 * GROUPS:
-        notes.append(f"no interval below {2 * GROUPS} samples")
-    else:
-        others = torch.tensor([frechet_distance(moments.fitted(without=group), reference) for group in range(GROUPS)],
-                              dtype=torch.float64)
-        error = math.sqrt((GROUPS - 1) / GROUPS * (others - others.mean()).square().sum().item())
-        interval = [max(value - T_QUANTILE * error, 0.0), value + T_QUANTILE * error]
-        notes.append(f"95 % interval by the jackknife over {GROUPS} groups")
-        if count >= SOUND * width:
-            infinity = value - (GROUPS - 1) * (others.mean().item() - value)
-        else:
-            notes.append(f"not extrapolated to infinity: that needs {SOUND * width:,} samples, {SOUND} for each of "
-                         f"{width:,} features")
-    return {"value": value, "note": "; ".join(notes) or None, "infinity": infinity, "interval": interval}
+        return GaussianFit(mean, (outer - count * torch.outer(mean, mean)) / (count - 1))

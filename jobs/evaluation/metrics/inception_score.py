@@ -1,15 +1,17 @@
 """Inception Score (Salimans et al. 2016) from streamed sums of class probabilities."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SPLIT = 5000  # guided-diffusion's evaluator; the last split is what is left, however short
+SPLIT = 5000  # images, as in guided-diffusion's evaluator; the last split has the rest, however few
 
 
 class ClassSums:
-    """Per split of SPLIT consecutive images: their number, the sum of p(y|x) and that of sum_y p log p; float64."""
+    """For each split of SPLIT consecutive images: count, sum of p(y|x) and sum of sum_y p log p; float64."""
 
     def __init__(self, images: int, classes: int, device: torch.device):
         splits = -(-images // SPLIT)
@@ -18,7 +20,7 @@ class ClassSums:
         self.negative_entropy = torch.zeros(splits, dtype=torch.float64, device=device)
 
     def add(self, probabilities: Tensor, start: int) -> None:
-        """p(y|x) [n, classes] of the images from number `start` on."""
+        """`probabilities`: p(y|x) [n, classes] of the images from number `start` on."""
         probabilities = probabilities.double()
         split = torch.arange(start, start + len(probabilities), device=probabilities.device) // SPLIT
         self.count.index_add_(0, split, torch.ones_like(split, dtype=torch.float64))
@@ -26,13 +28,19 @@ class ClassSums:
         self.negative_entropy.index_add_(0, split, torch.xlogy(probabilities, probabilities).sum(dim=1))
 
     def reduce(self) -> None:
-        """Add up all ranks' sums; complete on the main rank only."""
+        """Add up the sums of all ranks. Afterwards the main rank alone has the total."""
         for tensor in (self.count, self.sum, self.negative_entropy):
             dist.reduce(tensor, 0)
 
-    def score(self) -> dict:
-        """value: the mean over splits of exp E KL(p(y|x) || p(y)); standard_deviation over them, null with one split."""
-        marginal = self.sum / self.count[:, None]
-        divergence = self.negative_entropy / self.count - torch.xlogy(marginal, marginal).sum(dim=1)
-        scores = divergence.exp().cpu().numpy()
-        return {"value": float(scores.mean()), "standard_deviation": float(np.std(scores)) if len(scores) > 1 else None}
+
+def compute(ours: ClassSums, theirs: None, check: Callable[[], None]) -> dict[str, dict]:
+    """inception_score of samples, by their class probabilities alone."""
+    return {"inception_score": inception_score(ours)}
+
+
+def inception_score(sums: ClassSums) -> dict:
+    """value: the mean over splits of exp E KL(p(y|x) || p(y)), at least 1; standard_deviation over splits, None for one split."""
+    marginal = sums.sum / sums.count[:, None]
+    divergence = sums.negative_entropy / sums.count - torch.xlogy(marginal, marginal).sum(dim=1)
+    scores = divergence.exp().cpu().numpy()
+    return {"value": float(scores.mean()), "standard_deviation": float(np.std(scores)) if len(scores) > 1 else None}

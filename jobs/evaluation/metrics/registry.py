@@ -1,33 +1,36 @@
 """The metrics of one set of images against a reference, by their definitions in guided-diffusion's evaluator.
 
-fid                Fréchet distance of pooled features, with what its finite number of samples means (jobs.evaluation.metrics.frechet)
-sfid               the same of spatial features (Nash et al. 2021)
-inception_score    jobs.evaluation.metrics.inception_score
-precision_recall   precision and recall (jobs.evaluation.metrics.precision_recall)
-kid                jobs.evaluation.metrics.kernel
+`jobs.spec.metrics.METRICS` lists the metrics. The module of a metric offers one function,
+
+    compute(ours, theirs, check) -> {key: {"value": float, ...}}
+
+`ours` is the part of the samples' statistics that the metric needs: Moments for pool and spatial, ClassSums for
+probabilities, a tensor [N, D] on the group's device for rows. `theirs` is the reference's part: a GaussianFit for pool and
+spatial, a tensor [M, D] for rows, None where the metric does not compare. `compute` calls `check` now and then in long work.
+It raises ValueError for too few images, and lets Stopped of `check` pass.
 """
 
 from collections.abc import Callable, Collection
-from typing import Any
+from importlib import import_module
 
 import numpy as np
+from torch import Tensor
 
-from jobs.data.sources import NEEDS
 from jobs.errors import UserError
 from jobs.evaluation.extraction import Statistics, extract
 from jobs.evaluation.features import Features
-from jobs.evaluation.metrics.frechet import GROUPS, distance_with_interval, frechet_distance
-from jobs.evaluation.metrics.kernel import kernel_distance
-from jobs.evaluation.metrics.precision_recall import precision_and_recall
+from jobs.evaluation.metrics.fid import GROUPS
 from jobs.evaluation.reference import ReferenceStatistics
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Stopped
+from jobs.spec.metrics import METRICS, NUMBERS
 
-ROWS = 50_000  # samples that precision, recall and kid look at, evenly spread over those there are
+ROWS = 50_000  # samples whose own features precision, recall and kid take, evenly spread over all samples
 
 
 def parts_needed(metrics: Collection[str], of_reference: bool = False) -> set[str]:
-    return {NEEDS[metric] for metric in metrics} - ({"probabilities"} if of_reference else set())
+    """The parts of the statistics that `metrics` need, of the samples or of the reference."""
+    return {METRICS[metric].needs for metric in metrics if METRICS[metric].compares or not of_reference}
 
 
 def measure(images: np.ndarray, metrics: Collection[str], features: Features, reference: ReferenceStatistics, group: Group,
@@ -35,15 +38,15 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
             interval: bool = True) -> dict[str, dict]:
     """`metrics` of uint8 [N, H, W, C] `images`, on every rank, in the form of evaluation.json.
 
-    `on_batch` is called before each batch, `check` now and then by the main rank alone; both may raise Stopped, which
-    then all ranks do. `interval`: with fid's interval and its extrapolation. Raises UserError for too few images.
+    `on_batch` is called before each batch, `check` now and then by the main rank alone. Where one of them raises Stopped,
+    all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. Raises UserError for too few images.
     """
     found = extract(images, features, parts_needed(metrics), group, batch_size, groups=GROUPS if interval else 1,
                     most_rows=ROWS, on_batch=on_batch)
 
     def compute() -> dict[str, dict] | None:
         try:
-            return _compute(metrics, found, reference, group, check, interval)
+            return _compute(metrics, found, reference, group, check)
         except Stopped:
             return None
     result = on_main(compute)
@@ -53,32 +56,21 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
 
 
 def _compute(metrics: Collection[str], ours: Statistics, theirs: ReferenceStatistics, group: Group,
-             check: Callable[[], None], interval: bool) -> dict[str, dict]:
-    def rows() -> tuple[Any, Any]:
-        return ours.rows.to(group.device), theirs.rows.to(group.device)
-
+             check: Callable[[], None]) -> dict[str, dict]:
     found: dict[str, dict] = {}
-    for metric in NEEDS:
-        if metric not in metrics:
+    for name, metric in METRICS.items():
+        if name not in metrics:
             continue
         check()
+        parts = [getattr(ours, metric.needs), getattr(theirs, metric.needs) if metric.compares else None]
+        parts = [part.to(group.device) if isinstance(part, Tensor) else part for part in parts]
         try:
-            if metric == "fid":
-                found["fid"] = distance_with_interval(ours.pool, theirs.pool) if interval else \
-                    {"value": frechet_distance(ours.pool.fitted(), theirs.pool)}
-            elif metric == "sfid":
-                found["sfid"] = {"value": frechet_distance(ours.spatial.fitted(), theirs.spatial)}
-            elif metric == "inception_score":
-                found["inception_score"] = ours.probabilities.score()
-            elif metric == "precision_recall":
-                found |= precision_and_recall(*rows(), check)
-            else:
-                found["kid"] = kernel_distance(*rows())
+            found |= import_module(metric.module).compute(*parts, check)
         except ValueError as error:
-            raise UserError(f"evaluate.metrics: {metric}: {error}") from error
+            raise UserError(f"evaluate.metrics: {name}: {error}") from error
     return found
 
 
 def named(metrics: dict[str, dict], features: Features) -> dict[str, float]:
-    """The values with names for a table, which say what features they rest on: "fid (pixels)"."""
-    return {f"{key.replace('_', ' ')} ({features.name})": found["value"] for key, found in metrics.items()}
+    """The values by their names in tables, which name the features too: "fid (pixels)"."""
+    return {f"{NUMBERS[key].label} ({features.name})": found["value"] for key, found in metrics.items()}

@@ -34,6 +34,9 @@ class DiffusionKind:
     def evaluations(self, spec: DiffusionSpec) -> int:
         return self.steps(spec)
 
+    def records_steps(self, spec: DiffusionSpec) -> bool:
+        return spec.sample.cuda_graph
+
     def sampling_facts(self, spec: DiffusionSpec) -> dict[str, str | int]:
         return {"sampler": spec.sample.sampler, "timestep_respacing": spec.sample.timestep_respacing,
                 "sampling_steps": self.steps(spec)}

@@ -1,4 +1,4 @@
-
+"""The evaluation stage: metrics of samples and bits/dim, what is kept from one attempt to the next, and what is refused."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from evaluated_runs import noisy_network, result, terms
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -20,43 +21,9 @@ from jobs.data.pictures import to_x
 from jobs.errors import UserError
 from jobs.evaluation.likelihood import negative_log_likelihood
 from jobs.evaluation.metrics.registry import measure
-from jobs.kinds.diffusion.build import build_diffusion, build_network
+from jobs.kinds.diffusion.build import build_diffusion
 from jobs.randomness import generator_for, randn_from
-from jobs.run.checkpoints import save_checkpoint
 from jobs.run.preflight import input_problems
-from jobs.spec.samplings import samplings
-
-
-def noisy_network(spec, seed=0):
-    """All its layers filled with noise, so that every path through it shows."""
-    torch.manual_seed(seed)
-    network = build_network(spec)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval()
-
-
-@pytest.fixture
-def sampled(make_run, alone):
-    """sampled("sample.num_samples=5", ...) -> a run with weights of noise and its samples."""
-    def make(*overrides, seed=0, folder="runs"):
-        run = make_run(*overrides, folder=folder)
-        for step in sorted({sampling.step for sampling in samplings(run.spec)}):
-            weights = noisy_network(run.spec, seed + (step != run.spec.train.iterations)).state_dict()
-            save_checkpoint(run, step, weights, {0.9: weights}, None)
-        assert alone(run, "sample") == "done"
-        return run
-    return make
-
-
-def result(run):
-    return json.loads(run.evaluation.read_text())
-
-
-def terms(run):
-    with np.load(run.path / "bits_per_dim.npz") as file:
-        return dict(file)
-
 
 # Metrics of the samples ---------------------------------------------------------------------------------------------
 
@@ -111,37 +78,6 @@ def test_distance_of_samples_from_the_data_by_another_way(sampled, alone):
                                "samples": 10, "metrics": {"fid": found["metrics"]["fid"]["value"]}}]
 
 
-def test_bits_per_dim_of_every_held_out_example_once_and_in_order(sampled, alone):
-    run = sampled("evaluate.nll_examples=7", "evaluate.batch_size=3", "evaluate.metrics=[]")
-    assert alone(run, "evaluate") == "done"
-    found = terms(run)
-    assert {name: array.shape for name, array in found.items()} == {
-        "total": (7,), "prior": (7,), "vb": (40,), "mse": (40,), "xstart_mse": (40,)}
-
-    spec, data = run.spec, open_data("digits-test", 8, 1, 10)
-    network, diffusion = noisy_network(spec), build_diffusion(spec, "cpu")
-    bounds = []
-    for number, start in enumerate((0, 3, 6)):
-        rows = slice(start, min(start + 3, 7))
-        x = to_x(torch.from_numpy(data.images[rows])).permute(0, 3, 1, 2)
-        randn = randn_from(generator_for("cpu", 0, "bits per dim", number), 3)
-        bounds.append(bits_per_dim(diffusion, network, x, randn,
-                                   model_kwargs={"y": torch.from_numpy(data.labels[rows])}))
-    np.testing.assert_allclose(found["total"], torch.cat([bound.total for bound in bounds]).numpy(), rtol=1e-5)
-    np.testing.assert_allclose(found["prior"], torch.cat([bound.prior for bound in bounds]).numpy(), rtol=1e-4)
-    for name in ("vb", "mse", "xstart_mse"):  # column t belongs to t
-        expected = torch.cat([getattr(bound, name) for bound in bounds]).mean(0)
-        np.testing.assert_allclose(found[name], expected.numpy(), rtol=1e-4)
-    assert found["xstart_mse"][0] < 0.1 * found["xstart_mse"][-1] and found["vb"][0] > 10 * found["vb"][-1]
-
-    assert found["total"].mean() == pytest.approx(found["vb"].sum() + found["prior"].mean(), rel=1e-5)
-    summary = result(run)["bits_per_dim"]
-    assert summary == {"value": pytest.approx(found["total"].mean()), "prior": pytest.approx(found["prior"].mean()),
-                       "standard_error": pytest.approx(found["total"].std(ddof=1) / 7 ** 0.5), "examples": 7,
-                       "data": "digits-test"}
-    assert result(run)["headline"] == {"bits/dim": summary["value"]}
-
-
 def test_two_processes_find_what_one_does(sampled, ranks, alone):
     # The second process has no batch of samples of its own; the first has the short batch of held-out examples.
     run = sampled("sample.num_samples=9", "evaluate.batch_size=16", "evaluate.nll_examples=33", "diffusion.diffusion_steps=10",
@@ -190,14 +126,6 @@ def test_every_point_has_its_metrics_and_an_ancestral_one_its_bound(sampled, alo
     bound = bits_per_dim(build_diffusion(spec, "cpu", "10"), noisy_network(spec), x, randn,
                          model_kwargs={"y": torch.from_numpy(data.labels[:4])})
     assert short["bits/dim"] == pytest.approx(bound.total.mean().item(), rel=1e-5)
-
-
-def test_the_bound_is_over_the_full_chain_whatever_the_samples_took(sampled, alone):
-    run = sampled("sample.sampler=ddim", "sample.timestep_respacing=8", "evaluate.nll_examples=4", "evaluate.metrics=[]")
-    assert alone(run, "evaluate") == "done"
-    assert len(terms(run)["vb"]) == 40 and "bits/dim" in result(run)["headline"]
-    assert result(run)["curve"][0]["metrics"] == {}
-    assert list(json.loads((run.path / "evaluated.json").read_text())) == ["bits/dim step 12, full"]  # nothing more computed
 
 
 def test_what_was_evaluated_survives_a_stop(sampled, alone, monkeypatch):
@@ -266,20 +194,6 @@ def test_a_reference_that_cannot_give_a_metric_is_refused_before_anything_runs(m
     assert "features is pixels" in fid and "has no images (arr_0), which kid needs" in kid
     with pytest.raises(UserError, match="which kid needs"):
         alone(run, "evaluate")
-
-
-def test_one_example_has_no_standard_error(sampled, alone):
-    run = sampled("evaluate.nll_examples=1", "evaluate.metrics=[]", "diffusion.diffusion_steps=5")
-    assert alone(run, "evaluate") == "done"
-    assert result(run)["bits_per_dim"]["standard_error"] is None
-
-
-def test_more_examples_than_there_are_are_refused(sampled, alone):
-    run = sampled("evaluate.nll_examples=298", "evaluate.metrics=[]", "diffusion.diffusion_steps=5")
-    with pytest.raises(UserError, match="evaluate.nll_examples: 298, but digits-test has 297 examples"):
-        alone(run, "evaluate")
-    assert not run.evaluation.exists()
-    assert json.loads(run.progress.read_text())["state"] == "failed"
 
 
 def test_samples_that_are_missing_damaged_or_of_other_weights_are_refused(sampled, alone):

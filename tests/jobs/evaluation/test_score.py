@@ -46,7 +46,7 @@ def test_every_metric_of_an_npz_against_an_npz(tmp_path, network, images):
     np.savez(tmp_path / "ours.npz", ours)
     np.savez(tmp_path / "theirs.npz", arr_0=theirs)
     found = run_score(tmp_path, tmp_path / "ours.npz", tmp_path / "theirs.npz", network, ALL)
-    pools, spatials = zip(*((x.mean(axis=(1, 2)) / 255, x[:, :2, :2].reshape(60, -1) / 255) for x in (ours, theirs)))
+    pools, spatials = zip(*((x.mean(axis=(1, 2)) / 255, x[:, :2, :2].reshape(60, -1) / 255) for x in (ours, theirs)), strict=True)
     fits = [(x.mean(axis=0), np.cov(x, rowvar=False)) for x in pools]
     assert found["metrics"]["fid"]["value"] == pytest.approx(frechet(*fits[0], *fits[1]), rel=1e-4)
     fits = [(x.mean(axis=0), np.cov(x, rowvar=False)) for x in spatials]

@@ -1,0 +1,54 @@
+"""The metrics of samples against a reference, by the name that `evaluate.metrics` takes. A login node reads them without torch.
+
+To add a metric, write one file in jobs/evaluation/metrics and one line here. The file offers
+`compute(ours, theirs, check)`, described in jobs/evaluation/metrics/registry.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["pool", "spatial", "probabilities", "rows"]
+"""Of what a feature extractor gives: moments of pooled or of spatial features, class probabilities, or the pooled
+features of single images (rows), for which the images themselves must be there."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number in evaluation.json."""
+
+    label: str
+    """The name in tables."""
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    module: str
+    """The module that computes the metric."""
+    needs: Part
+    numbers: Mapping[str, Number]
+    """Reported numbers by key of `metrics` in evaluation.json."""
+    compares: bool = True
+    """False: the metric looks at the samples alone and needs nothing of the reference."""
+
+    @property
+    def feature(self) -> str:
+        """The output of the feature extractor that the metric needs: pool, spatial or probabilities."""
+        return "pool" if self.needs == "rows" else self.needs
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric("jobs.evaluation.metrics.fid", "pool", {"fid": Number("fid")}),
+    "sfid": Metric("jobs.evaluation.metrics.sfid", "spatial", {"sfid": Number("sfid")}),
+    "inception_score": Metric("jobs.evaluation.metrics.inception_score", "probabilities",
+                              {"inception_score": Number("inception score", higher_is_better=True)}, compares=False),
+    "precision_recall": Metric("jobs.evaluation.metrics.precision_recall", "rows",
+                               {"precision": Number("precision", higher_is_better=True),
+                                "recall": Number("recall", higher_is_better=True)}),
+    "kid": Metric("jobs.evaluation.metrics.kid", "rows", {"kid": Number("kid")}),
+}
+"""Tables and evaluation.json list metrics in this order."""
+
+NUMBERS: dict[str, Number] = {key: number for metric in METRICS.values() for key, number in metric.numbers.items()}
+HIGHER_IS_BETTER: frozenset[str] = frozenset(key for key, number in NUMBERS.items() if number.higher_is_better)

@@ -1,0 +1,56 @@
+"""The steps that are timed are the stages' own steps, with the settings of the variant."""
+
+import torch
+
+from diffusion.networks.unet import Block
+from jobs.cost.bench import work as bench_work
+from jobs.cost.bench.file import Variant
+from jobs.cost.bench.measure import measure_sampling
+from jobs.cost.bench.work import random_images, sampling_work, training_work
+from jobs.kinds.diffusion.build import build_network
+from jobs.sampling.chain import reverse_chain
+from jobs.training.loop import new_learner, train_step
+
+CPU = torch.device("cpu")
+
+
+def test_sampling_is_timed_in_the_precision_of_the_variant(spec, monkeypatch, short):
+    seen = []
+
+    def watched(spec, *rest):
+        seen.append((spec.sample.precision, spec.sample.batch_size, torch.is_autocast_enabled("cpu")))
+        return reverse_chain(spec, *rest)
+    monkeypatch.setattr(bench_work, "reverse_chain", watched)
+    measure_sampling(spec, CPU, ["fp32", "bf16"], short, True, False)
+    assert {*seen} == {(precision, size, False) for precision in ("fp32", "bf16") for size in (4, 2, 1)}
+
+
+def test_what_is_timed_is_the_training_step_of_the_variant(spec, group, monkeypatch):
+    seen = []
+
+    def watched(learner, batch, step):
+        train = learner.spec.train
+        checkpointing = {module.gradient_checkpointing for module in learner.network.modules() if isinstance(module, Block)}
+        seen.append((train.precision, len(batch.t), *checkpointing, step, learner.scaler.is_enabled()))
+        return train_step(learner, batch, step)
+    monkeypatch.setattr(bench_work, "train_step", watched)
+    learner, data = new_learner(spec, group), random_images(spec, 64)
+    before = [parameter.clone() for parameter in learner.parameters]
+    works = [training_work(learner, Variant(work="train", precision=precision, gradient_checkpointing=checkpointing,
+                                            batch_size=batch_size), data)
+             for precision, checkpointing, batch_size in (("fp32", False, 3), ("bf16", True, 5), ("fp16", False, 4))]
+    for work in (*works, works[1]):
+        work()
+    assert seen == [("fp32", 3, False, 0, False), ("bf16", 5, True, 0, False), ("fp16", 4, False, 0, True),
+                    ("bf16", 5, True, 1, False)]
+    assert any(not torch.equal(old, new) for old, new in zip(before, learner.parameters, strict=True))
+
+
+def test_what_is_timed_is_a_reverse_step_of_the_variant(spec):
+    network, seen = build_network(spec).eval(), []
+    network.middle_block.register_forward_hook(lambda module, given, out: seen.append((len(out), out.dtype, out.requires_grad)))
+    for precision, batch_size in (("fp32", 3), ("bf16", 5)):
+        work = sampling_work(spec, network, Variant(work="sample", precision=precision, batch_size=batch_size), CPU)
+        for _ in range(spec.diffusion.diffusion_steps + 1):  # the chain begins anew
+            work()
+    assert seen == [(3, torch.float32, False)] * 41 + [(5, torch.bfloat16, False)] * 41
