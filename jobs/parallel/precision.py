@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from jobs.spec.precisions import PRECISIONS, Precision
+
+DTYPES: dict[Precision, torch.dtype] = {name: getattr(torch, form.dtype) for name, form in PRECISIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,6 @@ class Autocast:
         return autocast
 
 
-def autocasting(network: torch.nn.Module, precision: str) -> torch.nn.Module | Autocast:
+def autocasting(network: torch.nn.Module, precision: Precision) -> torch.nn.Module | Autocast:
     """`network` itself for fp32, else `network` under autocast. Losses and samplers around the network stay in float32."""
-    return network if precision == "fp32" else Autocast(network, AUTOCAST[precision])
+    return network if precision == "fp32" else Autocast(network, DTYPES[precision])

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from diffusion.networks.unet import UNet
 from jobs.cost.bench.file import (
     Bench,
     PeakKind,
@@ -157,7 +157,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or "no reason given").splitlines()[0]
 
 
-def after_compiling(network: UNet, work: Work) -> Work:
+def after_compiling(network: nn.Module, work: Work) -> Work:
     """`work` of `network`, which the first step compiles: there, an error of the compiler becomes a `problem`."""
     compile_once = cache(network.compile)
 

@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from jobs.cost.bench.file import PeakKind
 from jobs.cost.bench.timing import Repeats, Work, rates_in_turns
-from jobs.parallel.precision import AUTOCAST
+from jobs.parallel.precision import DTYPES
 from jobs.spec.precisions import Precision
 
-DTYPES = {"fp32": torch.float32} | AUTOCAST
 SQUARES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # rows and columns
 # (images, channels in and out, pixels across) of 3x3 convolutions as U-Nets have them.
 CONVOLUTIONS = {"cpu": ((8, 64, 32), (8, 128, 32), (16, 256, 8)), "cuda": ((256, 128, 32), (256, 256, 32), (128, 512, 16))}
