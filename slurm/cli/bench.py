@@ -56,9 +56,10 @@ def print_bench(bench: Bench) -> None:
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in bench.split.items())
         console.print(f"a training step: {shares}", soft_wrap=True)
     for scaling in bench.scaling:
-        told = scaling.problem or (f"{scaling.efficiency.median:.0%} of {scaling.ranks} times one rank "
-                                   f"({scaling.efficiency.q25:.0%}–{scaling.efficiency.q75:.0%})")
-        console.print(f"training over {scaling.ranks} ranks: {told}", soft_wrap=True)
+        found = scaling.problem
+        if share := scaling.efficiency:
+            found = f"{share.median:.0%} of {scaling.ranks} times one rank ({share.q25:.0%}–{share.q75:.0%})"
+        console.print(f"training over {scaling.ranks} ranks: {found}", soft_wrap=True)
     console.print(recommendation(bench), soft_wrap=True)
 
 
@@ -92,10 +93,11 @@ def recommendation(bench: Bench) -> str:
     # Checkpointing buys memory with time: only where nothing works without.
     works = {rate.gradient_checkpointing for rate in training}
     checkpointing = next(where for where in (False, bench.asked.gradient_checkpointing, True) if where in works)
-    best, *others = [rate for rate in training if rate.gradient_checkpointing == checkpointing]
-    for rate in others:  # fp32 first: half precision has to be clearly faster
-        if rate.per_second.q25 > best.per_second.q75:
-            best = rate
+    (best, speed), *others = [(rate, rate.per_second) for rate in training
+                              if rate.gradient_checkpointing == checkpointing and rate.per_second]
+    for rate, per_second in others:  # fp32 first: half precision has to be clearly faster
+        if per_second.q25 > speed.q75:
+            best, speed = rate, per_second
     where = str(checkpointing).lower() if isinstance(checkpointing, bool) else f"[{','.join(map(str, checkpointing))}]"
     settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={where}"]
     if any(rate.work == "sample" and rate.precision == bench.asked.sample_precision for rate in rates):

@@ -84,7 +84,8 @@ def plan(spec: Path, overrides: tuple[str, ...], bench_file: Path | None, cluste
 @CLUSTER
 @click.option("--max-parallel", type=click.IntRange(1), metavar="N",
               help="GPUs that the whole study may use at once (processes, where its stages ask for none).")
-@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts, what waits for what, and what it may cost; write nothing.")
+@click.option("--dry-run", is_flag=True,
+              help="Print the sbatch scripts, their dependencies and the most that they may cost; write nothing.")
 def submit(spec: Path, overrides: tuple[str, ...], runs_folder: Path, cluster: str | None, max_parallel: int | None,
            dry_run: bool) -> None:
     """Do the same as SLURM jobs: submit what is neither done nor in the queue."""

@@ -30,7 +30,7 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("", overflow="fold")
-    for name, (key, found) in zip(result["headline"], result["metrics"].items()):
+    for name, found in zip(result["headline"], result["metrics"].values(), strict=True):
         table.add_row(name, f"{found['value']:.5g}", "\n".join(_details(found)))
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import UserError
@@ -24,7 +25,7 @@ def show_board(study: Path, port: int | None) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", f"--logdir={study}", f"--port={port}"])
 
 
-def way_here(port: int, environment: dict[str, str]) -> list[str]:
+def way_here(port: int, environment: Mapping[str, str]) -> list[str]:
     """What to type at home to see it, for one who came by ssh."""
     if "SSH_CONNECTION" not in environment:
         return []

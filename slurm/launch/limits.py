@@ -44,8 +44,8 @@ def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits
                         "sweep, and the rest when it is done")
     for stage, resources in dict.fromkeys((array.stage, array.resources) for array in arrays):
         if resources.minutes * 60 <= profile.signal_lead_s:
-            raise UserError(f"resources.{stage}.time: {resources.time} is over before a job is told to save: the cluster profile's "
-                            f"signal_lead_s is {profile.signal_lead_s}")
+            raise UserError(f"resources.{stage}.time: {resources.time} is over before a job is asked to save: "
+                            f"the cluster profile's signal_lead_s is {profile.signal_lead_s}")
     largest: dict[tuple, Array] = {}
     for array in arrays:
         shape = (array.stage, array.resources)

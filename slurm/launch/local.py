@@ -92,7 +92,7 @@ class _Stopping:
         if self.asked == 1:
             print("\nstopping at the next step boundary, saving first; once more to kill", file=sys.stderr, flush=True)
         elif self.job is not None:
-            for child in _descendants(self.job._process.pid):
+            for child in _descendants(int(self.job.job_id)):
                 os.kill(child, signal.SIGKILL)
 
 
@@ -111,7 +111,7 @@ def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping
                 note = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
                 bar.show(progress["done"], progress["rate"], note)
                 if stopping.asked and not told:  # not before: processes that are still starting would just die
-                    job._process.send_signal(signal.SIGTERM)  # the controller passes it to all ranks
+                    os.kill(int(job.job_id), signal.SIGTERM)  # the controller passes it to all ranks
                     told = True
     finally:
         bar.close()

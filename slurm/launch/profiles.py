@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from jobs.errors import UserError
 from jobs.spec.sections import Count, Section, Text
@@ -71,7 +72,7 @@ def load_profile(name: str | None) -> Profile:
         raise UserError("\n".join(f"{file}: {_complaint(item)}" for item in error.errors())) from error
 
 
-def _complaint(item: dict) -> str:
+def _complaint(item: ErrorDetails) -> str:
     key, fields = str(item["loc"][0]), list(Profile.model_fields)
     if item["type"] == "extra_forbidden":
         near = get_close_matches(key, fields, n=1, cutoff=0.5)

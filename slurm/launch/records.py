@@ -63,7 +63,7 @@ def jobs_by_run(study: Path, live: Mapping[str, Job]) -> dict[tuple[str, str], J
 def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:
     """The study's report jobs in the queue."""
     return [live[submission.job_id] for submission in recorded(study, live)
-            if not submission.runs and submission.job_id in live]
+            if not submission.runs and submission.job_id is not None and submission.job_id in live]
 
 
 def study_and_run(path: Path) -> tuple[Path, str | None]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import submitit
 from submitit.core.utils import FailedJobError
 
 from jobs.cost.bench.file import bench_to_plan_by
@@ -60,8 +61,8 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, wanted
         (folder / "held.json").unlink(missing_ok=True)
     elif (folder / "held.json").exists():
         print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
-    print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue already, "
-          f"{len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
+    print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue "
+          f"already, {len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
     if planned := plan_ahead(study, folder, bench_to_plan_by(profile.bench), profile.signal_lead_s):
         print(planned)
     send(arrays, folder, wanted, profile, outdated=reports(folder, live))
@@ -106,13 +107,15 @@ def send(arrays: Sequence[Array], folder: Path, wanted: Wanted, profile: Profile
     """One sbatch for each array; the reports of the study that wait in the queue, `outdated`, give way to the new one."""
     if not arrays:
         return
-    code, ids = snapshot(folder), []
+    code = snapshot(folder)
+    ids: list[str] = []
     for array in arrays:
         name = f"{folder.name}-{array.stage}-{uuid.uuid4().hex[:8]}"
         submission = Submission(name, array.stage, [run.path.name for run in array.runs], time.time(), code=code.name,
                                 cluster=wanted.cluster, max_parallel=wanted.max_parallel)
         record(folder, submission)
         launcher = executor(array, folder, profile, name, code, dependency(array, ids))
+        jobs: list[submitit.Job]
         try:
             if array.stage == REPORT:
                 jobs = [launcher.submit(report_in_slurm, str(folder), str(Path.cwd()))]

@@ -39,10 +39,10 @@ def print_log(path: Path, stage: str | None, rank: int, follow: bool) -> None:
     study, run = run_of(path)
     slurm = Slurm()
     log = newest_log(study, run, stage, rank)
-    if log is None and not (follow and live_jobs_of(study, run, stage, slurm)):
+    if not log and not (follow and live_jobs_of(study, run, stage, slurm)):
         raise UserError(f"{study / run}: no log{f' of {stage}' if stage else ''}{f' of rank {rank}' if rank else ''} yet; "
                         + what_there_is(study, run, slurm))
-    if not follow:
+    if log and not follow:
         _announce(log)
         with open(log.file, "rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

@@ -104,7 +104,7 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
         notes.append(f"note: SLURM's queue does not answer, this is from files alone: {slurm.trouble}")
     submissions = recorded(study, live or {}) if submitted else []
     for submission in submissions:
-        if not submission.runs and (job := (live or {}).get(submission.job_id)):
+        if not submission.runs and (job := (live or {}).get(submission.job_id or "")):
             notes.append(f"report: job {job.id} {job.state.lower()}{f' ({job.reason})' if job.state == 'PENDING' else ''}")
     places = jobs_of(study, submissions, live or {})
     planned = (_read(study / "plan.json") or {}).get("seconds_per_step", {})
@@ -199,9 +199,8 @@ def _samples(run: RunDir) -> int:
             chunks = sum(entry.name.startswith("chunk-") for entry in entries)
         # `jobs.spec.file.dump` wrote it, a field a line; reading YAML would take 10 ms a run.
         section = run.spec_file.read_text(encoding="utf-8").split("\nsample:\n", 1)[1]
-        count, batch = (re.search(rf"^  {field}: (\w+)$", section, re.M)[1] for field in ("num_samples", "batch_size"))
-        count, batch = int(count), int(batch)
-    except (OSError, LookupError, TypeError):
+        count, batch = (int(re.findall(rf"^  {field}: (\d+)$", section, re.M)[0]) for field in ("num_samples", "batch_size"))
+    except (OSError, LookupError):
         return 0
     return min(count, chunks * batch)
 
@@ -210,7 +209,7 @@ def with_ends(runs: list[RunStatus], places: Mapping[tuple[str, str], Place], sl
     """The same, with why those ended that left neither result nor failure.json: by SLURM's accounts, else by their logs."""
     lost = {index: places[run.run, run.stage] for index, run in enumerate(runs)
             if run.state in ("stopped", "failed", "interrupted") and not run.slurm and run.failure is None
-            and (run.run, run.stage) in places}
+            and run.stage is not None and (run.run, run.stage) in places}
     accounts = slurm.ended({place.job_id.split("_")[0] for place in lost.values()})
     runs, logs_left = list(runs), LOGS_READ
     for index, place in lost.items():
@@ -220,7 +219,7 @@ def with_ends(runs: list[RunStatus], places: Mapping[tuple[str, str], Place], sl
             words = last_words(place.logs / f"{place.job_id}_0_log.out")
         kind, message = end_of(ended, words)
         node = ended.node if ended else ""
-        failure = Failure(run.stage, kind, message, "", run.done, node, 0, 0.0) if kind else None
+        failure = Failure(run.stage or "", kind, message, "", run.done, node, 0, 0.0) if kind else None
         runs[index] = replace(run, state="failed" if kind else run.state, failure=failure, node=node,
                               slurm=ended.state if ended else "", reason="" if kind else message)
     return runs

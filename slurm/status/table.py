@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,7 +24,8 @@ MAX_GROUPS = 10
 WATCH_S = 3
 # Those that need somebody first.
 STATES = ("hung", "failed", "held", "stopped", "unknown", "interrupted", "running", "pending", "new", "done")
-STYLES = {"hung": {"fg": "red", "bold": True}, "failed": {"fg": "red", "bold": True}, "held": {"fg": "yellow", "bold": True},
+STYLES: dict[str, dict[str, Any]] = {
+          "hung": {"fg": "red", "bold": True}, "failed": {"fg": "red", "bold": True}, "held": {"fg": "yellow", "bold": True},
           "stopped": {"fg": "red"}, "unknown": {"fg": "yellow"}, "interrupted": {"fg": "yellow"}, "running": {"fg": "cyan"},
           "done": {"fg": "green"}}
 NUMBERS = ("done", "rate", "of plan", "loss", "left", "heard of", "restarts", "samples")
@@ -132,7 +134,7 @@ def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
 
     lines = [click.style(line({name: name for name in widths}), bold=True),
              "─" * (sum(widths.values()) + 2 * len(widths) - 2)]
-    for row, run in zip(rows, runs):
+    for row, run in zip(rows, runs, strict=True):
         first, *rest = textwrap.wrap(row["run"], widths["run"], break_on_hyphens=False)
         lines += [line(row | {"run": first}, run.state), *(f"  {piece}" for piece in rest)]
     hidden = [name for name in metrics if name in columns and name not in widths]

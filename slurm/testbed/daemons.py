@@ -105,7 +105,7 @@ def _describe(home: Path, nodes: int, cpus: int, gpus: int, accounting: bool) ->
             raise UserError(f"{home}: a cluster of {before.nodes} nodes x {before.cpus} CPUs, {before.gpus} GPUs is running; "
                             "`iddpm cluster down` first")
     names = ["slurmctld", "slurmdbd", "mariadb", *(f"n{number}" for number in range(1, nodes + 1))]
-    return Testbed(home, nodes, cpus, gpus, accounting, dict(zip(names, _free_ports(len(names)))))
+    return Testbed(home, nodes, cpus, gpus, accounting, dict(zip(names, _free_ports(len(names)), strict=True)))
 
 
 def _free_ports(count: int) -> list[int]:
@@ -158,7 +158,8 @@ def _start_accounting(cluster: Testbed) -> None:
         # A starting MariaDB removes all temporary tables in its tmpdir: in /tmp those of a cluster that starts beside this one.
         (home / "tmp").mkdir(exist_ok=True)
         if not (home / "mysql" / "mysql").exists():
-            _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp", "--skip-test-db")
+            _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp",
+                 "--skip-test-db")
         _run(cluster, "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", f"--datadir={home}/mysql",
              f"--tmpdir={home}/tmp", f"--socket={home}/run/mysql.socket", f"--pid-file={home}/run/mariadbd.pid",
              f"--log-error={home}/log/mariadb.log", f"--port={cluster.ports['mariadb']}", "--bind-address=127.0.0.1",
