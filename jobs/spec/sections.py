@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from diffusion.respacing import space_timesteps
+from jobs.spec.stages import STAGES as STAGES
 
 
 def _integral(value: Any) -> Any:
@@ -311,5 +312,3 @@ def batch_contradictions(train: Train, ranks: int) -> list[tuple[str, str]]:
         return [("train.microbatch", f"{train.microbatch} does not divide the {train.batch_size // ranks} examples "
                  f"of one rank ({train.batch_size} over {ranks} ranks)")]
     return []
-
-STAGES = ("train", "sample", "evaluate")
