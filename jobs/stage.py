@@ -16,7 +16,7 @@ from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.run.waiting import check_named_runs
-from jobs.spec.sections import STAGES
+from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json, remove_leftovers
 
 if TYPE_CHECKING:

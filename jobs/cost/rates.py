@@ -6,8 +6,8 @@ from jobs.cost.bench.file import Bench, Quartiles, Variant, checkpointing, netwo
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
 from jobs.quantities import amount, plural
-from jobs.spec.precisions import Precision
 from jobs.spec.kinds import kind_of
+from jobs.spec.precisions import Precision
 from jobs.spec.sections import Spec
 
 

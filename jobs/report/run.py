@@ -14,7 +14,8 @@ import numpy as np
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure
 from jobs.spec.metrics import HIGHER_IS_BETTER
-from jobs.spec.sections import STAGES, Spec
+from jobs.spec.sections import Spec
+from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel
 
 from jobs.spec.fields import Text, is_name
-from jobs.spec.sections import STAGES, Contradiction, Spec
+from jobs.spec.sections import Contradiction, Spec
+from jobs.spec.stages import STAGES
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,11 @@ from jobs.spec.fields import (
     EmaRate,
     GradientCheckpointing,
     Name,
-    OneOf,
     Text,
     TrainingStep,
     WallTime,
 )
 from jobs.spec.precisions import Precision
-
-STAGES = ("train", "sample", "evaluate")
-"""In the order in which a run does them."""
 
 Contradiction = tuple[str, str]
 """A dotted key, and what is wrong there that no single field shows."""

@@ -1,4 +1,4 @@
-"""`iddpm bench`: measure this machine on a spec's network, show it, say what to put into the spec, keep it for `plan`."""
+"""`iddpm bench`: measure this machine with a spec's network, print and save the rates, and recommend settings."""
 
 import re
 import socket
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cost.bench.file import PAYS, Bench, Rate, Variant, batch_that_pays
@@ -15,17 +14,20 @@ from jobs.errors import UserError
 from jobs.quantities import amount, figure, size
 from jobs.spec.file import load
 from jobs.storage.files import write_json
+from slurm.cli.console import console
 
 DEFAULT = Path("configs/quickstart.yaml")
-PIPE_WIDTH = 110  # columns, where there is no terminal that has a width
 
 
 def bench_machine(spec: Path | None, overrides: Sequence[str], quick: bool, compiled: bool, output: Path | None) -> None:
-    """Raises UserError where there is no spec to measure or no place for the result."""
-    if spec is not None and "=" in spec.name and not spec.exists():  # a setting, with the default spec
+    """Measure, print the result, and write it to `output` (None: bench-HOST.json).
+
+    Raises UserError if there is no spec to measure or `output` cannot be written.
+    """
+    if spec is not None and "=" in spec.name and not spec.exists():  # a setting for the default spec
         spec, overrides = None, (str(spec), *overrides)
     if spec is None and not DEFAULT.is_file():
-        raise UserError(f"which network? Name a spec: `iddpm bench SPEC` (there is no {DEFAULT} here to take instead)")
+        raise UserError(f"which network? Name a spec: `iddpm bench SPEC` (there is no {DEFAULT} here, which is the default)")
     study = load(spec or DEFAULT, overrides)
     output = output or Path(f"bench-{re.sub('[^A-Za-z0-9._-]', '-', socket.gethostname())}.json")
     if output.is_dir() or not output.parent.is_dir():
@@ -39,31 +41,33 @@ def bench_machine(spec: Path | None, overrides: Sequence[str], quick: bool, comp
 
 
 def print_bench(bench: Bench) -> None:
-    console, network = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH), bench.network
+    """Print the peaks, a table of rates each for training and sampling, the scaling, and the recommended settings."""
+    screen, network = console(), bench.network
     where = f"{bench.cores} cores of {bench.processor}" if bench.device == "cpu" else f"{bench.gpus} x {bench.device}"
     lines = [
         f"{where}, torch {bench.torch}; {bench.spec}: {network.parameters:,} parameters",
         f"an image takes {amount(network.forward_flops_by_torch)}FLOP forward, {amount(network.training_flops_by_torch)}FLOP "
-        f"in training, as torch counts; `iddpm check` says {amount(network.forward_flops)}FLOP, "
+        f"in training, as torch counts; `iddpm check` counts {amount(network.forward_flops)}FLOP, "
         f"{amount(network.training_flops)}FLOP",
         *(f"peak {kind}: " + ", ".join(f"{precision} {amount(rate)}FLOP/s" for precision, rate in rates.items())
           for kind, rates in bench.peaks.items())]
     for line in lines:
-        console.print(line, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
     for work, title, unit in (("train", "training", "images/s"), ("sample", "sampling", "image-steps/s")):
-        console.print(rates_table(title, unit, [rate for rate in bench.rates if rate.work == work]))
+        screen.print(rates_table(title, unit, [rate for rate in bench.rates if rate.work == work]))
     if bench.split:
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in bench.split.items())
-        console.print(f"a training step: {shares}", soft_wrap=True)
+        screen.print(f"a training step: {shares}", soft_wrap=True)
     for scaling in bench.scaling:
-        told = scaling.problem or (f"{scaling.efficiency.median:.0%} of {scaling.ranks} times one rank "
-                                   f"({scaling.efficiency.q25:.0%}–{scaling.efficiency.q75:.0%})")
-        console.print(f"training over {scaling.ranks} ranks: {told}", soft_wrap=True)
-    console.print(recommendation(bench), soft_wrap=True)
+        found = scaling.problem
+        if share := scaling.efficiency:
+            found = f"{share.median:.0%} of {scaling.ranks} times one rank ({share.q25:.0%}–{share.q75:.0%})"
+        screen.print(f"training over {scaling.ranks} ranks: {found}", soft_wrap=True)
+    screen.print(recommendation(bench), soft_wrap=True)
 
 
 def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
-    """Quartiles are over repeats; where no memory is known that column is left out."""
+    """A table of `rates`. Quartiles are over repeats. The memory column is left out if no memory is known."""
     table = Table(box=box.SIMPLE_HEAD)
     memory_is = next((f"{rate.memory_is} memory" for rate in rates if rate.memory_is), None)
     columns = [title, "batch", unit, "quartiles", "of peak", *([memory_is] if memory_is else [])]
@@ -83,19 +87,20 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
 
 
 def recommendation(bench: Bench) -> str:
-    """The settings that pay on this machine, in one sentence."""
+    """The recommended settings for this machine, in one sentence."""
     rates = [rate for rate in bench.rates if not rate.compiled and not rate.cuda_graph and rate.per_second]
     training = [rate for rate in rates if rate.work == "train" and rate.batch_size == bench.asked.train_batch_size]
     if not training:
-        return (f"No training step with {bench.asked.train_batch_size} images at once works here: set train.microbatch to what "
-                "the table shows, and measure again.")
-    # Checkpointing buys memory with time: only where nothing works without.
+        return (f"No training step with {bench.asked.train_batch_size} images at once works here: set train.microbatch to a "
+                "batch size that works in the table, and measure again.")
+    # Checkpointing saves memory and costs time: only if no step works without it.
     works = {rate.gradient_checkpointing for rate in training}
     checkpointing = next(where for where in (False, bench.asked.gradient_checkpointing, True) if where in works)
-    best, *others = [rate for rate in training if rate.gradient_checkpointing == checkpointing]
-    for rate in others:  # fp32 first: half precision has to be clearly faster
-        if rate.per_second.q25 > best.per_second.q75:
-            best = rate
+    (best, speed), *others = [(rate, rate.per_second) for rate in training
+                              if rate.gradient_checkpointing == checkpointing and rate.per_second]
+    for rate, per_second in others:  # fp32 is the first: half precision must be clearly faster
+        if per_second.q25 > speed.q75:
+            best, speed = rate, per_second
     where = str(checkpointing).lower() if isinstance(checkpointing, bool) else f"[{','.join(map(str, checkpointing))}]"
     settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={where}"]
     if any(rate.work == "sample" and rate.precision == bench.asked.sample_precision for rate in rates):
@@ -106,7 +111,7 @@ def recommendation(bench: Bench) -> str:
 
 
 def graph_pays(bench: Bench) -> bool:
-    """Whether a recorded reverse step was clearly faster than the same one launched kernel by kernel."""
+    """Whether a reverse step as a CUDA graph was clearly faster than the same step launched kernel by kernel."""
     measured = {Variant(**rate.model_dump(include=set(Variant.model_fields))): rate.per_second for rate in bench.rates
                 if rate.per_second}
     plain = {variant: variant.model_copy(update={"cuda_graph": False}) for variant in measured if variant.cuda_graph}

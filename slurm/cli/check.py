@@ -1,10 +1,9 @@
-"""`iddpm check`: a spec resolved, and what it costs, without torch and without touching a run."""
+"""`iddpm check`: print a spec with all defaults, and its cost. Loads no torch and writes nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cost.count import Cost, run_cost
@@ -14,23 +13,24 @@ from jobs.spec.file import load
 from jobs.spec.frozen import dump
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec, StageResources
+from slurm.cli.console import console
 
-LISTED = 12
+LISTED = 12  # runs of a sweep that are named
 
 
 def print_check(path: Path, overrides: Sequence[str]) -> None:
+    """Print the resolved spec (of a sweep: its first run), the cost, and missing inputs. Raises UserError for a bad spec."""
     study = load(path, overrides)
     first = study.runs[0]
     print(dump(first.spec))
-    console = Console(highlight=False)
     if len(study.runs) > 1:
-        print(f"sweep: {len(study.runs)} runs; shown is the first")
+        print(f"sweep: {len(study.runs)} runs; the spec above is the first run's")
         for run in study.runs[:LISTED]:
             print(f"  {run.name}")
         if len(study.runs) > LISTED:
             print(f"  ... and {len(study.runs) - LISTED} more")
     cost = run_cost(first.spec)
-    console.print(cost_table(first.spec, cost))
+    console().print(cost_table(first.spec, cost))
     if len(study.runs) > 1:
         costs = [run_cost(run.spec) for run in study.runs]
         total = sum(cost.training_flops + cost.sampling_flops + evaluation_flops(cost) for cost in costs)
@@ -42,6 +42,7 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
 
 
 def cost_table(spec: Spec, cost: Cost) -> Table:
+    """The cost of one run: parameters, FLOP, memory, and the work of each stage."""
     table = Table(box=box.SIMPLE, show_header=False)
     memory, precision = cost.training_memory, spec.train.precision
     likelihood = "no bits/dim"
@@ -69,12 +70,12 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
 
 
 def evaluation_flops(cost: Cost) -> int:
-    """Of bits/dim; the feature extractor is not counted."""
+    """FLOP of bits/dim. The feature extractor is not counted."""
     return cost.evaluate_forward_passes * cost.forward_flops
 
 
 def where(resources: StageResources) -> str:
-    """Such as "2 nodes x 8 GPUs"."""
+    """The resources of a stage as text, such as "2 nodes x 8 GPUs"."""
     nodes = f"{resources.nodes} nodes x " if resources.nodes > 1 else ""
     count, kind = (resources.gpus_per_node, "GPU") if resources.gpus_per_node else (resources.tasks, "process")
     plural = {"GPU": "GPUs", "process": "processes"}[kind] if count > 1 else kind

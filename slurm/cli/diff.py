@@ -1,42 +1,40 @@
-"""`iddpm diff`: what differs between two runs: spec, code, packages, data, and what came out."""
+"""`iddpm diff`: print the differences between two runs: spec, code, packages, data, results."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jobs.run.directory import RunDir
 from jobs.spec.keys import keys_of, value_at
-from jobs.spec.sections import STAGES
+from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json, sha256_of_json
+from slurm.cli.console import console
 from slurm.launch.records import recorded
 
 Row = tuple[str, Any, Any]
 
 
 def print_diff(a: Path, b: Path) -> None:
-    """Raises UserError where one of them is no run's directory."""
+    """Print the differences and, side by side, the results. Raises UserError if `a` or `b` is not a run's directory."""
     runs = RunDir(a), RunDir(b)
     differing = list(differences(*runs))
     results = list(side_by_side(outcome(runs[0].path), outcome(runs[1].path)))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a pipe has no width; 80 would fold the values
+    screen = console()
     if differing:
-        console.print(_table(("differs", *_titles(a, b)), differing))
+        screen.print(_table(("differs", *_titles(a, b)), differing))
     else:
         print("Nothing differs: the same spec, code, packages and data.")
     if results:
-        console.print(_table(("result", *_titles(a, b)), results))
+        screen.print(_table(("result", *_titles(a, b)), results))
     else:
         print("Neither has been evaluated.")
 
 
 def differences(a: RunDir, b: RunDir) -> Iterator[Row]:
-    """(what, in a, in b): spec by dotted key, code, packages, data. Raises UserError where one is no run's directory."""
+    """Yield (name, value in a, value in b) for the spec by dotted key, code, packages and data. Raises UserError for no run."""
     specs = a.spec, b.spec
     for key in dict.fromkeys([*keys_of(type(a.spec)), *keys_of(type(b.spec))]):
         ours, theirs = (value_at(spec, key) for spec in specs)
@@ -48,23 +46,24 @@ def differences(a: RunDir, b: RunDir) -> Iterator[Row]:
 
 
 def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Row]:
+    """Yield (name, value in a, value in b) for all names of both; None for a missing value."""
     for name in dict.fromkeys([*a, *b]):
         yield name, a.get(name), b.get(name)
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """The metrics that a table shows, and the weights that were sampled; empty before evaluation."""
+    """The headline metrics, and the checksum of the sampled weights. Empty before evaluation."""
     evaluation = _read(run / "evaluation.json")
     return dict(evaluation["headline"]) | {"weights": evaluation["weights_sha256"][:12]} if evaluation else {}
 
 
 def _code(run: Path) -> dict[str, Any]:
-    """The commit the run was made with, and what each stage's jobs last ran: their snapshot."""
+    """The commit that created the run, and for each stage the snapshot of the code that its last job ran."""
     origin = _read(run / "provenance.json")
     patch = origin.get("dirty_patch")
     facts = {"code: commit": (origin.get("commit") or "")[:12] or None,
              "code: uncommitted": f"changes {sha256_of_json(patch)[:12]}" if patch else None}
-    for submission in recorded(run.parent, {}):  # the oldest first
+    for submission in recorded(run.parent, {}):  # oldest first, so the last job overwrites the others
         if run.name in submission.runs and submission.job_id:
             facts[f"code: {submission.stage}"] = submission.code
     return {"code: commit": None, "code: uncommitted": None, **{f"code: {stage}": None for stage in STAGES}} | facts
@@ -77,7 +76,7 @@ def _packages(run: Path) -> dict[str, Any]:
 
 
 def _data(run: Path) -> dict[str, Any]:
-    """Which data it was trained on; nothing is known before."""
+    """The data set that the run was trained on. None before training."""
     data = _read(run / "data.json")
     return {"data: images": data.get("images"), "data: sha256": data.get("sha256", "")[:12] or None}
 
@@ -90,7 +89,7 @@ def _read(file: Path) -> dict:
 
 
 def _titles(a: Path, b: Path) -> tuple[str, str]:
-    """Names of the runs; as they were typed where those are the same."""
+    """The names of the runs; if both have the same name, their paths as the user typed them."""
     return (a.name, b.name) if a.name != b.name else (str(a), str(b))
 
 

@@ -1,4 +1,7 @@
-"""The command line. Nothing here imports torch, and nothing heavy is imported before a command needs it."""
+"""The `iddpm` command line: its commands, options and help.
+
+Each command imports its code when it runs: help must appear at once, and a login node must never load torch.
+"""
 
 import sys
 from pathlib import Path
@@ -8,6 +11,7 @@ import click
 from jobs.errors import StageFailed, UserError
 from jobs.spec.features import CHOICES
 from jobs.spec.metrics import METRICS
+from jobs.spec.stages import STAGES
 from slurm.cli.cluster import cluster
 from slurm.cli.data import data
 
@@ -27,9 +31,9 @@ def cli() -> None:
     """Train, sample and evaluate improved denoising diffusion models from one YAML spec.
 
     \b
-    iddpm check configs/cifar10.yaml              what would it do, and cost?
-    iddpm run configs/quickstart.yaml             all stages of all runs, on this machine
-    iddpm run configs/cifar10.yaml train.lr=2e-4  the same with a field changed
+    iddpm check configs/cifar10.yaml              validate a spec, print its cost
+    iddpm run configs/quickstart.yaml             do all stages of all runs on this machine
+    iddpm run configs/cifar10.yaml train.lr=2e-4  ... with another value of one field
     iddpm data cifar10 cifar-10-python.tar.gz data/cifar10.h5
     """
 
@@ -38,9 +42,9 @@ def cli() -> None:
 @SPEC
 @OVERRIDES
 @RUNS
-@click.option("--only", type=click.Choice(["train", "sample", "evaluate"]), help="Do this stage and leave the others.")
+@click.option("--only", type=click.Choice(STAGES), help="Do this stage only.")
 def run(spec: Path, overrides: tuple[str, ...], runs_folder: Path, only: str | None) -> None:
-    """Do all stages of all runs of SPEC on this machine; skip what is done, go on with what is not."""
+    """Do all stages of all runs of SPEC on this machine. Skips finished stages and resumes unfinished ones."""
     from slurm.cli.run import run_study
     sys.exit(run_study(spec, overrides, runs_folder, only))
 
@@ -49,7 +53,7 @@ def run(spec: Path, overrides: tuple[str, ...], runs_folder: Path, only: str | N
 @SPEC
 @OVERRIDES
 def check(spec: Path, overrides: tuple[str, ...]) -> None:
-    """Validate SPEC; print it resolved, with what it costs. Writes nothing."""
+    """Validate SPEC; print it with all defaults, and its cost. Writes nothing."""
     from slurm.cli.check import print_check
     print_check(spec, overrides)
 
@@ -58,10 +62,10 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("spec", type=click.Path(path_type=Path), required=False)
 @OVERRIDES
 @click.option("--quick", is_flag=True, help="Under a minute: fewer variants and repeats, one rank.")
-@click.option("--compile", "compiled", is_flag=True, help="torch.compile too; takes minutes.")
+@click.option("--compile", "compiled", is_flag=True, help="Measure torch.compile, too. Takes minutes.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE.json", help="[default: bench-HOST.json]")
 def bench(spec: Path | None, overrides: tuple[str, ...], quick: bool, compiled: bool, output: Path | None) -> None:
-    """Measure how fast this machine trains and samples SPEC's network (configs/quickstart.yaml's if not given)."""
+    """Measure how fast this machine trains and samples the network of SPEC (default: configs/quickstart.yaml)."""
     from slurm.cli.bench import bench_machine
     bench_machine(spec, overrides, quick, compiled, output)
 
@@ -70,11 +74,11 @@ def bench(spec: Path | None, overrides: tuple[str, ...], quick: bool, compiled: 
 @SPEC
 @OVERRIDES
 @click.option("--bench", "bench_file", type=click.Path(path_type=Path), metavar="FILE.json",
-              help="What `iddpm bench` wrote; the newest bench-*.json here if not given.")
+              help="File that `iddpm bench` wrote.  [default: the newest bench-*.json here]")
 @CLUSTER
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def plan(spec: Path, overrides: tuple[str, ...], bench_file: Path | None, cluster: str | None, as_json: bool) -> None:
-    """Hours, jobs and disk that SPEC will take, from what `iddpm bench` measured. Writes nothing."""
+    """Predict hours, jobs and disk of SPEC from the rates that `iddpm bench` measured. Writes nothing."""
     from slurm.cli.plan import print_plan
     print_plan(spec, overrides, bench_file, cluster, as_json)
 
@@ -85,32 +89,33 @@ def plan(spec: Path, overrides: tuple[str, ...], bench_file: Path | None, cluste
 @RUNS
 @CLUSTER
 @click.option("--max-parallel", type=click.IntRange(1), metavar="N",
-              help="GPUs that the whole study may use at once (processes, where its stages ask for none).")
-@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts, what waits for what, and what it may cost; write nothing.")
+              help="The most GPUs that the whole study may use at once (processes, for stages without GPUs).")
+@click.option("--dry-run", is_flag=True,
+              help="Print the sbatch scripts, their dependencies and the most that they may cost; write nothing.")
 def submit(spec: Path, overrides: tuple[str, ...], runs_folder: Path, cluster: str | None, max_parallel: int | None,
            dry_run: bool) -> None:
-    """Do the same as SLURM jobs: submit what is neither done nor in the queue."""
-    from slurm.launch.submit import Wanted, submit_study
-    submit_study(spec, overrides, runs_folder, Wanted(cluster, max_parallel), dry_run)
+    """Submit all stages of all runs of SPEC as SLURM jobs, except those that are done or in the queue."""
+    from slurm.launch.submit import SubmitOptions, submit_study
+    submit_study(spec, overrides, runs_folder, SubmitOptions(cluster, max_parallel), dry_run)
 
 
 @cli.command()
 @click.argument("study", type=click.Path(path_type=Path), required=False)
 @RUNS
-@click.option("--watch", "-w", is_flag=True, help="Stay, and show every few seconds what has changed.")
-@click.option("--all", "everything", is_flag=True, help="All rows, also of a study with thousands of runs.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--watch", "-w", is_flag=True, help="Stay, and update the table every few seconds.")
+@click.option("--all", "everything", is_flag=True, help="Print all rows, even of a study with thousands of runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def status(study: Path | None, runs_folder: Path, watch: bool, everything: bool, as_json: bool) -> None:
-    """Where every run of STUDY (a directory runs/<study>; the newest if not given) stands."""
+    """Print the state of every run of STUDY (a directory runs/<study>; default: the newest)."""
     from slurm.status.table import print_status
     print_status(study, runs_folder, as_json, watch, everything)
 
 
 @cli.command()
 @RUN
-@click.option("--stage", type=click.Choice(["train", "sample", "evaluate"]), help="The newest stage that has one, if not given.")
+@click.option("--stage", type=click.Choice(STAGES), help="[default: the newest stage with a log]")
 @click.option("--rank", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--follow", "-f", is_flag=True, help="Stay, and print what comes, also of the stages to come.")
+@click.option("--follow", "-f", is_flag=True, help="Stay, and print new lines, also of the next stages.")
 def logs(run: Path, stage: str | None, rank: int, follow: bool) -> None:
     """Print the newest log of RUN."""
     from slurm.status.logs import print_log
@@ -120,7 +125,7 @@ def logs(run: Path, stage: str | None, rank: int, follow: bool) -> None:
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def cancel(path: Path) -> None:
-    """Take the jobs of a study or of one run out of SLURM's queue."""
+    """Cancel the SLURM jobs of a study or of one run. Running stages save first."""
     from slurm.launch.cancel import cancel
     cancel(path)
 
@@ -128,28 +133,32 @@ def cancel(path: Path) -> None:
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def requeue(path: Path) -> None:
-    """Get the jobs of a study or of one run going again: release held ones, restart running ones, submit failed ones."""
+    """Continue the jobs of a study or of one run: release held jobs, restart running ones, submit failed ones."""
     from slurm.launch.requeue import requeue
     requeue(path)
 
 
-def _stage_command(stage: str, text: str) -> None:
-    @cli.command(name=stage, help=text)
+STAGE_HELP = {"train": "Train RUN (a directory runs/<study>/<run>) to its last iteration, from its newest checkpoint.",
+              "sample": "Compute the missing chunks of samples of RUN, and gather them.",
+              "evaluate": "Evaluate the samples and bits/dim of RUN."}
+
+
+def _add_stage_command(stage: str) -> None:
+    @cli.command(name=stage, help=STAGE_HELP[stage])
     @RUN
     def command(run: Path) -> None:
         from slurm.cli.run import run_one_stage
         sys.exit(run_one_stage(run, stage))
 
 
-_stage_command("train", "Train RUN (a directory runs/<study>/<run>) to its last iteration, from its newest checkpoint on.")
-_stage_command("sample", "Compute the chunks of samples that RUN lacks, and gather them.")
-_stage_command("evaluate", "Evaluate RUN's samples and bits/dim.")
+for name in STAGES:
+    _add_stage_command(name)
 
 
 @cli.command()
 @RUN
 def gather(run: Path) -> None:
-    """Check RUN's chunks and gather them into samples.h5, samples.npz and pictures."""
+    """Check the chunks of RUN and gather them into samples.h5, samples.npz and pictures."""
     from slurm.cli.run import gather_run
     gather_run(run)
 
@@ -158,7 +167,7 @@ def gather(run: Path) -> None:
 @STUDY
 @click.option("--markdown", is_flag=True, help="Print the table for a README as well.")
 def report(study: Path, markdown: bool) -> None:
-    """Write STUDY's report.html, one self-contained page, and its numbers as .json, .csv and .md."""
+    """Write the report of STUDY: report.html, one self-contained page, and its numbers as .json, .csv and .md."""
     from jobs.report.write import report
     page = report(study)
     if markdown:
@@ -168,7 +177,7 @@ def report(study: Path, markdown: bool) -> None:
 
 @cli.command()
 @STUDY
-@click.option("--port", type=click.IntRange(1, 65535), help="The first free one from 6006 on, if not given.")
+@click.option("--port", type=click.IntRange(1, 65535), help="[default: the first free port from 6006 on]")
 def tensorboard(study: Path, port: int | None) -> None:
     """Show all runs of STUDY in TensorBoard."""
     from slurm.cli.tensorboard import show_board
@@ -179,7 +188,7 @@ def tensorboard(study: Path, port: int | None) -> None:
 @click.argument("a", type=click.Path(path_type=Path), metavar="RUN")
 @click.argument("b", type=click.Path(path_type=Path), metavar="RUN")
 def diff(a: Path, b: Path) -> None:
-    """What differs between two runs: spec, code, packages, data, results."""
+    """Print the differences between two runs: spec, code, packages, data, results."""
     from slurm.cli.diff import print_diff
     print_diff(a, b)
 
@@ -191,9 +200,9 @@ def diff(a: Path, b: Path) -> None:
 @click.option("--metrics", default="fid", show_default=True, help=",".join(METRICS))
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @RUNS
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def score(samples: str, reference: str, features: str, metrics: str, batch_size: int, runs_folder: Path, as_json: bool) -> None:
-    """Metrics of any SAMPLES: our .h5, an .npz with arr_0, or a folder of PNGs."""
+    """Compute metrics of any SAMPLES: our .h5, an .npz with arr_0, or a folder of PNGs."""
     from slurm.cli.score import print_score
     print_score(samples, reference, features, metrics, runs_folder, batch_size, as_json)
 
@@ -204,7 +213,7 @@ def score(samples: str, reference: str, features: str, metrics: str, batch_size:
 @OVERRIDES
 @RUNS
 def import_(checkpoint: Path, spec: Path, overrides: tuple[str, ...], runs_folder: Path) -> None:
-    """Take a reference CHECKPOINT (a .pt state dict, or .safetensors) into a run that samples and evaluates."""
+    """Make a run from a CHECKPOINT of the reference code (a .pt state dict, or .safetensors), to sample and evaluate it."""
     from slurm.cli.weights import import_run
     import_run(checkpoint, spec, overrides, runs_folder)
 
@@ -212,10 +221,10 @@ def import_(checkpoint: Path, spec: Path, overrides: tuple[str, ...], runs_folde
 @cli.command()
 @RUN
 @OUTPUT
-@click.option("--ema-rate", type=float, help="Which average to export; the spec's sample.ema_rate if not given.")
-@click.option("--raw", is_flag=True, help="Export the weights as trained, not an average.")
+@click.option("--ema-rate", type=float, help="The average to export.  [default: the spec's sample.ema_rate]")
+@click.option("--raw", is_flag=True, help="Export the weights themselves, not an average.")
 def export(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
-    """Write RUN's weights to OUTPUT: .safetensors with the spec inside, or the reference's .pt."""
+    """Write the weights of RUN to OUTPUT: .safetensors with the spec inside, or .pt as the reference code reads it."""
     from slurm.cli.weights import export_run
     export_run(run, output, ema_rate, raw)
 
@@ -225,7 +234,7 @@ cli.add_command(cluster)
 
 
 def main() -> None:
-    """The `iddpm` command: bad input is one message and exit status 2, a failed stage one message and 1."""
+    """Run the `iddpm` command. Bad input is one message and exit status 2; a failed stage is one message and 1."""
     try:
         cli()
     except UserError as error:
@@ -234,7 +243,7 @@ def main() -> None:
     except StageFailed as error:
         print(f"iddpm: failed: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         sys.exit(0)
 
 

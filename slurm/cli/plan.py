@@ -1,11 +1,9 @@
-"""`iddpm plan`: hours, jobs and disk of a study before anything is queued, from what `iddpm bench` measured."""
+"""`iddpm plan`: predict hours, jobs and disk of a study from the rates that `iddpm bench` measured."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cost.bench.file import HOW, bench_to_plan_by, read_bench
@@ -14,32 +12,36 @@ from jobs.errors import UserError
 from jobs.quantities import count_span, plural, span
 from jobs.spec.file import load
 from jobs.storage.files import json_text
+from slurm.cli.console import console
 from slurm.launch.profiles import load_profile
 
 MAX_ROWS = 12
-PIPE_WIDTH = 110  # columns, where there is no terminal that has a width
 
 
 def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cluster: str | None, as_json: bool) -> None:
-    """Raises UserError for a spec, bench or cluster profile that is not there or not valid, or that do not go together."""
+    """Print the plan of the spec in `path`, as a table or as JSON. `bench_file` None: the profile's, else the newest here.
+
+    Raises UserError if the spec, bench file or cluster profile is missing or not valid, or if they do not fit together.
+    """
     study, profile = load(path, overrides), load_profile(cluster)
     file = bench_file or bench_to_plan_by(profile.bench)
     if file is None:
-        raise UserError(f"no bench-*.json in {Path.cwd()}: {HOW}; --bench names one elsewhere")
+        raise UserError(f"no bench-*.json in {Path.cwd()}: {HOW}; --bench names a file elsewhere")
     bench = read_bench(file)
     plan = plan_study(study, bench, profile.signal_lead_s)
     if as_json:
         print(json_text(as_numbers(plan, file, bench)), end="")
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    console.print(f"measured: {file} of {bench.made[:10]}: {bench.processor if bench.device == 'cpu' else bench.device}, torch "
+    screen = console()
+    screen.print(f"measured: {file} of {bench.made[:10]}: {bench.processor if bench.device == 'cpu' else bench.device}, torch "
                   f"{bench.torch}, {bench.spec}", soft_wrap=True)
-    console.print(plan_table(plan))
+    screen.print(plan_table(plan))
     for line in (*remarks(plan), totals(plan)):
-        console.print(line, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
 
 def plan_table(plan: StudyPlan) -> Table:
+    """One row for each different stage of the study."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("planned", "runs", "ranks", "one run", "quartiles", "jobs", "longest piece", "one job"):
         table.add_column(column, justify="left" if column == "planned" else "right")

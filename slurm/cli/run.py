@@ -1,4 +1,4 @@
-"""`iddpm run`: every stage of every run of a spec on this machine, then a table of what came out."""
+"""`iddpm run`: do every stage of every run of a spec on this machine, then print a table of the results."""
 
 import shutil
 import sys
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cost.bench.file import bench_to_plan_by
@@ -20,15 +19,19 @@ from jobs.run.preflight import check_inputs
 from jobs.run.progress import duration
 from jobs.run.waiting import waits_for
 from jobs.spec.file import load
-from jobs.spec.sections import STAGES
+from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
+from slurm.cli.console import console
 from slurm.launch.local import Interrupted, run_locally
 
 FAILED, INTERRUPTED = 1, 130
 
 
 def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str | None) -> int:
-    """Returns the exit status: 0, 1 where a run failed, 2 where one was refused, 130 where the user stopped it."""
+    """Do all stages, or `only` one, of all runs. Returns the exit status: 0, 1 (a run failed), 2 (refused), 130 (stopped).
+
+    A run that fails does not stop the others.
+    """
     study = load(spec, overrides)
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
@@ -63,6 +66,7 @@ def write_report(study: Path) -> Path:
 
 
 def run_one_stage(path: Path, stage: str) -> int:
+    """Do one stage of the run in the folder `path`. Returns the exit status: 0, or 130 after Ctrl-C."""
     run = RunDir(path)
     try:
         _do(run, stage)
@@ -87,13 +91,14 @@ def _do(run: RunDir, stage: str) -> None:
         print(f"{label} done before", flush=True)
         return
     began = time.monotonic()
-    with run.exclusively():  # tell at once, not after the processes have started
+    with run.exclusively():  # a busy run raises here, before processes are started
         pass
     run_locally(run, stage)
     print(f"{label} done in {duration(time.monotonic() - began)}", flush=True)
 
 
 def gather_run(path: Path) -> None:
+    """Gather the chunks of the run in the folder `path` into samples.h5."""
     from jobs.sampling import gather
     run = RunDir(path)
     if run.is_done("sample"):
@@ -104,20 +109,20 @@ def gather_run(path: Path) -> None:
 
 
 def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
-    """One row a run, with its metrics; then where to look. `states`: of the runs that did not come through."""
+    """Print one row a run, with its metrics, then the paths of the results. `states`: of the runs that failed or are busy."""
     evaluations = {run.path: read_json(run.evaluation) for run in runs if run.is_done("evaluate")}
     names = list(dict.fromkeys(name for result in evaluations.values() for name in result["headline"]))
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("run", "state", "samples"):
         table.add_column(column, overflow="fold")
-    for name in names:  # what they rest on is said once, below
+    for name in names:  # without the features, "fid (pixels)": they are named once, below
         table.add_column(name.partition(" (")[0], justify="right")
     for run in runs:
         result = evaluations.get(run.path, {"headline": {}})
         state = states.get(run.path) or ("done" if run.is_done("evaluate") else "not evaluated")
         values = [f"{result['headline'][name]:.4g}" if name in result["headline"] else "" for name in names]
         table.add_row(run.path.name, state, str(run.spec.sample.num_samples) if run.is_done("sample") else "", *values)
-    Console(highlight=False).print(table)
+    console().print(table)
     for result in evaluations.values():
         if result["features"]:
             print(f"features: {result['features']['note']}")
@@ -127,12 +132,12 @@ def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
         if run.is_done("sample"):
             print(f"pictures     {run.samples_png}, {run.samples / 'samples-grid.png'}\nsamples      {run.samples_h5}")
     if len(runs) > 3:
-        print("... and so on in each run's samples/")
+        print("... and more in samples/ of each run")
     print(f"TensorBoard  {command_beside_python('tensorboard')} --logdir {study}")
 
 
 def command_beside_python(name: str) -> str:
-    """How to type an installed command: by name where the shell finds it, else by its path in this environment."""
+    """The way to call an installed command: its name if the shell finds it, else its path in this environment."""
     if shutil.which(name):
         return name
     path = Path(sys.executable).parent / name

@@ -1,4 +1,4 @@
-"""`iddpm score`: metrics of any samples, as a table or as JSON."""
+"""`iddpm score`: print metrics of any samples, as a table or as JSON."""
 
 import json
 import os
@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import UserError
 from jobs.spec.metrics import METRICS
+from slurm.cli.console import console
 
 
 def print_score(samples: str, reference: str, features: str, metrics: str, runs_folder: Path, batch_size: int,
                 as_json: bool) -> None:
-    """`metrics`: names with commas between. Raises UserError for what is none, and whatever does not fit."""
+    """Compare `samples` with `reference`. `metrics`: names with commas between them.
+
+    Raises UserError for unknown metrics, and for samples, references and features that do not fit together.
+    """
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     if not names or (unknown := [name for name in names if name not in METRICS]):
         raise UserError(f"--metrics: {', '.join(unknown) if names else 'none given'}; there are {', '.join(METRICS)}")
@@ -30,18 +33,16 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("", overflow="fold")
-    for name, (key, found) in zip(result["headline"], result["metrics"].items()):
+    for name, found in zip(result["headline"], result["metrics"].values(), strict=True):
         table.add_row(name, f"{found['value']:.5g}", "\n".join(_details(found)))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a pipe has no width
-    console.print(table)
+    console().print(table)
     images = result["reference"]["images"]
     against = reference if images is None else f"{images:,} images of {reference}"
     print(f"{result['samples']:,} samples of {samples} against {against}\nfeatures: {result['features']['note']}")
 
 
 def _details(found: dict) -> list[str]:
+    """The lines beside the value of a metric: interval, deviations and a note, as far as the metric has them."""
     lines = []
     if (interval := found.get("interval")) is not None:
         lines.append(f"{interval[0]:.5g} to {interval[1]:.5g}")

@@ -3,29 +3,33 @@
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import UserError
 
-PORT = 6006  # TensorBoard's own; the first free one from there on
+PORT = 6006  # TensorBoard's default; the search for a free port starts here
 
 
 def show_board(study: Path, port: int | None) -> None:
-    """Become a TensorBoard of `study`, or of one run. Raises UserError where nothing was logged or the port is taken."""
+    """Replace this process by a TensorBoard of `study`, or of one run. `port` None: the first free one from PORT on.
+
+    Raises UserError if there is no TensorBoard log or the port is taken.
+    """
     if not any(study.glob("*/tensorboard/events.*")) and not any(study.glob("tensorboard/events.*")):
-        raise UserError(f"{study}: nothing to show: neither a study nor a run with a TensorBoard log; training begins one")
+        raise UserError(f"{study}: nothing to show: neither a study nor a run with a TensorBoard log; training writes one")
     if port is None:
         port = next(candidate for candidate in range(PORT, 2 ** 16) if _is_free(candidate))
     elif not _is_free(port):
-        raise UserError(f"--port {port}: taken; without --port the first free one from {PORT} on is used")
-    for line in way_here(port, os.environ):
+        raise UserError(f"--port {port}: taken; leave out --port to use the first free port from {PORT} on")
+    for line in ssh_hint(port, os.environ):
         print(line)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", f"--logdir={study}", f"--port={port}"])
 
 
-def way_here(port: int, environment: dict[str, str]) -> list[str]:
-    """What to type at home to see it, for one who came by ssh."""
+def ssh_hint(port: int, environment: Mapping[str, str]) -> list[str]:
+    """The commands that show the board in the user's own browser, for a user who is logged in by ssh; else nothing."""
     if "SSH_CONNECTION" not in environment:
         return []
     _, _, host, ssh_port = environment["SSH_CONNECTION"].split()

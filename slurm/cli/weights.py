@@ -1,4 +1,4 @@
-"""`iddpm import` and `iddpm export`: weights from and to other code. These commands load torch."""
+"""`iddpm import` and `iddpm export`: read weights from other code, and write weights for other code. Both load torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,15 @@ from jobs.spec.file import load
 
 
 def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_folder: Path) -> None:
+    """Make the run of `spec` with the weights in `checkpoint`.
+
+    Raises UserError, before anything is written, for a sweep and for weights that do not fit the network.
+    """
     from jobs.kinds.interchange import read_weights, take_in
     study = load(spec, overrides)
     if len(study.runs) > 1:
         raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
-    weights = read_weights(checkpoint, study.runs[0].spec)  # refuse what does not fit before anything is written
+    weights = read_weights(checkpoint, study.runs[0].spec)
     run = freeze(study, runs_folder)[0]
     take_in(run, weights, checkpoint)
     again = " ".join(["iddpm run", str(spec), *overrides, *([] if runs_folder == Path("runs") else ["--runs", str(runs_folder)])])
@@ -22,6 +26,7 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
 
 
 def export_run(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
+    """Write weights of `run` to `output`: the average of `ema_rate` (None: the spec's sample.ema_rate), or the raw ones."""
     from jobs.kinds.interchange import write_weights
     if raw and ema_rate is not None:
         raise UserError("--raw and --ema-rate exclude each other")

@@ -1,4 +1,4 @@
-"""`iddpm cancel`: take a study's, or one run's, jobs out of the queue."""
+"""`iddpm cancel`: remove the jobs of a study, or of one run, from SLURM's queue."""
 
 from pathlib import Path
 
@@ -7,7 +7,10 @@ from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
 
 def cancel(path: Path) -> None:
-    """`path` is a study's or a run's directory. What a running stage has saved stays. Raises UserError for other paths."""
+    """Cancel all jobs of the study or run in the folder `path`. A running stage saves its state before it ends.
+
+    Raises UserError if `path` is neither a study nor a run.
+    """
     needs_slurm()
     study, name = study_and_run(path)
     live = live_jobs()

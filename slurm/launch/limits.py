@@ -1,4 +1,4 @@
-"""What can be known to go wrong before anything is submitted: the cluster's limits, and the disk's."""
+"""Check before submission: whether the cluster takes the jobs, and whether SLURM can handle the path of the study."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from slurm.launch.squeue import command
 
 @dataclass(frozen=True)
 class Limits:
-    """What slurm.conf allows; SLURM's defaults where it is silent."""
+    """Limits of the cluster from slurm.conf. The defaults are SLURM's own."""
 
     array_size: int = 1001
     jobs: int = 10_000
 
 
 def cluster_limits() -> Limits:
+    """Read the limits with `scontrol show config`. Raises StageFailed if SLURM does not answer."""
     lines = command("scontrol", "show", "config").splitlines()
-    told = dict(line.replace(" ", "").split("=", 1) for line in lines if "=" in line)
-    return Limits(int(told.get("MaxArraySize", Limits.array_size)), int(told.get("MaxJobCount", Limits.jobs)))
+    settings = dict(line.replace(" ", "").split("=", 1) for line in lines if "=" in line)
+    return Limits(int(settings.get("MaxArraySize", Limits.array_size)), int(settings.get("MaxJobCount", Limits.jobs)))
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UserError where SLURM would take the path of logs and code apart: it expands %, and sbatch has its own quoting."""
+    """Raise UserError if the path has characters that SLURM interprets: it expands %, and sbatch has its own quoting."""
     bad = sorted({character for character in str(folder) if character in "'\"\\%`$" or not character.isprintable()})
     if bad:
         raise UserError(f"--runs: {str(folder)!r} has {' '.join(map(repr, bad))}, which SLURM does not take as part of a path; "
@@ -34,21 +35,20 @@ def check_folder(folder: Path) -> None:
 
 
 def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits: Limits) -> None:
-    """Ask the cluster whether it would take such arrays: partition, QOS, account, nodes, time, number of jobs.
+    """Ask the cluster (`sbatch --test-only`) whether it accepts the arrays: partition, QOS, account, nodes, time, job count.
 
-    One question for each stage and shape. Raises UserError with the cluster's answer where it would not.
+    Asks once for each stage and its resources. Raises UserError with the cluster's answer if it refuses.
     """
     total = sum(array.size for array in arrays)
     if total >= limits.jobs:
         raise UserError(f"{total:,} jobs, and the cluster holds at most {limits.jobs:,} (MaxJobCount); submit a part of the "
-                        "sweep, and the rest when it is done")
-    for stage, resources in dict.fromkeys((array.stage, array.resources) for array in arrays):
-        if resources.minutes * 60 <= profile.signal_lead_s:
-            raise UserError(f"resources.{stage}.time: {resources.time} is over before a job is told to save: the cluster profile's "
-                            f"signal_lead_s is {profile.signal_lead_s}")
+                        "sweep, and the rest when that part is done")
     largest: dict[tuple, Array] = {}
     for array in arrays:
-        shape = (array.stage, array.resources)
+        stage, resources = shape = (array.stage, array.resources)
+        if resources.minutes * 60 <= profile.signal_lead_s:
+            raise UserError(f"resources.{stage}.time: {resources.time} is not longer than the time that a job gets for saving: "
+                            f"the cluster profile's signal_lead_s is {profile.signal_lead_s}")
         if shape not in largest or largest[shape].size < array.size:
             largest[shape] = array
     for (stage, _), array in largest.items():

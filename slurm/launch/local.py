@@ -1,4 +1,4 @@
-"""Running stages on this machine: submitit's local executor starts the processes, this follows them."""
+"""Run stages on this machine: submitit's local executor starts the processes, and this file follows them."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ from jobs.spec.sections import StageResources
 from jobs.stage import run_stage
 from jobs.storage.files import make_dir, read_json
 
-FOREVER_MIN = 60 * 24 * 365  # submitit would stop a local job after two minutes; a time limit is for clusters
+FOREVER_MIN = 60 * 24 * 365  # submitit's default would stop a local job after two minutes
 POLL_S = 0.25
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-KEPT = {"train": "stopped, with a checkpoint of where it was", "sample": "stopped; the finished chunks are kept",
-        "evaluate": "stopped; it starts over next time"}
+KEPT = {"train": "stopped; a checkpoint of the last step is saved", "sample": "stopped; the finished chunks are saved",
+        "evaluate": "stopped; the next start begins anew"}
 
 
 class Interrupted(Exception):
-    """The person at the keyboard stopped a stage; what it had done is saved."""
+    """The user stopped a stage; its state is saved."""
 
 
 def run_locally(run: RunDir, stage: str) -> None:
@@ -33,52 +33,58 @@ def run_locally(run: RunDir, stage: str) -> None:
 
     Raises UserError or StageFailed with the stage's own message, Interrupted after Ctrl-C or a kill.
     """
-    wanted = getattr(run.spec.resources, stage)
-    tasks, gpus = processes_here(wanted)
-    if wanted.gpus_per_node and not gpus:
-        print(f"note: {stage} asks for GPUs and there are none here; going on on the CPU, processes: {tasks}", flush=True)
+    resources = getattr(run.spec.resources, stage)
+    tasks, gpus = processes_here(resources)
+    if resources.gpus_per_node and not gpus:
+        print(f"note: {stage} asks for GPUs and there are none here; using the CPU, processes: {tasks}", flush=True)
     make_dir(run.logs)
     executor = LocalExecutor(folder=run.logs / stage / "%j")
     executor.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
     began = time.time()
     with _Stopping() as stopping:
         job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
-        stopping.job = job
+        stopping.controller = _controller(job)
         _follow(job, run, stage, began, stopping)
     _repeat_notes(job.paths.stdout)
-    _judge(job, run, stage)
-    if stopping.asked:  # it came too late for this stage, not for the next
+    _raise_if_not_done(job, run, stage)
+    if stopping.asked:  # Ctrl-C came when the stage was about to end: do not start the next one
         raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
 
 
-def processes_here(wanted: StageResources) -> tuple[int, int]:
-    """(processes, GPUs) for a stage on this one machine: what the spec asks of all its nodes, as far as there are GPUs."""
+def processes_here(resources: StageResources) -> tuple[int, int]:
+    """(processes, GPUs) for a stage on this machine: those of all nodes in the spec, limited by the GPUs that exist here."""
     present = gpus_here()
-    if wanted.gpus_per_node and present:
-        gpus = min(wanted.gpus_per_node * wanted.nodes, present)
-        return (wanted.tasks_per_node * wanted.nodes if wanted.tasks_per_node else gpus), gpus
-    return wanted.tasks_per_node or 1, 0
+    if resources.gpus_per_node and present:
+        gpus = min(resources.gpus_per_node * resources.nodes, present)
+        return (resources.tasks_per_node * resources.nodes if resources.tasks_per_node else gpus), gpus
+    return resources.tasks_per_node or 1, 0
 
 
 def gpus_here() -> int:
-    """How many NVIDIA GPUs this process may use, without loading torch."""
+    """Count the NVIDIA GPUs that this process may use, without loading torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
     return len([path for path in Path("/dev").glob("nvidia[0-9]*")])
 
 
-class _Stopping:
-    """Counts Ctrl-C and kills while the block lasts: the first asks the stage to stop at its next step, a second kills it."""
+def _controller(job: Job) -> int:
+    """Id of the process that started the ranks and passes signals to them: submitit names a local job by it."""
+    return int(job.job_id)
 
-    def __init__(self):
+
+class _Stopping:
+    """Handles Ctrl-C and kills inside a `with` block: the first asks the stage to stop at its next step, a second kills it."""
+
+    def __init__(self) -> None:
         self.asked = 0
-        self.job: Job | None = None
+        self.controller: int | None = None
+        """Process whose children the second Ctrl-C kills."""
 
     def __enter__(self) -> "_Stopping":
-        self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        # For the processes, which inherit it: submitit's controller would otherwise take Ctrl-C as an order to kill the
-        # ranks before they have saved. They hear of it from us, by SIGTERM.
+        self.before = {number: signal.signal(number, self._count) for number in STOP_SIGNALS}
+        # The processes inherit the mask. Otherwise Ctrl-C in a terminal would reach submitit's controller, which would kill
+        # the ranks before they have saved. _follow asks them to stop with SIGTERM instead.
         self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         return self
 
@@ -87,19 +93,19 @@ class _Stopping:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame) -> None:
+    def _count(self, number, frame) -> None:
         self.asked += 1
         if self.asked == 1:
-            print("\nstopping at the next step boundary, saving first; once more to kill", file=sys.stderr, flush=True)
-        elif self.job is not None:
-            for child in _descendants(self.job._process.pid):
+            print("\nstopping at the next step, saving first; press again to kill", file=sys.stderr, flush=True)
+        elif self.controller is not None:
+            for child in _descendants(self.controller):
                 os.kill(child, signal.SIGKILL)
 
 
 def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping) -> None:
-    """Show progress until the job ends; pass on that it is to stop."""
+    """Show the progress until the job ends. After Ctrl-C, ask the ranks to stop."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    told = False
+    signalled = False
     bar = Bar(stage, 1, "")
     bar.show(0, None, "starting")
     try:
@@ -110,15 +116,15 @@ def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping
                 bar.total, bar.unit = progress["total"], progress["unit"]
                 note = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
                 bar.show(progress["done"], progress["rate"], note)
-                if stopping.asked and not told:  # not before: processes that are still starting would just die
-                    job._process.send_signal(signal.SIGTERM)  # the controller passes it to all ranks
-                    told = True
+                if stopping.asked and not signalled:  # not earlier: processes that are still starting would die
+                    os.kill(_controller(job), signal.SIGTERM)  # the controller passes the signal to all ranks
+                    signalled = True
     finally:
         bar.close()
 
 
 def _repeat_notes(log: Path) -> None:
-    """What the main rank said that should not stay in its log alone."""
+    """Print the notes (`jobs.run.progress.note`) from the log of the main rank."""
     if log.exists():
         for line in log.read_text(errors="replace").splitlines():
             if line.startswith(NOTE):
@@ -132,7 +138,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _progress(run: RunDir, stage: str, began: float) -> dict | None:
-    """progress.json, where this attempt wrote it."""
+    """The content of progress.json; None if this attempt has not written the file yet."""
     try:
         progress = read_json(run.progress)
     except (OSError, UserError):
@@ -140,18 +146,18 @@ def _progress(run: RunDir, stage: str, began: float) -> dict | None:
     return progress if progress["stage"] == stage and progress["heartbeat"] >= began else None
 
 
-def _judge(job: Job, run: RunDir, stage: str) -> None:
-    """Turn the ranks' outcomes into one: the most telling message of all."""
-    # The processes are gone: a result that is not there will not come, and submitit would look out for it for 15 seconds.
+def _raise_if_not_done(job: Job, run: RunDir, stage: str) -> None:
+    """Raise the most informative of the ranks' outcomes; return if all ranks are done."""
+    # All processes have ended. submitit would wait 15 seconds for the result of a rank that died without one.
     tasks = [job.task(rank) for rank in range(job.num_tasks)]
     outcomes = [task.result() if task.paths.result_pickle.exists() else {"state": "lost", "message": ""} for task in tasks]
     by_state = {outcome["state"]: outcome["message"] for outcome in reversed(outcomes)}
     log = job.paths.stdout
     if "refused" in by_state:
         raise UserError(by_state["refused"])
-    if "lost" in by_state:  # the others then fail for want of it
+    if "lost" in by_state:  # before "failed": the other ranks fail because this one is missing
         ranks = [str(rank) for rank, outcome in enumerate(outcomes) if outcome["state"] == "lost"]
-        raise StageFailed(f"{run.path}: {stage}: rank {', '.join(ranks)} died without a word (killed, or out of memory?); "
+        raise StageFailed(f"{run.path}: {stage}: rank {', '.join(ranks)} died without a message (killed, or out of memory?); "
                           f"run again to go on. Log: {log}")
     if "failed" in by_state or "abandoned" in by_state:
         message = by_state.get("failed") or by_state["abandoned"]

@@ -1,7 +1,7 @@
-"""What was submitted for a study: submissions/NAME.json, one for each array.
+"""The record of what was submitted for a study: submissions/NAME.json, one file for each array.
 
-The file is written before sbatch without the job's id, and again with it. A crash in between leaves no orphan: the array is
-named like the file, and is found in the queue by that name.
+The file is written before sbatch, without the job's id, and again after it, with the id. A crash between the two writes
+loses nothing: the array has the same name as the file, and is found in the queue by this name.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,18 @@ from slurm.launch.squeue import Job
 
 @dataclass(frozen=True)
 class Submission:
-    """One array: element i is the stage of run number i. A single job is no array; the report has no runs."""
+    """One array: element i is `stage` of run number i. One run alone is a job without elements; the report has no runs."""
 
     name: str
     stage: str
     runs: list[str]
     time: float
+    """Seconds since the epoch."""
     job_id: str | None = None
     code: str | None = None
-    """The snapshot it runs: study/code/CODE."""
+    """Name of the snapshot that the jobs run: study/code/CODE."""
     cluster: str | None = None
+    """Name of the cluster profile."""
     max_parallel: int | None = None
 
     def element(self, index: int) -> str:
@@ -33,16 +35,17 @@ class Submission:
 
 
 def record(study: Path, submission: Submission) -> None:
+    """Write, or replace, the file of this submission."""
     write_json(study / "submissions" / f"{submission.name}.json", asdict(submission))
 
 
 def recorded(study: Path, live: Mapping[str, Job]) -> list[Submission]:
-    """All submissions of the study, the oldest first; those whose id was lost are adopted from the queue by name."""
+    """All submissions of the study, oldest first. A missing job id is looked up by name among the `live` jobs, and recorded."""
     found = [Submission(**read_json(file)) for file in (study / "submissions").glob("*.json")]
-    return [_adopted(study, submission, live) for submission in sorted(found, key=lambda submission: submission.time)]
+    return [_with_id(study, submission, live) for submission in sorted(found, key=lambda submission: submission.time)]
 
 
-def _adopted(study: Path, submission: Submission, live: Mapping[str, Job]) -> Submission:
+def _with_id(study: Path, submission: Submission, live: Mapping[str, Job]) -> Submission:
     if submission.job_id is not None:
         return submission
     for job in live.values():
@@ -54,7 +57,7 @@ def _adopted(study: Path, submission: Submission, live: Mapping[str, Job]) -> Su
 
 
 def jobs_by_run(study: Path, live: Mapping[str, Job]) -> dict[tuple[str, str], Job]:
-    """(run, stage) -> its job in the queue, for all that have one."""
+    """Map (run, stage) to its job in the queue, for all that have one."""
     return {(run, submission.stage): live[submission.element(index)]
             for submission in recorded(study, live) for index, run in enumerate(submission.runs)
             if submission.element(index) in live}
@@ -63,14 +66,17 @@ def jobs_by_run(study: Path, live: Mapping[str, Job]) -> dict[tuple[str, str], J
 def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:
     """The study's report jobs in the queue."""
     return [live[submission.job_id] for submission in recorded(study, live)
-            if not submission.runs and submission.job_id in live]
+            if not submission.runs and submission.job_id is not None and submission.job_id in live]
 
 
 def study_and_run(path: Path) -> tuple[Path, str | None]:
-    """The study's directory, and the run's name where `path` is a run's. Raises UserError where it is neither."""
+    """(folder of the study, name of the run) for the folder of a study or a run; None for the run if `path` is a study.
+
+    Raises UserError if `path` is neither.
+    """
     path = path.resolve()
     if (path / "study.json").is_file():
         return path, None
     if (path / "spec.yaml").is_file():
         return path.parent, path.name
-    raise UserError(f"{path}: neither a study's nor a run's directory; they lie in runs/")
+    raise UserError(f"{path}: neither a study's nor a run's directory; studies are runs/<study>, runs are runs/<study>/<run>")

@@ -1,4 +1,4 @@
-"""The sbatch script of an array, through submitit's executor."""
+"""Write the sbatch script of a job array, with submitit's executor."""
 
 import shlex
 import sys
@@ -9,17 +9,18 @@ from submitit import SlurmExecutor
 from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile
 
-# A job that is told to stop while Python is still loading would be ended by the signal, as failed. It does not hear it until
-# jobs.parallel.interruption listens: after a preemption SLURM then kills it when its time is up, and requeues it.
-DEAF_AT_FIRST = """sh -c 'trap "" TERM USR2; exec "$@"' deaf-at-first"""
-# srun would take these over from a job that submits, and put our processes on its cores.
+# Ignore SIGTERM and SIGUSR2 until jobs.parallel.interruption has installed its handlers: a signal during `import torch` would
+# end the job as failed. If such a job is preempted, SLURM kills it at the end of the grace time and requeues it.
+IGNORE_EARLY_SIGNALS = """sh -c 'trap "" TERM USR2; exec "$@"' ignore-early-signals"""
+# If `iddpm submit` runs inside a job, srun would inherit these variables and bind our processes to that job's cores.
 INHERITED = ("SLURM_CPU_BIND", "SLURM_CPU_BIND_LIST", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_VERBOSE", "SLURM_MEM_BIND")
 
 
 def executor(array: Array, study: Path, profile: Profile, name: str, code: Path, dependency: str | None) -> SlurmExecutor:
-    """submitit's executor for one array; logs go to study/logs/NAME, the code is taken from the folder `code`."""
+    """submitit's executor for one array called `name`. Its jobs write logs to study/logs/NAME and run the code in `code`."""
     resources = array.resources
-    # Python's -m looks into the current folder first; slurm.launch.job_entry goes back to the folder of the submission.
+    # `python -m` finds packages in the current folder first: the job starts in the snapshot of the code, and
+    # slurm.launch.job_entry changes to the folder of the submission.
     options = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(code)}
     if resources.gpus_per_node and profile.gpu_request == "gres":
         options["gres"] = f"gpu:{resources.gpus_per_node}"
@@ -34,12 +35,12 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
         "mem": f"{memory * 1024:.0f}MB" if memory else None, "signal_delay_s": profile.signal_lead_s,
         "dependency": dependency, "stderr_to_stdout": True, "array_parallelism": array.at_once or array.size,
         "additional_parameters": options,
-        # A rank that dies must not leave the others waiting for it until the time limit; and srun forgets the job's
-        # --cpus-per-task (SLURM 22.05 and later).
+        # --kill-on-bad-exit: when a rank dies, end the others, which would wait for it until the time limit.
+        # --cpus-per-task: since SLURM 22.05 srun does not take it from the job.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         "setup": [f"unset {' '.join(INHERITED)}", *exports, *profile.setup]}
     python = profile.python or shlex.quote(sys.executable)
-    launcher = SlurmExecutor(study / "logs" / name, python=f"{DEAF_AT_FIRST} {python}")
+    launcher = SlurmExecutor(study / "logs" / name, python=f"{IGNORE_EARLY_SIGNALS} {python}")
     launcher.update_parameters(**{key: value for key, value in parameters.items() if value})
     return launcher
 
@@ -48,17 +49,19 @@ def script(launcher: SlurmExecutor, size: int) -> str:
     """The text that sbatch gets for an array of `size` elements."""
     if size > 1:
         launcher.parameters["map_count"] = size
+    # Private: submitit has no public way to get the script without submitting it. setup.cfg bounds its version; the tests
+    # of job arrays read this text.
     return launcher._make_submission_file_text(launcher._submitit_command_str, "dry-run")
 
 
 def dependency(array: Array, ids: list[str]) -> str | None:
-    """What `array` waits for in sbatch's words; `ids` of the plan's arrays so far."""
+    """The --dependency option of `array`; None if it may start at once. `ids`: job ids of the plan's arrays so far."""
     terms = []
     own = array.after_own_queued if array.after_own is None else ids[array.after_own]
     if own is not None:
         # aftercorr: element i waits for element i, not for the whole array.
         terms.append(f"{'aftercorr' if array.size > 1 else 'afterok'}:{own}")
-    ended = [*array.after_queued, *(ids[place] for place in array.after_all)]
+    ended = [*array.after_queued, *(ids[index] for index in array.after_all)]
     if ended:
         terms.append(f"afterany:{':'.join(ended)}")
     return ",".join(terms) or None

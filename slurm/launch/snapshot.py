@@ -1,4 +1,4 @@
-"""The code as it is at submission, kept with the study: what somebody edits meanwhile does not reach queued jobs."""
+"""Copy the code of a submission into the study: later edits do not change jobs that wait in the queue."""
 
 import hashlib
 from pathlib import Path
@@ -6,25 +6,31 @@ from pathlib import Path
 from jobs.run.provenance import provenance
 from jobs.storage.files import atomic_path, json_text
 
-CODE = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("diffusion", "jobs", "slurm")
+# Modules, and the files that modules read: templates and styles of the report, built-in data.
+PATTERNS = ("*.py", "*.html", "*.css", "*.js", "*.npz", "py.typed")
 
 
 def snapshot(study: Path) -> Path:
-    """Copy the program's modules, uncommitted changes and new files included, to study/code/HASH; return that folder.
+    """Copy the three packages, with uncommitted changes and new files, to study/code/HASH; return that folder.
 
-    The same code goes to the same folder. provenance.json in it tells the commit and the difference from it.
+    Equal code goes to the same folder. Its provenance.json has the commit and the difference from it.
     """
-    modules = {file.relative_to(CODE): file.read_bytes()
-               for package in PACKAGES for file in sorted((CODE / package).rglob("*.py"))}
+    files = {file.relative_to(ROOT).as_posix(): file.read_bytes() for file in code_files(ROOT)}
     digest = hashlib.sha256()
-    for name, content in modules.items():
+    for name, content in files.items():
         digest.update(f"{name} {len(content)}\n".encode() + content)
     folder = study / "code" / digest.hexdigest()[:12]
     if not folder.exists():
         with atomic_path(folder) as temporary:
-            for name, content in modules.items():
+            for name, content in files.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / name).write_bytes(content)
             (temporary / "provenance.json").write_text(json_text(provenance()), encoding="utf-8")
     return folder
+
+
+def code_files(root: Path) -> list[Path]:
+    """All files below `root` that a job needs, in the order of their paths."""
+    return sorted(file for package in PACKAGES for pattern in PATTERNS for file in (root / package).rglob(pattern))

@@ -1,4 +1,4 @@
-"""What SLURM knows of our jobs: squeue for those that wait or run, sacct for those that ended; one call for everything."""
+"""Ask SLURM about our jobs: squeue for waiting and running ones, sacct for ended ones. One call answers for all jobs."""
 
 import itertools
 import math
@@ -13,12 +13,13 @@ from datetime import datetime
 
 from jobs.errors import StageFailed, UserError
 
-QUEUE_S, ACCOUNTS_S = 10, 60  # `status --watch` asks no more often; the controller is everybody's
+QUEUE_S, ACCOUNTS_S = 10, 60  # seconds between two questions of `status --watch`: all users share the controller
+HELD_REASONS = ("JobHeldUser", "JobHeldAdmin")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job or array element that is pending or running."""
+    """One job, or one element of an array, in the queue."""
 
     id: str
     name: str
@@ -27,16 +28,20 @@ class Job:
     node: str
     restarts: int = 0
     started: float | None = None
-    """Seconds since the epoch; of one that waits, None."""
+    """Seconds since the epoch; None unless the job runs."""
+
+    @property
+    def is_held(self) -> bool:
+        return self.reason in HELD_REASONS
 
 
 @dataclass(frozen=True)
 class EndedJob:
-    """What the accounts have of one job or array element."""
+    """What SLURM's accounting has recorded of one job, or of one element of an array."""
 
     id: str
     state: str
-    """SLURM's word: COMPLETED, FAILED, TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED, ...; for a live one RUNNING or PENDING."""
+    """SLURM's name: COMPLETED, FAILED, TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED, ...; RUNNING or PENDING before the end."""
     exit_code: str
     """CODE:SIGNAL."""
     elapsed: str
@@ -44,21 +49,21 @@ class EndedJob:
 
     @property
     def was_killed(self) -> bool:
-        """By SIGKILL. SLURM 22.05 writes a shell's 137 (128 + 9) as 9:0."""
+        """Whether SIGKILL ended the job. A shell reports 137 (128 + 9), which SLURM 22.05 writes as 9:0."""
         code, _, signal = self.exit_code.partition(":")
         return signal == "9" or code in ("9", "137")
 
 
 def needs_slurm() -> None:
-    """Raises UserError where there is no SLURM."""
+    """Raise UserError if there is no SLURM on this machine."""
     if not shutil.which("sbatch"):
-        raise UserError("no SLURM here (sbatch is not on the PATH): `iddpm run` does the same on this machine, "
+        raise UserError("no SLURM here (sbatch is not on the PATH): `iddpm run` does the same work on this machine, "
                         "`iddpm cluster up` starts a SLURM to try")
 
 
 def command(*arguments: str, text: str | None = None) -> str:
-    """Output of one of SLURM's commands. Raises StageFailed with what it complained of."""
-    # Without the variable long lists of array elements are cut: 12_[0-3,5,...].
+    """Run one of SLURM's commands, with `text` as its input; return its output. Raises StageFailed with its error message."""
+    # Without this variable SLURM shortens long lists of array elements: 12_[0-3,5,...].
     environment = os.environ | {"SLURM_BITSTR_LEN": "0"}
     try:
         done = subprocess.run(arguments, input=text, capture_output=True, text=True, timeout=120, env=environment)
@@ -75,8 +80,8 @@ def command(*arguments: str, text: str | None = None) -> str:
 
 
 def live_jobs() -> dict[str, Job]:
-    """All of the user's jobs in the queue by id, array elements each by their own (12_3). One call of squeue."""
-    # "Field:|": no width to cut at, and | after it.
+    """All of the user's jobs in the queue, by id; each element of an array has its own id (12_3). One call of squeue."""
+    # "Field:|" prints the whole field, whatever its length, and | after it.
     fields = "JobArrayID:|,Name:|,State:|,Reason:|,NodeList:|,RestartCnt:|,StartTime:"
     lines = command("squeue", "--me", "--noheader", "--array", f"--Format={fields}").splitlines()
     jobs = [_live(*line.split("|")) for line in lines if line.strip()]
@@ -84,15 +89,15 @@ def live_jobs() -> dict[str, Job]:
 
 
 def _live(id: str, name: str, state: str, reason: str, node: str, restarts: str, start: str) -> Job:
-    # A job that waits may have an estimated start.
+    # A waiting job may have a start time, too: SLURM's estimate.
     started = datetime.fromisoformat(start.strip()).timestamp() if state == "RUNNING" and start[:1].isdigit() else None
     return Job(id.strip(), name, state, reason, node, int(restarts), started)
 
 
 def ended_jobs(ids: Collection[str]) -> dict[str, EndedJob]:
-    """What the accounts have of these jobs, and of all elements of those that are arrays. One call of sacct.
+    """Accounting records by job id, for these jobs and all elements of these arrays. One call of sacct.
 
-    `ids` without elements: 12, not 12_3. Raises StageFailed on a cluster without accounting.
+    `ids` are without elements: 12, not 12_3. Raises StageFailed on a cluster without accounting.
     """
     if not ids:
         return {}
@@ -101,13 +106,14 @@ def ended_jobs(ids: Collection[str]) -> dict[str, EndedJob]:
     jobs = {}
     for line in lines:
         id, state, exit_code, elapsed, node = line.split("|")
-        for element in elements(id):  # "CANCELLED by 0" is a word and more
-            jobs[element] = EndedJob(element, state.split()[0], exit_code, elapsed, "" if node == "None assigned" else node)
+        state = state.split()[0]  # "CANCELLED by 0" names the user as well
+        for element in elements(id):
+            jobs[element] = EndedJob(element, state, exit_code, elapsed, "" if node == "None assigned" else node)
     return jobs
 
 
 def compact(ids: Iterable[str]) -> list[str]:
-    """Job ids as SLURM's commands take them, the elements of an array together: 7, 12_[0-3,5]."""
+    """Job ids as SLURM's commands take them, with the elements of each array joined: 7, 12_[0-3,5]."""
     arrays: dict[str, list[int]] = {}
     for id in ids:
         base, _, element = id.partition("_")
@@ -116,14 +122,14 @@ def compact(ids: Iterable[str]) -> list[str]:
 
 
 def _ranges(numbers: list[int]) -> Iterator[str]:
-    """Ascending `numbers` as 0-3 and 5."""
+    """Ascending `numbers` as ranges: 0-3, 5."""
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
         yield f"{members[0]}-{members[-1]}" if len(members) > 1 else str(members[0])
 
 
 def elements(id: str) -> Iterator[str]:
-    """12 and 12_3 themselves; of elements that SLURM lists together, 12_[0,4-9:2%2], each."""
+    """The ids in one of SLURM's lists: 12_[0,4-6:2%2] gives 12_0, 12_4 and 12_6; a single id (12, 12_3) gives itself."""
     base, bracket, ranges = id.partition("_[")
     if not bracket:
         yield id
@@ -134,16 +140,16 @@ def elements(id: str) -> Iterator[str]:
 
 
 class Slurm:
-    """The same for one who looks again and again: each is asked for anew only when it is old."""
+    """Caches squeue for QUEUE_S seconds and sacct for ACCOUNTS_S seconds, for `status --watch` and `logs -f`."""
 
     def __init__(self) -> None:
         self._live: tuple[float, dict[str, Job] | None] = (-math.inf, None)
         self._ended: tuple[float, dict[str, EndedJob]] = (-math.inf, {})
         self.trouble = ""
-        """Why the queue is not known, in a line."""
+        """Why the queue is not known: one line; empty if squeue answered."""
 
     def live(self) -> dict[str, Job] | None:
-        """None where the queue does not answer."""
+        """The jobs in the queue by id; None if squeue does not answer."""
         if time.monotonic() - self._live[0] >= QUEUE_S:
             try:
                 jobs, self.trouble = live_jobs(), ""
@@ -153,7 +159,7 @@ class Slurm:
         return self._live[1]
 
     def ended(self, ids: Collection[str]) -> dict[str, EndedJob]:
-        """Empty without accounting."""
+        """Accounting records by job id, as `ended_jobs` returns them; empty on a cluster without accounting."""
         if ids and time.monotonic() - self._ended[0] >= ACCOUNTS_S:
             try:
                 jobs = ended_jobs(ids)

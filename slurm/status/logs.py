@@ -1,7 +1,7 @@
-"""`iddpm logs`: a run's newest log, wherever its stage ran, and what comes after it.
+"""`iddpm logs`: print the newest log of a run, and follow the run from stage to stage.
 
-submitit names them: study/logs/SUBMISSION/JOB_RANK_log.out on SLURM (JOB being 12, or 12_3 of an array; SLURM's own words are
-in rank 0's), run/logs/STAGE/PROCESS/PROCESS_RANK_log.out on this machine. A requeued job goes on in the same file.
+submitit names the files: study/logs/SUBMISSION/JOB_RANK_log.out on SLURM (JOB is 12, or 12_3 in an array; rank 0's file also
+has SLURM's own messages), run/logs/STAGE/PROCESS/PROCESS_RANK_log.out on this machine. A requeued job appends to its file.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobs.errors import UserError
-from jobs.spec.sections import STAGES
+from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
 from slurm.launch.records import Submission, recorded, study_and_run
 from slurm.launch.squeue import Job, Slurm
 
 POLL_S = 1.0
-QUIET_S = 10.0  # the next stage begins within it, and so does a heartbeat come
+QUIET_S = 10.0  # a running stage writes a heartbeat, and the next stage starts, within this time
 TAIL_BYTES = 4096
 
 
@@ -30,19 +30,23 @@ class Log:
     file: Path
     stage: str
     process: str
-    """SLURM's job, or the process on this machine."""
+    """Id of SLURM's job, or of the process on this machine."""
     local: bool
+    """Whether the stage ran by `iddpm run`, without SLURM."""
 
 
 def print_log(path: Path, stage: str | None, rank: int, follow: bool) -> None:
-    """Raises UserError where `path` is no run's, or a study's with several, or where there is no such log."""
+    """Print the newest log of the run at `path`, of `stage` or of any; with `follow`, also what later comes.
+
+    Raises UserError if `path` is not a run (or a study with one run), or if there is no such log.
+    """
     study, run = run_of(path)
     slurm = Slurm()
     log = newest_log(study, run, stage, rank)
-    if log is None and not (follow and live_jobs_of(study, run, stage, slurm)):
+    if not log and not (follow and live_jobs_of(study, run, stage, slurm)):
         raise UserError(f"{study / run}: no log{f' of {stage}' if stage else ''}{f' of rank {rank}' if rank else ''} yet; "
-                        + what_there_is(study, run, slurm))
-    if not follow:
+                        + other_logs(study, run, slurm))
+    if log and not follow:
         _announce(log)
         with open(log.file, "rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
@@ -54,18 +58,18 @@ def print_log(path: Path, stage: str | None, rank: int, follow: bool) -> None:
 
 
 def run_of(path: Path) -> tuple[Path, str]:
-    """Study and name of the run at `path`, or of the only run of the study there. Raises UserError."""
+    """(folder of the study, name of the run) for the folder of a run, or of a study with one run. Raises UserError."""
     study, run = study_and_run(path)
     if run is None:
         names = list(read_json(study / "study.json")["runs"])
         if len(names) != 1:
-            raise UserError(f"{path}: a study of {len(names):,} runs; say which, such as {path / names[0]}")
+            raise UserError(f"{path}: a study of {len(names):,} runs; name one of them, such as {path / names[0]}")
         run = names[0]
     return study, run
 
 
 def newest_log(study: Path, run: str, stage: str | None, rank: int) -> Log | None:
-    """The log that was written to last, of `stage` or of any."""
+    """The log of `stage`, or of any stage for None, that was changed last."""
     found = [Log(study / "logs" / submission.name / f"{job}_{rank}_log.out", submission.stage, job, local=False)
              for submission, job in _jobs_of(study, run, stage)]
     for each in STAGES if stage is None else (stage,):
@@ -75,7 +79,7 @@ def newest_log(study: Path, run: str, stage: str | None, rank: int) -> Log | Non
 
 
 def live_jobs_of(study: Path, run: str, stage: str | None, slurm: Slurm) -> list[Job]:
-    """The run's jobs in the queue, in the order of their submission; none where the queue does not answer."""
+    """The run's jobs in the queue, in the order of their submission; an empty list if the queue does not answer."""
     submitted = list(_jobs_of(study, run, stage))
     live = slurm.live() or {} if submitted else {}
     return [live[job] for _, job in submitted if job in live]
@@ -87,22 +91,22 @@ def _jobs_of(study: Path, run: str, stage: str | None) -> Iterator[tuple[Submiss
             yield submission, submission.element(submission.runs.index(run))
 
 
-def what_there_is(study: Path, run: str, slurm: Slurm) -> str:
-    """For one who asks for a log that does not exist."""
+def other_logs(study: Path, run: str, slurm: Slurm) -> str:
+    """A hint for the message that a log does not exist: the stages with a log, or the waiting job."""
     with_log = [stage for stage in STAGES if newest_log(study, run, stage, 0)]
     if with_log:
-        return f"there are those of {', '.join(with_log)}, rank 0"
+        return f"there are logs of {', '.join(with_log)}, rank 0"
     jobs = live_jobs_of(study, run, None, slurm)
     if jobs:
-        return f"job {jobs[0].id} is {jobs[0].state.lower()} ({jobs[0].reason}); -f waits for it"
-    return "none of its stages has begun: `iddpm submit` or `iddpm run`"
+        return f"job {jobs[0].id} is {jobs[0].state.lower()} ({jobs[0].reason}); -f waits for its log"
+    return "none of its stages has started: `iddpm submit` or `iddpm run`"
 
 
 def _follow(study: Path, run: str, stage: str | None, rank: int, slurm: Slurm) -> None:
-    """Print the newest log, what is added to it, then the next one's, until nothing of the run is under way any more."""
-    log, file, last_sign = None, None, time.monotonic()
+    """Print the newest log and whatever is appended to it, then the next log, until the run is no longer active."""
+    log, file, last_active = None, None, time.monotonic()
     with contextlib.ExitStack() as opened:
-        while time.monotonic() - last_sign < QUIET_S:
+        while time.monotonic() - last_active < QUIET_S:
             newest = newest_log(study, run, stage, rank)
             if newest and newest != log:
                 if file:
@@ -110,23 +114,23 @@ def _follow(study: Path, run: str, stage: str | None, rank: int, slurm: Slurm) -
                 log, file = newest, opened.enter_context(open(newest.file, "rb"))
                 _announce(log)
             while file and _copy(file):
-                last_sign = time.monotonic()
+                last_active = time.monotonic()
                 time.sleep(POLL_S)
-            if _under_way(study, run, stage, log, slurm):
-                last_sign = time.monotonic()
+            if _is_active(study, run, stage, log, slurm):
+                last_active = time.monotonic()
             elif not (log and log.local and stage is None) or _is_over(study / run):
-                if file:  # what it wrote between the last look and its end
+                if file:  # the stage may have written more between our last look and its end
                     _copy(file)
                 break
             time.sleep(POLL_S)
 
 
-def _under_way(study: Path, run: str, stage: str | None, log: Log | None, slurm: Slurm) -> bool:
+def _is_active(study: Path, run: str, stage: str | None, log: Log | None, slurm: Slurm) -> bool:
     if log and log.local and _runs_here(log.process):
         return True
     if live_jobs_of(study, run, stage, slurm):
         return True
-    try:  # on another machine, or where the queue does not answer
+    try:  # the stage may run on another machine, or the queue may not answer
         progress = read_json(study / run / "progress.json")
     except (OSError, UserError):
         return False
@@ -138,11 +142,11 @@ def _runs_here(process: str) -> bool:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z"  # nobody may be left to take note of its end
+    return state != "Z"  # a zombie: its parent has not collected the exit status, and may never do so
 
 
 def _is_over(run: Path) -> bool:
-    """Whether `iddpm run` will not begin another stage of it."""
+    """Whether `iddpm run` will not start another stage of the run."""
     try:
         return (run / "evaluation.json").exists() or read_json(run / "progress.json")["state"] in ("interrupted", "failed")
     except (OSError, UserError):
@@ -150,7 +154,7 @@ def _is_over(run: Path) -> bool:
 
 
 def _copy(file: BinaryIO) -> bool:
-    """Print what was added to `file`, from its beginning where it was cut; whether there was anything."""
+    """Print the rest of `file`, from the beginning if the file has become shorter. Returns whether there was anything."""
     if os.fstat(file.fileno()).st_size < file.tell():
         file.seek(0)
     text = file.read()
@@ -163,12 +167,12 @@ def _announce(log: Log) -> None:
     print(f"==> {log.stage}: {log.file} <==", file=sys.stderr, flush=True)
 
 
-def last_words(log: Path) -> str:
-    """The last 4 KB of a log, no more than the last attempt's; empty without one."""
+def end_of_log(log: Path) -> str:
+    """The last 4 KB of a log, without earlier attempts of the job; empty if there is no log."""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-    return text.rpartition("Starting with JobEnvironment")[2]  # submitit's first line
+    return text.rpartition("Starting with JobEnvironment")[2]  # submitit's first line of an attempt

@@ -1,4 +1,4 @@
-"""The configuration files of the test bed: slurm.conf, gres.conf, slurmdbd.conf."""
+"""Write the configuration files of the test bed: slurm.conf, gres.conf, slurmdbd.conf."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from jobs.storage.files import write_text
 
 @dataclass(frozen=True)
 class Testbed:
-    """What a cluster was started with; home/testbed.json."""
+    """The options that a cluster was started with, as in home/testbed.json."""
 
     home: Path
     nodes: int
@@ -33,7 +33,7 @@ class Testbed:
 
 
 def write_config(cluster: Testbed) -> None:
-    """Write all three into the cluster's home."""
+    """Write the three files into the home folder of the cluster."""
     home, ports = cluster.home, cluster.ports
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 20 * 0.8)
     host = socket.gethostname().split(".")[0]
@@ -46,7 +46,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1""" if cluster.accounting else "\nAccountingStorageType=accounting_storage/none"
     nodes = "\n".join(f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[name]} CPUs={cluster.cpus} "
                       f"RealMemory={memory} Gres=gpu:{cluster.gpus}" for name in cluster.names)
-    write_text(cluster.conf, f"""# Made by `iddpm cluster up`; changes are lost at the next.
+    write_text(cluster.conf, f"""# Made by `iddpm cluster up`; the next one overwrites changes.
 ClusterName=testbed
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports['slurmctld']}

@@ -1,7 +1,8 @@
-"""`iddpm cluster`: a real SLURM on one Debian or Ubuntu machine, to try things before one has an account, and for tests.
+"""`iddpm cluster`: start, stop and disturb a real SLURM on one Debian or Ubuntu machine, for first steps and for tests.
 
-slurmctld, slurmdbd over MariaDB, munge, and N slurmd "nodes" with GPUs in name only. Everything lies in one folder, the
-cluster's home, ports included: clusters with different homes do not know of each other. Needs root (munged, slurmd).
+Its daemons are slurmctld, slurmdbd with MariaDB, munged, and one slurmd for each node; the GPUs exist in name only. All files
+are in one folder, the cluster's home, and each home has its own ports: several clusters can run side by side. Needs root
+(munged and slurmd do).
 """
 
 import os
@@ -24,10 +25,10 @@ START_S = 30
 
 
 def up(home: Path, nodes: int, cpus: int, gpus: int, accounting: bool = True) -> Testbed:
-    """Start what is not running of the cluster in `home`; wait until all nodes are idle.
+    """Start the daemons of the cluster in `home` that do not run yet; wait until all nodes are ready.
 
-    Raises UserError without root or with other numbers than a running cluster has, StageFailed where a daemon does not
-    come up.
+    Raises UserError without root, or if a cluster with other numbers is running in `home`; StageFailed if a daemon does not
+    start.
     """
     home = home.absolute()
     if os.geteuid() != 0:
@@ -54,7 +55,7 @@ def up(home: Path, nodes: int, cpus: int, gpus: int, accounting: bool = True) ->
 
 
 def down(home: Path) -> None:
-    """Stop every daemon of the cluster, and whatever its jobs left running. The folder stays: `up` goes on with it."""
+    """Stop all daemons and all processes of jobs. The folder stays; `up` starts the cluster again."""
     cluster = load(home)
     for name in cluster.names:
         fail(home, name)
@@ -63,7 +64,7 @@ def down(home: Path) -> None:
 
 
 def fail(home: Path, node: str) -> None:
-    """The node crashes: its slurmd, step daemons and jobs vanish at once. SLURM notices after SlurmdTimeout."""
+    """Let a node crash: kill its slurmd, step daemons and jobs. SLURM notices after SlurmdTimeout."""
     cluster = _with_node(home, node)
     victims = [pid for step in _step_daemons(cluster, node) for pid in (step, *_descendants(step))]
     _stop(cluster, f"slurmd-{node}", signal.SIGKILL)
@@ -74,14 +75,14 @@ def fail(home: Path, node: str) -> None:
 
 
 def heal(home: Path, node: str) -> None:
-    """The crashed node comes back."""
+    """Start the crashed node again."""
     cluster = _with_node(home, node)
     if not _alive(cluster, f"slurmd-{node}"):
         _run(cluster, "slurmd", "-N", node)
 
 
 def load(home: Path) -> Testbed:
-    """Raises UserError where `home` is not a cluster's."""
+    """The cluster in the folder `home`. Raises UserError if there is none."""
     file = home.absolute() / "testbed.json"
     if not file.is_file():
         raise UserError(f"{home}: no cluster here; `iddpm cluster up` makes one")
@@ -97,6 +98,7 @@ def _with_node(home: Path, node: str) -> Testbed:
 
 
 def _describe(home: Path, nodes: int, cpus: int, gpus: int, accounting: bool) -> Testbed:
+    """The cluster in `home` if it has these numbers, else a new one with free ports. Raises UserError if another one runs."""
     if (home / "testbed.json").exists():
         before = load(home)
         if (before.nodes, before.cpus, before.gpus, before.accounting) == (nodes, cpus, gpus, accounting):
@@ -105,7 +107,7 @@ def _describe(home: Path, nodes: int, cpus: int, gpus: int, accounting: bool) ->
             raise UserError(f"{home}: a cluster of {before.nodes} nodes x {before.cpus} CPUs, {before.gpus} GPUs is running; "
                             "`iddpm cluster down` first")
     names = ["slurmctld", "slurmdbd", "mariadb", *(f"n{number}" for number in range(1, nodes + 1))]
-    return Testbed(home, nodes, cpus, gpus, accounting, dict(zip(names, _free_ports(len(names)))))
+    return Testbed(home, nodes, cpus, gpus, accounting, dict(zip(names, _free_ports(len(names)), strict=True)))
 
 
 def _free_ports(count: int) -> list[int]:
@@ -131,7 +133,7 @@ def _install_packages() -> None:
 
 
 def _name_nodes(cluster: Testbed) -> None:
-    """srun asks the resolver for node names although slurm.conf gives their addresses."""
+    """Add the node names to /etc/hosts: srun looks them up although slurm.conf has their addresses."""
     hosts = Path("/etc/hosts")
     known = hosts.read_text().split()
     missing = [name for name in cluster.names if name not in known]
@@ -155,10 +157,11 @@ def _start_munge(cluster: Testbed) -> None:
 def _start_accounting(cluster: Testbed) -> None:
     home, database = cluster.home, ["mariadb", "--no-defaults", "-S", f"{cluster.home}/run/mysql.socket"]
     if not _alive(cluster, "mariadbd"):
-        # A starting MariaDB removes all temporary tables in its tmpdir: in /tmp those of a cluster that starts beside this one.
+        # MariaDB removes all temporary tables in its tmpdir when it starts. In /tmp these could belong to another cluster.
         (home / "tmp").mkdir(exist_ok=True)
         if not (home / "mysql" / "mysql").exists():
-            _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp", "--skip-test-db")
+            _run(cluster, "mariadb-install-db", "--user=root", f"--datadir={home}/mysql", f"--tmpdir={home}/tmp",
+                 "--skip-test-db")
         _run(cluster, "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", f"--datadir={home}/mysql",
              f"--tmpdir={home}/tmp", f"--socket={home}/run/mysql.socket", f"--pid-file={home}/run/mariadbd.pid",
              f"--log-error={home}/log/mariadb.log", f"--port={cluster.ports['mariadb']}", "--bind-address=127.0.0.1",
@@ -177,8 +180,8 @@ def _environment(cluster: Testbed) -> dict[str, str]:
 
 
 def _run(cluster: Testbed, *command: str) -> None:
-    """Run a command to its end (daemons go to the background by themselves). Raises StageFailed with what it said."""
-    with open(cluster.home / "log" / "commands.log", "ab") as log:  # not a pipe: a daemon would keep it open
+    """Run a command to its end (daemons go to the background by themselves). Raises StageFailed if it fails."""
+    with open(cluster.home / "log" / "commands.log", "ab") as log:  # a file, because a daemon would keep a pipe open
         done = subprocess.run(command, env=_environment(cluster), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     if done.returncode:
         raise StageFailed(f"iddpm cluster: {command[0]} failed (status {done.returncode}); see {cluster.home}/log")
@@ -194,16 +197,16 @@ def _idle_nodes(cluster: Testbed) -> int:
     return len(listed.stdout.splitlines())
 
 
-def _wait_for(cluster: Testbed, what: str, ready: Callable[[], bool]) -> None:
+def _wait_for(cluster: Testbed, daemon: str, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_S
     while not ready():
         if time.monotonic() > deadline:
-            raise StageFailed(f"iddpm cluster: {what} did not come up in {START_S} s; see {cluster.home}/log")
+            raise StageFailed(f"iddpm cluster: {daemon} did not start in {START_S} s; see {cluster.home}/log")
         time.sleep(0.1)
 
 
 def _pid(cluster: Testbed, daemon: str) -> int | None:
-    """Process of the daemon, if the recorded number still is one: files of a killed cluster name strangers."""
+    """Id of the daemon's process; None if it does not run. After a kill, the number in the file may be another program's."""
     try:
         pid = int((cluster.home / "run" / f"{daemon}.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
@@ -244,7 +247,7 @@ def _wait_until_gone(pid: int) -> None:
 
 
 def _step_daemons(cluster: Testbed, node: str) -> list[int]:
-    """The slurmstepd of the node: those that hold its log open."""
+    """The slurmstepd processes of the node: they have its log file open."""
     log, found = str(cluster.home / "log" / f"slurmd-{node}.log"), []
     for process in Path("/proc").glob("[0-9]*"):
         try:

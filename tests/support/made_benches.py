@@ -5,7 +5,8 @@ from jobs.cost.count import run_cost
 from jobs.cost.plan import plan_run
 from jobs.cost.rates import Band
 from jobs.kinds.diffusion.sections import resolve
-from jobs.spec.sections import STAGES, Spec
+from jobs.spec.sections import Spec
+from jobs.spec.stages import STAGES
 
 FOREVER = dict.fromkeys(STAGES, 1e9)
 SPEC = {

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
-from jobs.spec.precisions import Precision
 from jobs.spec.kinds import kind_of
+from jobs.spec.precisions import Precision
 from jobs.spec.sections import Section, Spec, Train
 from jobs.storage.files import sha256_of_json
 

@@ -7,7 +7,8 @@ from jobs.report.page.html import Cell, bullets, heading, paragraph, table
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 from jobs.run.progress import duration
-from jobs.spec.sections import STAGES, Spec
+from jobs.spec.sections import Spec
+from jobs.spec.stages import STAGES
 
 
 def cost_section(study: StudyReport) -> list[str]:

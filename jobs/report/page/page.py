@@ -25,7 +25,7 @@ from jobs.report.published import published_for
 from jobs.report.run import BITS, RunReport, lower_is_better
 from jobs.report.study import StudyReport
 from jobs.run.progress import duration
-from jobs.spec.sections import STAGES
+from jobs.spec.stages import STAGES
 
 
 def study_page(study: StudyReport) -> str:

@@ -105,7 +105,7 @@ def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbe
     wait_for(later, process)
     os.kill(json.loads((run / "progress.json").read_text())["pid"], signal.SIGKILL)
     text = process.communicate(timeout=120)[0]
-    assert process.returncode == 1 and "rank 0 died without a word" in text and "_log.out" in text, text
+    assert process.returncode == 1 and "rank 0 died without a message" in text and "_log.out" in text, text
 
     iddpm("run", *LONG, cwd=tmp_path)
     name = "checkpoints/step-00000120/ema-0.995.safetensors"

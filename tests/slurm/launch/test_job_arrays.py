@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.sections import STAGES, Resources, StageResources
-from slurm.launch.job_arrays import REPORT, Array, Chain, chains_of, graph, hours, plan
+from jobs.spec.sections import Resources, StageResources
+from jobs.spec.stages import STAGES
+from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import dependency, executor, script
 
@@ -28,7 +29,7 @@ runs = st.lists(st.tuples(st.sampled_from([STAGES, STAGES[1:], STAGES[2:]]), st.
 
 @given(left=runs, longest=st.integers(1, 10), cap=st.sampled_from([None, 4, 7]))
 def test_every_stage_that_is_left_is_planned_once_behind_the_one_before(left, longest, cap):
-    arrays = plan(chains_of(left, longest), cap)
+    arrays = build_arrays(chains_of(left, longest), cap)
     planned = [(run, array.stage) for array in arrays for run in array.runs]
     assert sorted(planned, key=str) == sorted(((run, stage) for run, (_, stages) in left.items() for stage in stages), key=str)
     assert [array.stage for array in arrays].count(REPORT) == bool(left)
@@ -46,7 +47,7 @@ def test_every_stage_that_is_left_is_planned_once_behind_the_one_before(left, lo
 
 @given(left=runs, cap=st.integers(4, 9))
 def test_a_cap_holds_over_all_arrays(left, cap):
-    arrays = plan(chains_of(left, 1000), cap, queued=["7"])
+    arrays = build_arrays(chains_of(left, 1000), cap, queued=["7"])
     for place, array in enumerate(arrays[:-1]):
         resources = array.resources
         assert 1 <= array.at_once and array.at_once * resources.nodes * max(resources.gpus_per_node, 1) <= cap
@@ -56,7 +57,7 @@ def test_a_cap_holds_over_all_arrays(left, cap):
 
 def test_a_cap_below_one_run_is_refused_with_what_it_needs():
     with pytest.raises(UserError, match="--max-parallel 3: one run needs 4 GPUs in resources.train"):
-        plan(chains_of({RunDir(Path("a")): (Asking(2), STAGES)}, 10), 3)
+        build_arrays(chains_of({RunDir(Path("a")): (Asking(2), STAGES)}, 10), 3)
 
 
 def test_dependencies_in_the_words_of_sbatch():
@@ -72,13 +73,13 @@ def test_dependencies_in_the_words_of_sbatch():
 
 def test_a_chain_behind_an_array_in_the_queue_waits_for_its_elements():
     behind = Chain((("sample", StageResources()), ("evaluate", StageResources())), (RunDir(Path("a")), RunDir(Path("b"))), "7")
-    first, second, report = plan([behind], None, queued=["7"])
+    first, second, report = build_arrays([behind], None, queued=["7"])
     assert (first.after_own_queued, second.after_own_queued, second.after_own) == ("7", None, 0)
     assert "element i after i of 7 in the queue" in graph([first, second, report])
 
 
 def test_cost_is_told_by_stage():
-    arrays = plan(chains_of({RunDir(Path(name)): (Asking(2), STAGES) for name in "ab"}, 10), None)
+    arrays = build_arrays(chains_of({RunDir(Path(name)): (Asking(2), STAGES) for name in "ab"}, 10), None)
     # Two runs of 24 hours: training on 4 GPUs, sampling on 2, evaluation on a core, and half an hour for the report.
     assert hours(arrays) == ("at most 288 GPU-hours (train 192, sample 96) and 48 CPU-hours (evaluate 48, report 0) "
                              "without requeues")

@@ -10,7 +10,7 @@ from paths import ROOT
 from jobs.errors import StageFailed
 from jobs.run.failures import read_failure
 from jobs.run.progress import Progress
-from slurm.launch.job_entry import job_id, requeue
+from slurm.launch.job_entry import ask_for_requeue, job_id
 
 ENDING = """
 import os, signal
@@ -42,7 +42,7 @@ def test_requeues_end_where_an_attempt_got_no_further_than_the_one_before(job, m
     Progress(run.progress, "train", 100, "steps").close(40, "interrupted")
     (run.path / "requeues.json").write_text(json.dumps({"train": {"done": 40, "attempt": ["31", "0"]}}))
     with pytest.raises(StageFailed, match="got no further than 40") as raised:
-        requeue("train", run.path, attempt="1")
+        ask_for_requeue("train", run.path, attempt="1")
     assert raised.value.kind == "no progress"
     failure = read_failure(run.path)
     assert (failure.kind, failure.stage, failure.done) == ("no progress", "train", 40)
@@ -54,9 +54,9 @@ def test_one_attempt_is_requeued_by_one_rank_and_another_stage_starts_anew(job, 
     Progress(run.progress, "train", 100, "steps").close(40, "interrupted")
     record = run.path / "requeues.json"
     record.write_text(json.dumps({"train": {"done": 40, "attempt": ["31", "1"]}}))
-    requeue("train", run.path, attempt="1")  # another rank was quicker: no scontrol is asked for
+    ask_for_requeue("train", run.path, attempt="1")  # another rank was quicker: no scontrol is asked for
     with pytest.raises(FileNotFoundError, match="scontrol"):
-        requeue("sample", run.path, attempt="0")
+        ask_for_requeue("sample", run.path, attempt="0")
     assert json.loads(record.read_text())["sample"] == {"done": 40, "attempt": ["31", "0"]}
     assert job_id() == "30_1"
 

@@ -117,7 +117,7 @@ def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturb
     cluster.iddpm("submit", "spec.yaml", *LONG)
     run = tmp_path / "runs" / "study" / "run"
     until_trained(cluster, run, 40)
-    assert "1 told to save" in cluster.iddpm("requeue", "runs/study/run")
+    assert "1 asked to save" in cluster.iddpm("requeue", "runs/study/run")
     cluster.until(lambda: any("BeginTime" in line for line in cluster.queue()))
     assert 40 <= progress(run)["done"] < 200
     cluster.until_empty()

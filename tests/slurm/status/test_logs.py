@@ -10,10 +10,10 @@ import textwrap
 import pytest
 
 from jobs.errors import UserError
-from slurm.cli.tensorboard import show_board, way_here
+from slurm.cli.tensorboard import show_board, ssh_hint
 from slurm.launch.records import Submission, record
 from slurm.status import logs
-from slurm.status.logs import last_words, print_log
+from slurm.status.logs import end_of_log, print_log
 
 
 @pytest.fixture
@@ -70,17 +70,17 @@ def test_the_newest_log_is_meant_or_that_of_a_stage_and_rank(study, capfd):
     write_log(study, "a/logs/evaluate/4711/4711_1_log.out", "evaluating a here, rank 1\n", age=2)
     assert printed(capfd, study / "a", None, 1, False) == "evaluating a here, rank 1\n"
     assert printed(capfd, study / "b", None, 0, False) == "training b again\n"
-    with pytest.raises(UserError, match="no log of sample of rank 3 yet; there are those of train, sample, evaluate"):
+    with pytest.raises(UserError, match="no log of sample of rank 3 yet; there are logs of train, sample, evaluate"):
         print_log(study / "a", "sample", 3, False)
 
 
 def test_without_a_log_the_message_says_what_there_is(study, squeue):
-    with pytest.raises(UserError, match="none of its stages has begun"):
+    with pytest.raises(UserError, match="none of its stages has started"):
         print_log(study / "a", None, 0, False)
     squeue("12_0|s-train-1|PENDING|Priority||0|N/A")
     with pytest.raises(UserError, match=r"job 12_0 is pending \(Priority\); -f waits"):
         print_log(study / "a", None, 0, False)
-    with pytest.raises(UserError, match="2 runs; say which, such as .*s/a"):
+    with pytest.raises(UserError, match="2 runs; name one of them, such as .*s/a"):
         print_log(study, None, 0, False)
     with pytest.raises(UserError, match="neither"):
         print_log(study / "nowhere", None, 0, False)
@@ -159,13 +159,13 @@ def test_a_log_that_was_cut_is_read_from_its_beginning(study, tmp_path, capfd):
     assert capfd.readouterr().out == "long before\nnew\n"
 
 
-def test_last_words_are_the_last_attempts(tmp_path):
+def test_end_of_log_are_the_last_attempts(tmp_path):
     file = tmp_path / "log"
-    assert last_words(file) == ""
+    assert end_of_log(file) == ""
     file.write_text("Starting with JobEnvironment(1)\nfirst\nStarting with JobEnvironment(2)\nsecond\n")
-    assert "second" in last_words(file) and "first" not in last_words(file)
+    assert "second" in end_of_log(file) and "first" not in end_of_log(file)
     file.write_text("x\n" * 9000 + "the end\n")
-    assert last_words(file).endswith("the end\n") and len(last_words(file)) == 4096
+    assert end_of_log(file).endswith("the end\n") and len(end_of_log(file)) == 4096
 
 
 def test_tensorboard_needs_something_to_show_and_a_free_port(study, monkeypatch, capfd):
@@ -189,7 +189,7 @@ def test_tensorboard_needs_something_to_show_and_a_free_port(study, monkeypatch,
 
 
 def test_the_way_to_a_board_on_the_cluster():
-    assert way_here(6006, {"USER": "ada"}) == []
-    line = way_here(6007, {"USER": "ada", "SSH_CONNECTION": "10.0.0.9 50000 10.0.0.5 22"})[0]
+    assert ssh_hint(6006, {"USER": "ada"}) == []
+    line = ssh_hint(6007, {"USER": "ada", "SSH_CONNECTION": "10.0.0.9 50000 10.0.0.5 22"})[0]
     assert line.endswith("ssh -N -L 6007:localhost:6007 ada@10.0.0.5")
-    assert "-p 2222 10.0.0.5" in way_here(6007, {"SSH_CONNECTION": "10.0.0.9 50000 10.0.0.5 2222"})[0]
+    assert "-p 2222 10.0.0.5" in ssh_hint(6007, {"SSH_CONNECTION": "10.0.0.9 50000 10.0.0.5 2222"})[0]
