@@ -1,20 +1,25 @@
-"""Grids and strips of images."""
+"""Images as tensors, as bytes, and tiled into one picture. Loads no torch: the report takes pictures apart again."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from jobs.storage.files import atomic_path
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SHOWN_SIZE = 64  # small images are enlarged to about this many pixels: 8x8 ones would be specks
+GAP = 2  # white pixels between the images of a grid, and around them
 
 
 def to_uint8(x: Tensor) -> Tensor:
     """[-1, 1] to 0 .. 255 by rounding, so that x = -1 + 2k/255 gives back k. Any shape."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def to_x(images: Tensor) -> Tensor:
@@ -22,17 +27,40 @@ def to_x(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
-    """uint8 [N, H, W, C] tiled row by row on white: uint8 [rows, pixels, C], small images enlarged without smoothing."""
-    scale = max(1, SHOWN_SIZE // images.shape[1])
+def grid(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
+    """Tile `images`, uint8 [N, H, W, C], row by row on white: uint8 [rows, pixels, C]. Small images are enlarged, unsmoothed."""
+    scale = _enlargement(images.shape[1])
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
     for index, image in enumerate(images):
-        top, left = (gap + (index // columns) * (height + gap), gap + (index % columns) * (width + gap))
-        canvas[top:top + height, left:left + width] = image
+        _place(canvas, index, columns, height, width, gap)[:] = image
     return canvas
+
+
+def ungrid(picture: np.ndarray, size: int) -> np.ndarray:
+    """The images of a picture that `grid` made of full rows of square images: uint8 [N, size, size, C], row by row.
+
+    Raises ValueError for a picture that `grid` cannot have made of images of `size` pixels.
+    """
+    scale = _enlargement(size)
+    rows, columns = ((pixels - GAP) // (size * scale + GAP) for pixels in picture.shape[:2])
+    side = size * scale
+    if picture.shape[:2] != (rows * (side + GAP) + GAP, columns * (side + GAP) + GAP) or not rows * columns:
+        raise ValueError(f"a picture of {picture.shape[0]}x{picture.shape[1]} pixels is no grid of {size}x{size} images")
+    return np.stack([_place(picture, index, columns, side, side, GAP)[::scale, ::scale] for index in range(rows * columns)])
+
+
+def _enlargement(size: int) -> int:
+    """The whole factor by which `grid` enlarges images of `size` pixels."""
+    return max(1, SHOWN_SIZE // size)
+
+
+def _place(canvas: np.ndarray, index: int, columns: int, height: int, width: int, gap: int) -> np.ndarray:
+    """A view of the part of `canvas` where a grid has image number `index`."""
+    top, left = gap + (index // columns) * (height + gap), gap + (index % columns) * (width + gap)
+    return canvas[top:top + height, left:left + width]
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
