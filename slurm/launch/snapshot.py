@@ -11,12 +11,13 @@ PACKAGES = ("diffusion", "jobs", "slurm")
 
 
 def snapshot(study: Path) -> Path:
-    """Copy the program's modules, uncommitted changes and new files included, to study/code/HASH; return that folder.
+    """Copy the program's files, uncommitted changes and new files included, to study/code/HASH; return that folder.
 
     The same code goes to the same folder. provenance.json in it tells the commit and the difference from it.
     """
     modules = {file.relative_to(CODE): file.read_bytes()
-               for package in PACKAGES for file in sorted((CODE / package).rglob("*.py"))}
+               for package in PACKAGES for file in sorted((CODE / package).rglob("*"))
+               if file.is_file() and "__pycache__" not in file.parts}
     digest = hashlib.sha256()
     for name, content in modules.items():
         digest.update(f"{name} {len(content)}\n".encode() + content)
