@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.schedules import respaced_betas
+from diffusion.schedules import alphas_cumprod_of, forward_weights, respaced_betas
 
 Predict = Literal["epsilon", "x_start", "x_prev"]
 Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
@@ -42,7 +42,7 @@ class Coefficients:
         """DDPM eq. 4 and 7. Raises ValueError for betas that are not a 1-D array in (0, 1]."""
         if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
             raise ValueError("betas must be one-dimensional and in (0, 1]")
-        alphas_cumprod = np.cumprod(1 - betas)
+        alphas_cumprod = alphas_cumprod_of(betas)
         before = np.append(1.0, alphas_cumprod[:-1])
         variance = betas * (1 - before) / (1 - alphas_cumprod)
         return Coefficients(
@@ -92,9 +92,10 @@ class GaussianDiffusion:
         self.network_times = self._table(np.array(self.timestep_map, dtype=np.float32) * scale)
         self._tables = {field.name: self._table(getattr(self.coefficients, field.name)) for field in fields(Coefficients)}
         c = self.coefficients
+        signal, noise = forward_weights(c.betas)
         self._tables |= {
-            "sqrt_alphas_cumprod": self._table(np.sqrt(c.alphas_cumprod)),
-            "sqrt_one_minus_alphas_cumprod": self._table(np.sqrt(1 - c.alphas_cumprod)),
+            "sqrt_alphas_cumprod": self._table(signal),
+            "sqrt_one_minus_alphas_cumprod": self._table(noise),
             "log_one_minus_alphas_cumprod": self._table(np.log(1 - c.alphas_cumprod)),
             "sqrt_recip_alphas_cumprod": self._table(np.sqrt(1 / c.alphas_cumprod)),
             "sqrt_recipm1_alphas_cumprod": self._table(np.sqrt(1 / c.alphas_cumprod - 1)),

@@ -37,11 +37,22 @@ def betas_of(noise_schedule: str, diffusion_steps: int) -> np.ndarray:
     raise ValueError(f"unknown noise_schedule {noise_schedule!r}; there are linear and cosine")
 
 
+def alphas_cumprod_of(betas: np.ndarray) -> np.ndarray:
+    """alpha_bar [T] of the forward process with these betas [T] (Ho et al. 2020, eq. 4)."""
+    return np.cumprod(1 - betas)
+
+
+def forward_weights(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the image and of the noise in x_t, [T] each: sqrt(alpha_bar) and sqrt(1 - alpha_bar) (Ho et al. 2020, eq. 4)."""
+    alphas_cumprod = alphas_cumprod_of(betas)
+    return np.sqrt(alphas_cumprod), np.sqrt(1 - alphas_cumprod)
+
+
 def respaced_betas(betas: np.ndarray, timesteps: list[int]) -> np.ndarray:
     """Betas [K] of the chain that visits only `timesteps` (ascending) and has the same alpha_bar there.
 
     Nichol & Dhariwal 2021, eq. 19.
     """
-    alphas_cumprod = np.cumprod(1 - betas)[timesteps]
+    alphas_cumprod = alphas_cumprod_of(betas)[timesteps]
     before = np.append(1.0, alphas_cumprod[:-1])
     return 1 - alphas_cumprod / before

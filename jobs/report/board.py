@@ -1,4 +1,7 @@
-"""A run's TensorBoard log read back: curves and the last pictures, without what an interrupted attempt wrote too far."""
+"""Read a run's TensorBoard log: curves, and the last picture of each name.
+
+An interrupted attempt may log more steps than it saves. The next attempt repeats these steps, so their first values are left out.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +19,21 @@ class BoardLog:
 
     @property
     def training_seconds(self) -> float | None:
-        """Time spent in training steps, from the logged speed: without saving, previews and starting."""
+        """Time spent in training steps, by the logged speed. Without saving, previews and starting."""
         seen, speed = self.scalars.get("samples", {}), self.scalars.get("images_per_second", {})
         steps = sorted(step for step in seen if speed.get(step, 0) > 0)
         if not steps:
             return None
-        images = [seen[step] for step in steps]
-        return sum((after - before) / speed[step] for before, after, step in zip([0.0, *images], images, steps))
+        before = [0.0, *(seen[step] for step in steps[:-1])]
+        return sum((seen[step] - earlier) / speed[step] for step, earlier in zip(steps, before, strict=True))
 
 
 def read_board(folder: Path) -> BoardLog:
-    """The log in `folder`, attempts in the order of their files. Raises whatever a broken file makes tensorboard raise."""
+    """Read the log in `folder`, its files in the order of their names. A broken file raises whatever tensorboard raises."""
     log = BoardLog()
     for file in sorted(folder.glob("events.out.tfevents.*")):
         for event in LegacyEventFileLoader(str(file)).Load():
-            if event.session_log.status == SessionLog.START:  # a new attempt: later points of earlier ones are void
+            if event.session_log.status == SessionLog.START:  # a new attempt, which repeats the steps from here
                 log.scalars = {tag: {step: value for step, value in points.items() if step < event.step}
                                for tag, points in log.scalars.items()}
             for value in event.summary.value:

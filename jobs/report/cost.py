@@ -1,20 +1,18 @@
-"""What a run cost as measured, beside what jobs.cost.count counts from its spec."""
+"""The measured cost of a run, beside the cost that jobs.cost.count counts from its spec."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.cost.count import FP32, Cost, run_cost
-from jobs.kinds.diffusion.layers import unet_layers
+from jobs.cost.count import FP32, Cost
 from jobs.report.board import BoardLog
-from jobs.report.run import RunReport
-from jobs.spec.kinds import kind_of
-from jobs.spec.samplings import samplings, with_sampling
+from jobs.report.diffusion_facts import cost_of, doubled, layers_of, sampling_lengths
+from jobs.report.run import Attempt, RunReport
+from jobs.spec.layer_cost import LayerCost
 from jobs.spec.sections import Spec
 
-# Dense peak of half-precision matrix products, FLOP/s, by what torch calls the device (NVIDIA's data sheets).
+# Dense peak of half-precision matrix products in FLOP/s, by torch's name of the device (NVIDIA's data sheets).
 PEAK_HALF = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA A100": 312e12,
              "Tesla V100": 125e12, "NVIDIA L40S": 362e12, "NVIDIA GeForce RTX 4090": 165e12}
-CHAINS = (25, 50, 100, 250, 1000)
 
 
 @dataclass(frozen=True)
@@ -22,59 +20,76 @@ class StageTime:
     seconds: float
     """Wall time of all attempts together."""
     process_hours: float
-    """Times the processes: GPU hours where each has one."""
+    """Wall time times the number of processes: GPU hours where each process has a GPU."""
     device: str
     attempts: int
     recorded: bool
-    """From stages.jsonl; else told from the training log."""
+    """True: from stages.jsonl. False: estimated from the training log."""
 
 
 def stage_times(run: RunReport, log: BoardLog | None) -> dict[str, StageTime]:
-    """By stage, of those that are known. `log` helps for runs of before there was a stages.jsonl."""
-    times = {}
-    for stage in dict.fromkeys(attempt.stage for attempt in run.attempts):
-        ours = [attempt for attempt in run.attempts if attempt.stage == stage]
-        times[stage] = StageTime(sum(attempt.seconds for attempt in ours),
-                                 sum(attempt.seconds * attempt.world_size for attempt in ours) / 3600,
-                                 ", ".join(dict.fromkeys(attempt.device for attempt in ours)), len(ours), True)
+    """Return the times of the stages that are known, by stage.
+
+    A training that still runs, or was killed, has no line in stages.jsonl. Its time is estimated from `log`.
+    """
+    stages = dict.fromkeys(attempt.stage for attempt in run.attempts)
+    times = {stage: _recorded([attempt for attempt in run.attempts if attempt.stage == stage]) for stage in stages}
     if "train" not in times and log and run.spec and (seconds := log.training_seconds):
         times["train"] = StageTime(seconds, seconds * run.spec.resources.train.world_size / 3600, "", 1, False)
     return times
 
 
-def stage_flops(run: RunReport) -> dict[str, int]:
-    """Counted operations of the whole stage; sampling with every checkpoint and sampler that was evaluated."""
-    cost = run_cost(run.spec)
-    return {"train": cost.training_flops,
-            "sample": cost.forward_flops * run.spec.sample.num_samples * sampled_steps(run.spec),
+def _recorded(attempts: list[Attempt]) -> StageTime:
+    """Add up the attempts of one stage."""
+    return StageTime(sum(attempt.seconds for attempt in attempts),
+                     sum(attempt.seconds * attempt.world_size for attempt in attempts) / 3600,
+                     ", ".join(dict.fromkeys(attempt.device for attempt in attempts)), len(attempts), True)
+
+
+def stage_flops(cost: Cost) -> dict[str, int]:
+    """Return the counted operations of each whole stage. Sampling has every checkpoint and sampler that is evaluated."""
+    return {"train": cost.training_flops, "sample": cost.sampling_flops,
             "evaluate": cost.forward_flops * cost.evaluate_forward_passes}
 
 
-def sampled_steps(spec: Spec) -> int:
-    """Of all samplings of the run together, for one sample each."""
-    return sum(kind_of(spec).evaluations(with_sampling(spec, sampling)) for sampling in samplings(spec))
+@dataclass(frozen=True)
+class SamplingCost:
+    """The cost of drawing all samples of a run once, by a chain of some length."""
+
+    steps: int
+    flops: int
+    seconds: float | None
+    """In proportion to the measured time of the run's sampling; None where that is not known."""
 
 
-def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[tuple[int, int, float | None]]:
-    """To draw all samples by shorter chains and the full one: steps, FLOPs, and seconds in proportion to the measured stage."""
-    spec, cost = run.spec, run_cost(run.spec)
-    images, full = spec.sample.num_samples, spec.diffusion.diffusion_steps
+def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[SamplingCost]:
+    """Return the costs of shorter chains, the run's own and the full one."""
+    spec, cost = run.known_spec, cost_of(run.spec)
+    if cost is None:
+        return []
     measured = run.state == "done" and "sample" in times and times["sample"].recorded
-    second = times["sample"].seconds / (images * sampled_steps(spec)) if measured else None
-    return [(steps, cost.forward_flops * images * steps, second and second * images * steps)
-            for steps in sorted({*(steps for steps in CHAINS if steps < full), cost.sampling_steps, full})]
+    per_flop = times["sample"].seconds / cost.sampling_flops if measured else None
+    flops = {steps: cost.forward_flops * spec.sample.num_samples * steps
+             for steps in sampling_lengths(spec, cost.sampling_steps)}
+    return [SamplingCost(steps, flops[steps], None if per_flop is None else per_flop * flops[steps]) for steps in flops]
 
 
 def achieved_flops(run: RunReport, log: BoardLog) -> tuple[float, float | None] | None:
-    """Counted training operations per second at the median logged speed, and their share of the devices' peak if known."""
+    """Return the counted training operations per second at the median logged speed, and their share of the devices' peak.
+
+    The share is None where the peak is not known. Returns None where no speed is logged, or nothing can be counted.
+    """
     speeds = sorted(log.scalars.get("images_per_second", {}).values())
-    if not speeds or not run.spec:
+    cost = cost_of(run.spec)
+    if not speeds or cost is None:
         return None
-    train, cost = run.spec.train, run_cost(run.spec)
+    train = run.known_spec.train
     achieved = speeds[len(speeds) // 2] * cost.training_step_flops / train.batch_size
     last = next((attempt for attempt in reversed(run.attempts) if attempt.stage == "train"), None)
-    peak = next((peak for name, peak in PEAK_HALF.items() if last and last.device.startswith(name)), None)
-    return achieved, achieved / (peak * last.world_size) if peak and train.precision != "fp32" else None
+    if last is None or train.precision == "fp32":
+        return achieved, None
+    peak = next((peak for name, peak in PEAK_HALF.items() if last.device.startswith(name)), None)
+    return achieved, achieved / (peak * last.world_size) if peak else None
 
 
 @dataclass(frozen=True)
@@ -90,51 +105,45 @@ class LayerGroup:
     activations: int
     """Bytes kept for the backward pass of one image, in fp32."""
     checkpointed: int
-    """The same with gradient checkpointing, without the block that is recomputed."""
+    """Bytes kept with gradient checkpointing, without the block that is recomputed."""
 
 
 def layer_groups(spec: Spec) -> list[LayerGroup]:
-    """Highest resolution first, embeddings last."""
-    layers = unet_layers(spec)
-    keys = dict.fromkeys((layer.resolution, layer.kind) for layer in layers)
-    groups = []
-    for resolution, kind in sorted(keys, key=lambda key: -key[0]):
-        ours = [layer for layer in layers if (layer.resolution, layer.kind) == (resolution, kind)]
-        groups.append(LayerGroup(
-            resolution, kind, len(ours), sum(layer.parameters for layer in ours), sum(layer.flops for layer in ours),
-            FP32 * sum(layer.activations for layer in ours), FP32 * sum(layer.checkpointed_activations for layer in ours)))
-    return groups
+    """Return the groups of the network that samples: highest resolution first, embeddings last."""
+    groups: dict[tuple[int, str], list[LayerCost]] = {}
+    for layer in layers_of(spec):
+        groups.setdefault((layer.resolution, layer.kind), []).append(layer)
+    highest_first = sorted(groups.items(), key=lambda item: -item[0][0])
+    return [LayerGroup(resolution, kind, len(layers), sum(layer.parameters for layer in layers),
+                       sum(layer.flops for layer in layers), FP32 * sum(layer.activations for layer in layers),
+                       FP32 * sum(layer.checkpointed_activations for layer in layers))
+            for (resolution, kind), layers in highest_first]
 
 
-def with_checkpointing(spec: Spec, where: bool | list[int]) -> Cost:
-    return run_cost(spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": where})}))
+def with_checkpointing(spec: Spec, where: bool | list[int]) -> Cost | None:
+    """Count `spec` as if train.gradient_checkpointing were `where`."""
+    return cost_of(spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": where})}))
 
 
 @dataclass(frozen=True)
 class Growth:
-    """By what factor something grows when `what` doubles."""
+    """The factors by which the network grows when the size called `doubled` doubles."""
 
-    what: str
+    doubled: str
     parameters: float
     flops: float
     activations: float
 
 
 def growths(spec: Spec) -> list[Growth]:
-    """Counted, not approximated: the same network with one size doubled."""
-    data, model = spec.data, spec.model
-    attended = [2 * size for size in model.attention_resolutions]
-    larger = {"image size (attention at the same levels)": {
-                  "data": data.model_copy(update={"image_size": 2 * data.image_size}),
-                  "model": model.model_copy(update={"attention_resolutions": attended})},
-              "num_channels": {"model": model.model_copy(update={"num_channels": 2 * model.num_channels})},
-              "image channels": {"data": data.model_copy(update={"channels": 2 * data.channels})}}
+    """Count the network with one size doubled; nothing is approximated."""
     before = _sums(spec)
-    return [Growth(what, *(new / old for new, old in zip(_sums(spec.model_copy(update=update)), before)))
-            for what, update in larger.items()]
+    return [Growth(what, *(new / old for new, old in zip(_sums(larger), before, strict=True)))
+            for what, larger in doubled(spec).items()]
 
 
 def _sums(spec: Spec) -> Sequence[int]:
-    layers = unet_layers(spec)
+    """Return the parameters, operations and activations of all layers."""
+    layers = layers_of(spec)
     return [sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers),
             sum(layer.activations for layer in layers)]

@@ -1,8 +1,9 @@
-"""Figures that the papers printed for the data sets of configs/, with where they stand."""
+"""Figures that papers published for the data sets of configs/, with their sources."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from jobs.report.diffusion_facts import Setting, setting_of
 from jobs.spec.sections import Spec
 
 IDDPM = "Nichol & Dhariwal 2021 (arXiv 2102.09672), table {}"
@@ -18,22 +19,24 @@ class Published:
     bits_per_dim: float | None
     fid: float | None
     samples: int
-    """What FID was computed from, against the whole training set, with Inception features."""
+    """Number of samples behind FID, which compares Inception features with those of the whole training set."""
     source: str
     note: str = ""
 
-    def same_setting(self, spec: Spec) -> bool:
-        """Whether `spec` trains and samples this row's way, as far as the row tells."""
-        return (spec.train.iterations, spec.diffusion.diffusion_steps, spec.diffusion.noise_schedule,
-                spec.diffusion.loss.removesuffix("_unscaled")) == (self.iterations, self.diffusion_steps,
-                                                                   self.noise_schedule, self.loss)
+    def has_setting(self, setting: Setting | None, iterations: int) -> bool:
+        """Whether a model of `setting`, trained for `iterations`, equals this row's in everything that the row says."""
+        ours = setting and (iterations, setting.diffusion_steps, setting.noise_schedule, setting.loss.removesuffix("_unscaled"))
+        return ours == (self.iterations, self.diffusion_steps, self.noise_schedule, self.loss)
 
 
-def _table(number: int, samples: int, note: str, *rows: tuple) -> list[Published]:
-    return [Published(*row, samples, IDDPM.format(number), note) for row in rows]
+Row = tuple[int, int, str, str, float | None, float | None]
 
 
-# iterations, steps, schedule, loss, NLL, FID
+def _table(number: int, samples: int, note: str, *rows: Row) -> list[Published]:
+    return [Published(*row, samples=samples, source=IDDPM.format(number), note=note) for row in rows]
+
+
+# Rows: iterations, steps, schedule, loss, NLL, FID
 _CIFAR10 = [
     *_table(2, 50_000, "dropout 0.1 with linear, 0.3 with cosine",
             (500_000, 1000, "linear", "simple", 3.73, 3.29), (500_000, 4000, "linear", "simple", 3.37, 2.90),
@@ -52,7 +55,9 @@ _IMAGENET64_COND = _table(4, 50_000, "class-conditional, 270 M parameters, 250 s
 
 
 def published_for(spec: Spec) -> tuple[str, list[Published]]:
-    """The data set that `spec` trains on, told by its file's name and size, and what was published for it, if anything."""
+    """Return the name of the training data, which the file's name and the image size give away, and the rows published for it."""
+    if setting_of(spec) is None:  # the rows are of diffusion models
+        return spec.data.path, []
     name, size = PurePath(spec.data.path).stem.lower().replace("-", "").replace("_", ""), spec.data.image_size
     if name.startswith("cifar10") and not name.startswith("cifar100") and size == 32 and not spec.data.class_cond:
         return "CIFAR-10", _CIFAR10

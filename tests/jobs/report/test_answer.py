@@ -1,4 +1,4 @@
-"""A study's report: what it answers, and its numbers. (The page: tests/test_report_page.py.)"""
+"""A study's report: its answer, and its numbers in report.json, report.csv and report.md. (The page: test_page.py.)"""
 
 import csv
 import json
@@ -13,12 +13,15 @@ from paths import ROOT
 
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
-from jobs.report.answer import effects, ranked
 from jobs.report.board import read_board
 from jobs.report.cost import achieved_flops, sampling_costs, stage_times
-from jobs.report.page.complexity import cost_section
-from jobs.report.page.figures import bound_panel, curve_panels, styles
-from jobs.report.page.tables import as_csv, as_json, as_markdown
+from jobs.report.effects import effects
+from jobs.report.exports import as_csv, as_json, as_markdown
+from jobs.report.page.blocks import Bullets
+from jobs.report.page.chart import styles
+from jobs.report.page.cost_section import cost_blocks
+from jobs.report.page.panels import bound_panel, curve_panels
+from jobs.report.ranking import ranked
 from jobs.report.run import read_run
 from jobs.report.study import read_study
 from jobs.report.write import report
@@ -38,7 +41,7 @@ def test_the_answer_ranks_runs_and_compares_values_among_matched_runs(study):
     text = " ".join(read.answer)
     assert "lowest is 4 (interval 3 to 5), noise_schedule=cosine,loss=hybrid; next 5" in text
     assert "Example by example the gap is 0.500 ± 0.000 over 6 examples" in text
-    assert any("One training seed" in note for note in read.cautions)
+    assert any("one training seed" in note for note in read.cautions)
 
 
 def test_a_run_that_is_missing_takes_its_group_out_of_the_means(study):
@@ -104,8 +107,8 @@ def test_without_a_record_training_time_comes_from_the_log(study):
 def test_shorter_chains_cost_in_proportion(study):
     read = read_study(study)
     costs = sampling_costs(read.runs[0], read.times[read.runs[0].name])
-    assert [steps for steps, _, _ in costs] == [25, 40]
-    assert costs[0][1] / costs[1][1] == 25 / 40 and costs[1][2] == pytest.approx(30.0)
+    assert [cost.steps for cost in costs] == [25, 40]
+    assert costs[0].flops / costs[1].flops == 25 / 40 and costs[1].seconds == pytest.approx(30.0)
 
 
 def test_every_run_is_drawn_another_way(runs):
@@ -118,11 +121,12 @@ def test_every_run_is_drawn_another_way(runs):
 
 def test_curves_and_bounds_are_drawn_in_each_runs_own_dashes_and_ddim_hollow(study):
     read = read_study(study)
-    for panel in (bound_panel(read.bounds, read.drawn), curve_panels(read.shown, read.drawn)[1]):
+    drawn_as = styles(read.shown)
+    for panel in (bound_panel(read.bounds, drawn_as), curve_panels(read.shown, drawn_as)[1]):
         lines = re.findall(r'clip-path="[^"]*" style="fill: none; ([^"]*)"', panel)
         drawn = {(re.search(r"--[a-z]+", line)[0], "dasharray" in line) for line in lines} - {("--faint", False)}
         assert len(drawn) == 4, drawn  # two colours, each both ways
-    chain = curve_panels(read.shown, read.drawn)[1]
+    chain = curve_panels(read.shown, drawn_as)[1]
     assert "hollow: DDIM" in chain and re.search(r'<use [^>]*style="fill-opacity: 0;', chain)
 
 
@@ -169,7 +173,7 @@ def test_the_equations_of_the_cost_hold(study):
     read = read_study(study)
     evaluate = read.main.spec.evaluate.model_copy(update={"respacings": ["10", "20"]})
     read.main.spec = read.main.spec.model_copy(update={"evaluate": evaluate})
-    page = "".join(cost_section(read))
+    page = "".join(text for block in cost_blocks(read) if isinstance(block, Bullets) for text in block.texts)
     found = re.findall(r"(?:K steps|× steps|× T) = ([^=:]*?) = ([\d.,]+ [MGT]?)FLOP", page)
     assert len(found) == 3, page  # main chain, the curve's other points, bits/dim
     for product, total in found:
@@ -204,7 +208,7 @@ def test_what_is_no_study_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a study's directory"):
         report(tmp_path)
     (tmp_path / "study.json").write_text('{"runs": 3}')
-    with pytest.raises(UserError, match="study.json: not what"):
+    with pytest.raises(UserError, match="study.json: not as"):
         report(tmp_path)
 
 

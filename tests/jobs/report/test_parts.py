@@ -2,8 +2,8 @@
 
 import base64
 import io
-import time
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,33 +16,46 @@ from jobs.cost.count import run_cost
 from jobs.data.dataset import open_data
 from jobs.report.board import read_board
 from jobs.report.cost import growths, layer_groups
+from jobs.report.diffusion_facts import setting_of
+from jobs.report.evaluation import curve_of, metrics_of
 from jobs.report.neighbours import nearest
-from jobs.report.page.figures import Series, Style, _wrapped, chart, panel
+from jobs.report.page.chart import Series, Style, _wrapped, chart, panel
 from jobs.report.page.pictures import denoising_picture, noising_picture
 from jobs.report.published import published_for
-from jobs.report.run import metrics_of, read_run
+from jobs.report.run import read_run
 from jobs.run.board import Board
 from jobs.spec.file import load
 
 
-def test_an_evaluation_of_before_there_were_other_metrics_is_read():
-    old = {"samples": 64, "headline": {"fid (pixels)": 7.5, "bits/dim": 3.1},
-           "fid": {"value": 7.5, "features": "pixels", "note": "plain", "reference": "digits", "reference_images": 1500},
-           "bits_per_dim": {"value": 3.1, "standard_error": None, "examples": 16, "data": "digits-test"}}
-    metrics = metrics_of(old)
-    assert list(metrics) == ["fid (pixels)", "bits/dim"]
-    assert metrics["fid (pixels)"].comparable is False
-    assert metrics["fid (pixels)"].basis == "64 samples against 1,500 images of digits; plain"
-    assert metrics["bits/dim"].spread == ""
+def test_metrics_have_names_with_their_features_and_say_what_they_rest_on():
+    metrics = metrics_of({
+        "samples": 64, "features": {"name": "classifier", "note": "a small one", "comparable": False},
+        "reference": {"path": "digits", "images": 1500},
+        "metrics": {"fid": {"value": 7.5, "note": "plain"}, "inception_score": {"value": 2.0, "standard_deviation": 0.5}},
+        "bits_per_dim": {"value": 3.1, "standard_error": None, "examples": 16, "data": "digits-test"}})
+    assert list(metrics) == ["fid (classifier)", "inception score (classifier)", "bits/dim"]
+    assert [metric.key for metric in metrics.values()] == ["fid", "inception_score", "bits_per_dim"]
+    assert [metric.higher_is_better for metric in metrics.values()] == [False, True, False]
+    assert metrics["fid (classifier)"].comparable is False
+    assert metrics["fid (classifier)"].basis == "64 samples against 1,500 images of digits; plain"
+    assert metrics["inception score (classifier)"].basis == "64 samples against 1,500 images of digits; a small one"
+    assert [metric.spread for metric in metrics.values()] == ["", "± 0.5", ""]
+
+
+def test_points_of_a_curve_need_no_sampler():
+    [point] = curve_of({"curve": [{"step": 12, "samples": 10, "metrics": {"fid": 1.0}}]})
+    assert (point.step, point.sampler, point.timestep_respacing, point.sampling_steps) == (12, "", "", 1)
 
 
 def test_the_log_leaves_out_what_an_interrupted_attempt_wrote_too_far(tmp_path):
+    named: set[Path] = set()
     for attempt, (start, steps) in enumerate(((0, (10, 20, 30, 40)), (20, (30,)))):
         board = Board(tmp_path, start)
         for step in steps:
             board.scalars({"loss": step + attempt / 8, "samples": 10 * step, "images_per_second": 50.0}, step)
         board.close()
-        time.sleep(1.1)  # the files' names count seconds
+        [written] = set(tmp_path.iterdir()) - named
+        named.add(written.rename(tmp_path / f"events.out.tfevents.{attempt}"))  # tensorboard's own names count seconds
     log = read_board(tmp_path)
     assert log.scalars["loss"] == {10: 10, 20: 20, 30: 30.125}
     assert log.training_seconds == pytest.approx(6.0)
@@ -59,13 +72,16 @@ def test_layers_add_up_to_the_network_and_doubling_grows_as_stated(make_run):
     assert 1 < channels.flops < 1.2
 
 
-def test_the_papers_rows_stand_beside_their_configs_only():
-    spec = load(ROOT / "configs" / "cifar10.yaml", ()).runs[0].spec
+def figures_of_the_same_setting(config: str) -> tuple[str, list[tuple]]:
+    spec = load(ROOT / "configs" / f"{config}.yaml", ()).runs[0].spec
     name, rows = published_for(spec)
-    assert name == "CIFAR-10" and [(row.bits_per_dim, row.fid) for row in rows if row.same_setting(spec)] == [(3.17, 3.19)]
-    found = {config: [(row.bits_per_dim, row.fid) for row in published_for(spec)[1] if row.same_setting(spec)]
-             for config in ("cifar10-vlb", "ddpm-cifar10", "imagenet64", "imagenet64-cond", "quickstart")
-             for spec in [load(ROOT / "configs" / f"{config}.yaml", ()).runs[0].spec]}
+    return name, [(row.bits_per_dim, row.fid) for row in rows if row.has_setting(setting_of(spec), spec.train.iterations)]
+
+
+def test_the_papers_rows_stand_beside_their_configs_only():
+    assert figures_of_the_same_setting("cifar10") == ("CIFAR-10", [(3.17, 3.19)])
+    found = {config: figures_of_the_same_setting(config)[1]
+             for config in ("cifar10-vlb", "ddpm-cifar10", "imagenet64", "imagenet64-cond", "quickstart")}
     assert found == {"cifar10-vlb": [(2.94, 11.47)], "ddpm-cifar10": [(None, 3.17)], "imagenet64": [(3.57, 19.2)],
                      "imagenet64-cond": [(None, 2.92)], "quickstart": []}
 
@@ -109,10 +125,10 @@ def test_the_denoising_strip_comes_out_of_tensorboard_as_it_went_in(make_run):
 
 
 def test_noising_begins_with_the_image_and_ends_without(make_run):
-    images = open_data("digits", 8, 1).images
-    pixels = decoded(noising_picture(make_run().spec, images)).astype(int)
+    run, data = read_run(make_run().path, {}), open_data("digits", 8, 1)
+    pixels = decoded(noising_picture(run, data)).astype(int)
     first, last = pixels[:, :8, 0], pixels[:, -8:, 0]
-    image = images[0, :, :, 0].astype(float)
+    image = data.images[0, :, :, 0].astype(float)
     assert np.corrcoef(first.ravel(), image.ravel())[0, 1] > 0.95 and abs(np.corrcoef(last.ravel(), image.ravel())[0, 1]) < 0.5
 
 

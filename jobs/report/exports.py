@@ -1,4 +1,4 @@
-"""The report without its page: everything as JSON, every number as CSV, and a table in Markdown."""
+"""The report beside its page: everything as JSON, every number as CSV, and the table of runs in Markdown."""
 
 import csv
 import io
@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from jobs.cost.count import run_cost
+from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import amount, figure
-from jobs.report.answer import best_runs, label, ranked
 from jobs.report.cost import layer_groups, sampling_costs, stage_flops
-from jobs.report.page.figures import bound_points, smoothed
+from jobs.report.curves import bound_points, smoothed
+from jobs.report.diffusion_facts import cost_of
+from jobs.report.effects import label
 from jobs.report.published import published_for
-from jobs.report.run import RunReport, lower_is_better
+from jobs.report.ranking import best_runs, metric_named, ranked
+from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 
 COLUMNS = ("run", "table", "quantity", "at", "value")
-"""Of report.csv; `at` is the iteration, timestep or number of steps that a value belongs to, empty where there is none."""
+"""The columns of report.csv. `at`: the iteration, timestep or number of steps that a value belongs to, or empty."""
 
 
 def as_json(study: StudyReport) -> dict:
@@ -26,7 +28,7 @@ def as_json(study: StudyReport) -> dict:
                          "matched_groups": [[run.name for run in group] for group in effect.groups], "wins": effect.wins,
                          "verdict": effect.verdict}
                         for effect in study.effects],
-            "published": [asdict(row) for row in published_for(study.main.spec)[1]] if study.main else []}
+            "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []}
 
 
 def _run(study: StudyReport, run: RunReport) -> dict:
@@ -34,9 +36,8 @@ def _run(study: StudyReport, run: RunReport) -> dict:
                              "metrics": {name: asdict(metric) for name, metric in run.metrics.items()},
                              "curve": [asdict(point) for point in run.curve],
                              "stages": {stage: asdict(time) for stage, time in study.times[run.name].items()}}
-    if run.spec:
-        cost = run_cost(run.spec)
-        facts |= {"parameters": cost.parameters, "forward_flops": cost.forward_flops, "flops": stage_flops(run)}
+    if cost := cost_of(run.spec):
+        facts |= {"parameters": cost.parameters, "forward_flops": cost.forward_flops, "flops": stage_flops(cost)}
     if run.failure:
         failure = run.failure
         facts["failure"] = {"stage": failure.stage, "kind": failure.kind, "message": failure.message,
@@ -57,9 +58,9 @@ def _numbers(study: StudyReport) -> Iterator[tuple]:
         yield from _numbers_of(study, run)
     for name, log in study.logs.items():
         for tag, points in log.scalars.items():
-            yield from ((name, "training", tag, f"{step:g}", value) for step, value in zip(*smoothed(points)))
+            yield from ((name, "training", tag, f"{step:g}", value) for step, value in zip(*smoothed(points), strict=True))
     for name, vb in study.bounds.items():
-        yield from ((name, "bound", "bits/dim", t, vb[t]) for t in bound_points(vb))
+        yield from ((name, "bound", BITS, t, vb[t]) for t in bound_points(vb))
     for effect in study.effects:
         yield from (("", "effect", f"{effect.metric} by {effect.field}", value, mean) for value, mean in effect.means.items())
     if study.main:
@@ -71,26 +72,26 @@ def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
         yield run.name, "metric", name, "", metric.value
     for point in run.curve:
         for name, value in point.metrics.items():
-            yield run.name, "curve", f"{name} {point.sampler} {point.sampling_steps} steps", point.step, value
+            quantity = " ".join(filter(None, [name, point.sampler, f"{point.sampling_steps} steps"]))
+            yield run.name, "curve", quantity, point.step, value
     for stage, time in study.times[run.name].items():
         yield run.name, "seconds", stage, "", time.seconds
         yield run.name, "process hours", stage, "", time.process_hours
-    if run.spec:
-        cost = run_cost(run.spec)
+    if cost := cost_of(run.spec):
         yield run.name, "cost", "parameters", "", cost.parameters
         yield run.name, "cost", "forward FLOPs", "", cost.forward_flops
-        yield from ((run.name, "cost", f"{stage} FLOPs", "", flops) for stage, flops in stage_flops(run).items())
+        yield from ((run.name, "cost", f"{stage} FLOPs", "", flops) for stage, flops in stage_flops(cost).items())
 
 
 def _numbers_of_main(study: StudyReport, run: RunReport) -> Iterator[tuple]:
-    for group in layer_groups(run.spec):
+    for group in layer_groups(run.known_spec):
         for key in ("layers", "parameters", "flops", "activations", "checkpointed"):
             yield run.name, "layers", f"{group.kind} {key}", group.resolution, getattr(group, key)
-    for steps, flops, seconds in sampling_costs(run, study.times[run.name]):
-        yield run.name, "sampling", "FLOPs", steps, flops
-        if seconds is not None:
-            yield run.name, "sampling", "seconds", steps, seconds
-    for row in published_for(run.spec)[1]:
+    for cost in sampling_costs(run, study.times[run.name]):
+        yield run.name, "sampling", "FLOPs", cost.steps, cost.flops
+        if cost.seconds is not None:
+            yield run.name, "sampling", "seconds", cost.steps, cost.seconds
+    for row in published_for(run.known_spec)[1]:
         setting = f"T={row.diffusion_steps} {row.noise_schedule} {row.loss} ({row.source})"
         for name, value in (("NLL", row.bits_per_dim), ("FID", row.fid)):
             if value is not None:
@@ -98,23 +99,24 @@ def _numbers_of_main(study: StudyReport, run: RunReport) -> Iterator[tuple]:
 
 
 def as_markdown(study: StudyReport) -> str:
-    """The table of runs, for a README; the best of each metric is bold."""
-    best = {name: best_runs(study.runs, name) for name in study.metrics}
-    heads = [*(study.fields or ["run"]), *(f"{name} {'↓' if lower_is_better(name) else '↑'}" for name in study.metrics),
+    """Return the table of runs, for a README. The best of each metric is bold."""
+    metrics = [metric_named(study.runs, name) for name in study.metrics]
+    heads = [*(study.fields or ["run"]), *(f"{metric.name} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics),
              "training FLOP", "state"]
-    rows = []
-    for run in study.runs:
-        cells = [run.name] if not study.fields else []
-        cells += [label(run.differs[key]) if key in run.differs else "" for key in study.fields]
-        for name in study.metrics:
-            text = figure(run.metrics[name].value) if name in run.metrics else ""
-            cells.append(f"**{text}**" if run in best[name] else text)
-        cells += [amount(run_cost(run.spec).training_flops).strip() if run.spec else "", run.state]
-        rows.append(cells)
-    lines = [_line(heads), _line(["---"] * len(heads)), *map(_line, rows)]
+    best = {name: best_runs(study.runs, name) for name in study.metrics}
+    lines = [_line(heads), _line(["---"] * len(heads)), *(_line(_cells(study, run, best)) for run in study.runs)]
     notes = [f"{name}: {metric.basis}" for name in study.metrics
              if (metric := ranked(study.runs, name)[0].metrics[name]).basis]
     return "\n".join([study.question, "", *lines, "", *(f"- {note}" for note in notes + study.cautions)]) + "\n"
+
+
+def _cells(study: StudyReport, run: RunReport, best: dict[str, list[RunReport]]) -> list[str]:
+    cells = [label(run.differs[key]) if key in run.differs else "" for key in study.fields] or [run.name]
+    for name in study.metrics:
+        text = figure(run.metrics[name].value) if name in run.metrics else ""
+        cells.append(f"**{text}**" if run in best[name] else text)
+    cost = cost_of(run.spec)
+    return [*cells, amount(cost.training_flops).strip() if cost else "", run.state]
 
 
 def _line(cells: list[str]) -> str:

@@ -1,0 +1,125 @@
+"""What a run's evaluation.json says: its metrics with their errors, and the points of its curve."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.kinds.diffusion.kind import BITS, BITS_KEY
+from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
+
+Z = 1.96  # 95 % of a normal distribution lie within so many standard deviations
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    """In tables, with the features that the metric rests on: "fid (pixels)"."""
+    key: str
+    """In evaluation.json: "fid"."""
+    value: float
+    spread: str
+    """Such as "± 0.09" or "20.1 to 20.9"; empty where the spread is not known."""
+    spread_is: str
+    """"standard error", "standard deviation" or "interval", or empty."""
+    comparable: bool | None
+    """With published figures; None: with numbers of the same data only."""
+    basis: str
+    """What the metric was computed from, in words."""
+    error: float | None = None
+    """Half of the 95 % interval of the value, where an interval or a standard error is known."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.key in HIGHER_IS_BETTER
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Samples of one checkpoint by one sampler, measured."""
+
+    step: int
+    sampler: str
+    """Empty for a kind of model that has no samplers to choose from, as is timestep_respacing."""
+    timestep_respacing: str
+    sampling_steps: int
+    metrics: dict[str, float]
+    """By key: "fid"."""
+
+    def samples_like(self, other: "CurvePoint") -> bool:
+        """Whether the two points differ in nothing but the checkpoint."""
+        return (self.sampler, self.timestep_respacing) == (other.sampler, other.timestep_respacing)
+
+
+def finite(value: Any) -> float | None:
+    """Return `value` as a float; None for whatever is not a finite number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
+
+
+def metrics_of(evaluation: dict) -> dict[str, Metric]:
+    """Return the metrics of an evaluation.json by name. Metrics whose value is not a finite number are left out."""
+    found = [*_of_samples(evaluation), *_of_held_out_examples(evaluation)]
+    return {metric.name: metric for metric in found}
+
+
+def curve_of(evaluation: dict) -> list[CurvePoint]:
+    return [_point(entry) for entry in evaluation.get("curve") or []]
+
+
+def _of_samples(evaluation: dict) -> list[Metric]:
+    features, basis, found = dict(evaluation.get("features") or {}), _comparison(evaluation), []
+    for key, detail in dict(evaluation.get("metrics") or {}).items():
+        if (value := finite(detail.get("value"))) is not None:
+            label = NUMBERS[key].label if key in NUMBERS else key
+            notes = "; ".join(filter(None, [basis, detail.get("note") or features.get("note")]))
+            found.append(Metric(f"{label} ({features.get('name', '?')})", key, value, *_spread(detail),
+                                features.get("comparable"), notes, _error(value, detail)))
+    return found
+
+
+def _comparison(evaluation: dict) -> str:
+    """How many samples were compared with what, in words."""
+    samples, reference = evaluation.get("samples"), evaluation.get("reference") or {}
+    images = reference.get("images")
+    if not isinstance(samples, int) or not isinstance(images, int):
+        return ""
+    return f"{samples:,} samples against {images:,} images of {reference.get('path', '?')}"
+
+
+def _of_held_out_examples(evaluation: dict) -> list[Metric]:
+    bits = evaluation.get(BITS_KEY) or {}
+    value = finite(bits.get("value"))
+    if value is None:
+        return []
+    basis = f"variational bound over all timesteps, {bits.get('examples')} examples of {bits.get('data')}"
+    return [Metric(BITS, BITS_KEY, value, *_spread(bits), None, basis, _error(value, bits))]
+
+
+def _spread(detail: dict) -> tuple[str, str]:
+    """Return Metric.spread and Metric.spread_is."""
+    for key in ("standard_error", "standard_deviation"):
+        if (value := finite(detail.get(key))) is not None:
+            return f"± {value:.2g}", key.replace("_", " ")
+    if ends := _interval(detail):
+        return f"{ends[0]:.4g} to {ends[1]:.4g}", "interval"
+    return "", ""
+
+
+def _error(value: float, detail: dict) -> float | None:
+    """Return Metric.error. The lower end of an interval may have been cut off at 0, so the larger half counts."""
+    if (standard_error := finite(detail.get("standard_error"))) is not None:
+        return Z * standard_error
+    ends = _interval(detail)
+    return max(abs(end - value) for end in ends) if ends else None
+
+
+def _interval(detail: dict) -> list[float]:
+    """Return the two ends, or nothing where they are not known."""
+    ends = [end for given in detail.get("interval") or [] if (end := finite(given)) is not None]
+    return ends if len(ends) == 2 else []
+
+
+def _point(entry: dict) -> CurvePoint:
+    metrics = {str(key): value for key, found in entry["metrics"].items() if (value := finite(found)) is not None}
+    return CurvePoint(int(entry["step"]), str(entry.get("sampler", "")), str(entry.get("timestep_respacing", "")),
+                      int(entry.get("sampling_steps", 1)), metrics)

@@ -1,0 +1,129 @@
+"""The charts of the report: which curves each of them has."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from markupsafe import Markup
+
+from jobs.kinds.diffusion.kind import BITS
+from jobs.report.board import BoardLog
+from jobs.report.curves import bound_points, evenly_spaced, smoothed
+from jobs.report.diffusion_facts import cost_of, noise_schedules
+from jobs.report.effects import Effect
+from jobs.report.evaluation import CurvePoint
+from jobs.report.page.chart import COLOURS, DASHES, FAINT, MARKERS, Series, Style, panel
+from jobs.report.run import RunReport
+
+TITLES = {"loss": "Loss", "mse": "Squared error of the prediction", "vb": "Term of the bound", "grad_norm": "Gradient norm",
+          "images_per_second": "Images per second", "lr": "Learning rate"}
+NOT_LOGARITHMIC = ("images_per_second", "lr")
+
+
+def training_panels(logs: dict[str, BoardLog], drawn: dict[str, Style]) -> list[Markup]:
+    """What training logged, all runs in one panel for each quantity."""
+    tags = dict.fromkeys(tag for log in logs.values() for tag in log.scalars)
+    more = {tag: tag.replace("_", " ").capitalize() for tag in tags if tag.startswith("grad") and tag not in TITLES}
+    panels = []
+    for tag, title in {**TITLES, **more}.items():
+        series = [Series(*smoothed(log.scalars[tag]), drawn[name]) for name, log in logs.items() if tag in log.scalars]
+        if any(len(one.x) for one in series):
+            panels.append(panel(title, "iteration", tag, series, "" if tag in NOT_LOGARITHMIC else "y"))
+    return panels
+
+
+def quartile_panels(logs: dict[str, BoardLog]) -> list[Markup]:
+    """The loss of each run by the quarter of the chain that t fell into."""
+    panels = []
+    for name, log in logs.items():
+        series = [Series(*smoothed(log.scalars[f"loss_q{q}"]), Style(COLOURS[q], MARKERS[q], DASHES[q]),
+                         f"t in quarter {q + 1}")
+                  for q in range(4) if f"loss_q{q}" in log.scalars]
+        if any(len(one.x) for one in series):
+            panels.append(panel(name, "iteration", "loss", series, "y"))
+    return panels
+
+
+def bound_panel(terms: dict[str, np.ndarray], drawn: dict[str, Style]) -> Markup:
+    """Terms of the variational bound [T] by timestep, as in figure 2 of Nichol & Dhariwal 2021. `terms`: by run."""
+    series = []
+    for name, vb in terms.items():
+        t = bound_points(vb)
+        # Noise would hide the dashes, so neighbours closer than a fortieth of the axis are averaged.
+        parts = [part for part in np.split(t, np.searchsorted(t, np.geomspace(1, len(vb), 40))) if len(part)]
+        series.append(Series([(part.mean() + 1) / len(vb) for part in parts], [vb[part].mean() for part in parts], drawn[name]))
+    return panel("Terms of the bound", "(t + 1) / T", BITS, series, "xy")
+
+
+def curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style]) -> list[Markup]:
+    """Each metric over training steps, over sampling steps and over compute, where it was measured at several points."""
+    metrics = dict.fromkeys(name for run in runs for point in run.curve for name in point.metrics)
+    return [one for metric in metrics for one in _curve_panels(runs, drawn, metric)]
+
+
+def _curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style], metric: str) -> list[Markup]:
+    over_training, over_chain, over_compute = [], [], []
+    for run in runs:
+        if series := _over_training(run, metric, drawn[run.name]):
+            over_training.append(series)
+            if cost := cost_of(run.spec):
+                over_compute.append(replace(series, x=[step * cost.training_step_flops for step in series.x]))
+        over_chain += _over_chain(run, metric, drawn[run.name], len(runs) == 1)
+    return [panel(f"{metric} over {what}", x_label, metric, series, log) for series, what, x_label, log in (
+        (over_training, "training", "iteration", ""),
+        (over_chain, "sampling steps", "steps (hollow: DDIM)", "x"),
+        (over_compute, "training compute", "FLOPs", "x")) if series]
+
+
+def _over_training(run: RunReport, metric: str, style: Style) -> Series | None:
+    """The metric over the checkpoints that the main sampler drew samples from; None for fewer than two."""
+    points = [point for point in run.curve if metric in point.metrics and point.samples_like(run.curve[0])]
+    if len(points) < 2:
+        return None
+    points.sort(key=lambda point: point.step)
+    return Series([point.step for point in points], [point.metrics[metric] for point in points], style)
+
+
+def _over_chain(run: RunReport, metric: str, style: Style, alone: bool) -> list[Series]:
+    """The metric over the lengths of the chain, a line for each sampler. DDIM has hollow markers.
+
+    `alone`: no other run is drawn, so the lines can have the samplers' names. Fewer than two points make no line.
+    """
+    points = [point for point in run.curve if metric in point.metrics and point.step == run.curve[0].step]
+    if len(points) < 2:
+        return []
+    samplers: dict[str, list[CurvePoint]] = {}
+    for point in sorted(points, key=lambda point: point.sampling_steps):
+        samplers.setdefault(point.sampler, []).append(point)
+    in_order = dict.fromkeys(point.sampler for point in points)
+    return [Series([point.sampling_steps for point in samplers[name]], [point.metrics[metric] for point in samplers[name]],
+                   replace(style, hollow=name == "ddim"), name if alone else "") for name in in_order]
+
+
+def effect_panels(effects: Sequence[Effect]) -> list[Markup]:
+    """A metric over a swept field: each matched group a thin line, their mean a thick one."""
+    panels = []
+    for effect in effects:
+        x = range(len(effect.means))
+        groups = [Series(x, [run.metrics[effect.metric].value for run in group], Style(FAINT, "o", "-", 0.8))
+                  for group in effect.groups] if len(effect.groups) > 1 else []
+        panels.append(panel(f"{effect.metric} by {effect.field.rpartition('.')[2]}", effect.field, effect.metric,
+                            [*groups, Series(x, list(effect.means.values()), Style(COLOURS[0], "D", "-", 2.4))],
+                            categories=list(effect.means)))
+    return panels
+
+
+def schedule_panels(runs: Sequence[RunReport]) -> list[Markup]:
+    """alpha_bar and the log signal-to-noise ratio of every noise schedule among `runs` (Nichol & Dhariwal 2021, figure 5)."""
+    schedules = noise_schedules(run.spec for run in runs if run.spec)[:len(DASHES)]
+    signals, ratios = [], []
+    for index, schedule in enumerate(schedules):
+        steps = len(schedule.alphas_cumprod)
+        kept = evenly_spaced(steps)
+        signal, x = schedule.alphas_cumprod[kept], (kept + 1) / steps
+        style = Style(COLOURS[index], "", DASHES[index])
+        signals.append(Series(x, signal, style, schedule.name))
+        # The last betas of the cosine schedule leave almost no signal, and log(0) is not a number.
+        ratios.append(Series(x, np.log(np.maximum(signal, 1e-30) / (1 - signal)), style, schedule.name))
+    return [panel("Signal left", "(t + 1) / T", "alphas_cumprod", signals),
+            panel("Signal to noise", "(t + 1) / T", "log SNR", ratios)] if schedules else []

@@ -1,0 +1,57 @@
+"""The section with pictures: samples, strips from data to noise and back, nearest training images."""
+
+from collections.abc import Iterator
+
+from jobs.data.dataset import ImageData
+from jobs.report.diffusion_facts import setting_of
+from jobs.report.page.blocks import Block, Heading, Paragraph, Pictures
+from jobs.report.page.pictures import (
+    Picture,
+    denoising_picture,
+    neighbours_picture,
+    noising_picture,
+    samples_picture,
+    training_data,
+    usual_distance,
+)
+from jobs.report.run import RunReport
+from jobs.report.study import StudyReport
+
+
+def pictures_blocks(study: StudyReport) -> list[Block]:
+    runs, data = study.shown, _opened(study.shown)
+    near = [(run, picture) for run in runs if run.name in data and (picture := neighbours_picture(run, data[run.name]))]
+    usual = usual_distance(near[0][0], data[near[0][0].name]) if near else ""
+    return [
+        *_titled("Samples",
+                 [samples_picture(run, data[run.name].class_names if run.name in data else []) for run in runs],
+                 "The same place has the same noise at the start in every run with the same sample.seed, sample.batch_size and "
+                 "image size."),
+        *_titled("From data to noise", [noising_picture(run, data[run.name]) for run in _schedules(runs, data)],
+                 "The forward process of the first training image, with the same noise each time."),
+        *_titled("From noise to a sample", [denoising_picture(run, study.logs.get(run.name)) for run in runs],
+                 "Quick samples (at most 50 steps of DDIM) that training drew when it saved last."),
+        *_titled("Nearest training images", [picture for _, picture in near],
+                 "Above the first samples, below the training images nearest to them in pixel space (root mean square over "
+                 f"pixels). {usual}")]
+
+
+def _titled(title: str, pictures: list[Picture | None], note: str) -> Iterator[Block]:
+    """Pictures with a heading and a note; nothing where there are no pictures."""
+    shown = [picture for picture in pictures if picture]
+    if shown:
+        yield from (Heading(title), Pictures(shown), Paragraph(note, "note"))
+
+
+def _opened(runs: list[RunReport]) -> dict[str, ImageData]:
+    """The training data of the runs whose data can be opened, by run. Each file is opened once."""
+    by_path = {run.known_spec.data.path: run for run in runs}
+    opened = {path: data for path, run in by_path.items() if (data := training_data(run))}
+    return {run.name: opened[path] for run in runs if (path := run.known_spec.data.path) in opened}
+
+
+def _schedules(runs: list[RunReport], data: dict[str, ImageData]) -> list[RunReport]:
+    """One run with data for each data set and noise schedule."""
+    settings = [(run, setting_of(run.spec)) for run in runs if run.name in data]
+    return list({(run.known_spec.data.path, setting.noise_schedule, setting.diffusion_steps): run
+                 for run, setting in settings if setting}.values())

@@ -1,0 +1,95 @@
+"""The sections on runs: the table of all runs, and what failed."""
+
+from collections.abc import Iterator
+
+from jobs.kinds.diffusion.kind import BITS
+from jobs.quantities import amount, figure
+from jobs.report.answer import LISTED
+from jobs.report.cost import StageTime, stage_flops
+from jobs.report.diffusion_facts import cost_of
+from jobs.report.effects import label
+from jobs.report.evaluation import Metric
+from jobs.report.page.blocks import Block, Bullets, Cell, Paragraph, Row, Table
+from jobs.report.ranking import best_runs, ranked
+from jobs.report.run import RunReport
+from jobs.report.study import StudyReport
+from jobs.run.failures import Failure
+from jobs.run.progress import duration
+from jobs.spec.stages import STAGES
+
+
+def runs_blocks(study: StudyReport) -> list[Block]:
+    best = {name: ranked(study.runs, name)[0].metrics[name] for name in study.metrics}
+    marked = {name: best_runs(study.runs, name) for name in study.metrics}
+    heads: Row = [
+        "run", "state", *(Cell(key.rpartition(".")[2], key.rpartition(".")[0]) for key in study.fields),
+        *(Cell(name, _how_to_read(metric)) for name, metric in best.items()), *(Cell(stage, "wall time") for stage in STAGES),
+        Cell("process", "hours"), Cell("FLOP", "all stages, counted")]
+    rows = [list(_row(study, run, marked)) for run in study.runs]
+    notes = [_basis(metric) for metric in best.values() if metric.basis]
+    return [Table(heads, rows, sortable=True), Bullets(notes, "note"), Paragraph(_about_times(study), "note")]
+
+
+def _row(study: StudyReport, run: RunReport, marked: dict[str, list[RunReport]]) -> Iterator[Cell]:
+    yield Cell(run.name)
+    yield Cell(run.state, run.failure.kind if run.failure and run.state == "failed" else "")
+    for key in study.fields:
+        yield _swept(run, key)
+    for name in study.metrics:
+        metric = run.metrics.get(name)
+        yield Cell(figure(metric.value), metric.spread, metric.value, run in marked[name]) if metric else Cell("")
+    times = study.times[run.name]
+    for stage in STAGES:
+        yield _wall_time(times[stage]) if stage in times else Cell("")
+    hours = sum(time.process_hours for time in times.values())
+    yield Cell(f"{hours:.3g}", value=hours) if times else Cell("")
+    cost = cost_of(run.spec)
+    flops = sum(stage_flops(cost).values()) if cost else 0
+    yield Cell(amount(flops).strip(), value=float(flops)) if flops else Cell("")
+
+
+def _about_times(study: StudyReport) -> str:
+    estimated = any(not time.recorded for times in study.times.values() for time in times.values())
+    return ("Comparable, or not: with published figures. Wall times are those of stages.jsonl, over all attempts; process hours "
+            "count every process, which is GPU hours where each has a GPU."
+            + (" ≈: estimated from the logged speed, without saving and starting." if estimated else ""))
+
+
+def _basis(metric: Metric) -> str:
+    return f"{metric.name}: {metric.basis}{f'; below the value the {metric.spread_is}' if metric.spread else ''}."
+
+
+def _how_to_read(metric: Metric) -> str:
+    """For a column's head. Lines do not break at the spaces inside each phrase."""
+    direction = "higher is better" if metric.higher_is_better else "lower is better"
+    comparable = {True: "comparable", False: "not comparable", None: "on the same data" if metric.name == BITS else ""}
+    return ", ".join(words.replace(" ", "\u00a0") for words in (direction, comparable[metric.comparable]) if words)
+
+
+def _swept(run: RunReport, key: str) -> Cell:
+    value = run.differs.get(key)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Cell(label(value), value=float(value))
+    return Cell(label(value) if key in run.differs else "")
+
+
+def _wall_time(time: StageTime) -> Cell:
+    return Cell(("" if time.recorded else "≈ ") + duration(time.seconds), time.device, time.seconds)
+
+
+def problems_blocks(study: StudyReport) -> list[Block]:
+    """Failed runs, in one row where they failed alike, and the remarks on broken files."""
+    alike: dict[str, list[tuple[RunReport, Failure]]] = {}
+    for run in study.runs:
+        if run.failure and run.state == "failed":
+            alike.setdefault(run.failure.signature, []).append((run, run.failure))
+    rows = [_failures(failures) for failures in alike.values()]
+    remarks = [f"{run.name}: {remark}" for run in study.runs for remark in dict.fromkeys(run.remarks)]
+    return [Table(["run", "stage", "kind", "message", "what to do"], rows), Bullets(remarks)]
+
+
+def _failures(failures: list[tuple[RunReport, Failure]]) -> Row:
+    run, failure = failures[0]
+    names = ", ".join(run.name for run, _ in failures[:LISTED]) + (", ..." if len(failures) > LISTED else "")
+    return [Cell(f"{len(failures)} runs", names) if len(failures) > 1 else Cell(names), failure.stage, failure.kind,
+            Cell(failure.message, wide=True), Cell(failure.next_step(run.run.path), wide=True)]
