@@ -174,7 +174,7 @@ def own_numbers(found: Evaluation, numbers: Any) -> dict[str, Any]:
     """Return the entries of evaluation.json for the main numbers. Remove terms of earlier settings."""
     kept = {number.key: found.numbers[number] for number in numbers if is_main(number, numbers)}
     if found.group.is_main:
-        for key in {key for key in kind_of(found.run.spec).number_keys if key not in kept}:
+        for key in {key for key in kind_of(found.run.spec).number_labels if key not in kept}:
             (found.run.path / f"{key}.npz").unlink(missing_ok=True)
     return kept
 

@@ -90,12 +90,12 @@ def held_out_data(spec: Spec) -> str | None:
 
 def cost_of(spec: Spec | None) -> Cost | None:
     """What the run costs, counted from its spec."""
-    return run_cost(spec) if spec and _network(spec) else None
+    return run_cost(spec) if spec else None
 
 
 def layers_of(spec: Spec) -> Sequence[LayerCost]:
     """The layers of the network that samples."""
-    return kind_of(spec).layers(spec)[MODEL] if _network(spec) else []
+    return kind_of(spec).layers(spec)[MODEL]
 
 
 def doubled(spec: Spec) -> dict[str, Spec]:

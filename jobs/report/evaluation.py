@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.kinds.diffusion.kind import BITS, BITS_KEY
+from jobs.spec.kinds import number_labels
 from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
 
 Z = 1.96  # 95 % of a normal distribution lie within so many standard deviations
@@ -30,7 +30,7 @@ class Metric:
 
     @property
     def higher_is_better(self) -> bool:
-        return self.key in HIGHER_IS_BETTER
+        return self.key in HIGHER_IS_BETTER or self.key in number_labels() and number_labels()[self.key].higher_is_better
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def finite(value: Any) -> float | None:
 
 def metrics_of(evaluation: dict) -> dict[str, Metric]:
     """Return the metrics of an evaluation.json by name. Metrics whose value is not a finite number are left out."""
-    found = [*_of_samples(evaluation), *_of_held_out_examples(evaluation)]
+    found = [*_of_samples(evaluation), *_of_kind(evaluation)]
     return {metric.name: metric for metric in found}
 
 
@@ -86,13 +86,15 @@ def _comparison(evaluation: dict) -> str:
     return f"{samples:,} samples against {images:,} images of {reference.get('path', '?')}"
 
 
-def _of_held_out_examples(evaluation: dict) -> list[Metric]:
-    bits = evaluation.get(BITS_KEY) or {}
-    value = finite(bits.get("value"))
-    if value is None:
-        return []
-    basis = f"variational bound over all timesteps, {bits.get('examples')} examples of {bits.get('data')}"
-    return [Metric(BITS, BITS_KEY, value, *_spread(bits), None, basis, _error(value, bits))]
+def _of_kind(evaluation: dict) -> list[Metric]:
+    found = []
+    for key, label in number_labels().items():
+        detail = evaluation.get(key) or {}
+        if (value := finite(detail.get("value"))) is not None:
+            examples = f"{detail['examples']} examples of {detail.get('data')}" if "examples" in detail else ""
+            basis = ", ".join(filter(None, [label.basis, examples]))
+            found.append(Metric(label.name, key, value, *_spread(detail), None, basis, _error(value, detail)))
+    return found
 
 
 def _spread(detail: dict) -> tuple[str, str]:

@@ -27,6 +27,17 @@ Changes = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
+class NumberLabel:
+    """What tables say of a number."""
+
+    name: str
+    """Such as "bits/dim"."""
+    basis: str
+    """What the number is, in words."""
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
 class Number:
     """A number that a kind computes from its own network, beside the metrics of samples; such as bits/dim."""
 
@@ -68,8 +79,8 @@ class Kind(Protocol):
     """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
     resolved: type[Spec]
 
-    number_keys: Sequence[str]
-    """The keys that its numbers may have."""
+    number_labels: Mapping[str, NumberLabel]
+    """What tables say of the kind's own numbers, by the numbers' keys in evaluation.json."""
 
     def resolve(self, written: Any) -> Any:
         """Return the `resolved` spec: `written` with every default filled in."""
@@ -124,3 +135,8 @@ def kind_named(name: str) -> Kind:
 def kind_of(spec: SpecAsWritten) -> Kind:
     """Return the kind that `spec` names."""
     return kind_named(spec.kind)
+
+
+def number_labels() -> dict[str, NumberLabel]:
+    """Return what tables say of the own numbers of all kinds, by key."""
+    return {key: label for name in KINDS for key, label in kind_named(name).number_labels.items()}

@@ -11,6 +11,7 @@ from jobs.quantities import amount, size
 from jobs.run.preflight import input_problems
 from jobs.spec.file import load
 from jobs.spec.frozen import dump
+from jobs.spec.kinds import kind_of
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec, StageResources
 from slurm.cli.console import console
@@ -46,8 +47,8 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
     table = Table(box=box.SIMPLE, show_header=False)
     memory, precision = cost.training_memory, spec.train.precision
     likelihood = "no bits/dim"
-    if spec.evaluate.nll_examples:
-        likelihood = f"bits/dim of {spec.evaluate.nll_examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
+    if numbers := kind_of(spec).numbers(spec):
+        likelihood = f"{numbers[0].name} of {numbers[0].examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
     others = len(samplings(spec)) - 1
     besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
     rows = [

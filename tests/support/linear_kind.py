@@ -4,7 +4,7 @@
 """
 
 from jobs.spec.fields import Count
-from jobs.spec.kinds import KINDS, MODEL, Number
+from jobs.spec.kinds import KINDS, MODEL, Number, NumberLabel
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.references import TrainedRun
 from jobs.spec.sections import Evaluate, Section, Spec, SpecAsWritten, contradictions
@@ -28,7 +28,8 @@ class LinearSpec(LinearSpecAsWritten, Spec):
 
 
 class LinearKind:
-    model, written, resolved, number_keys = "linear_model", LinearSpecAsWritten, LinearSpec, ("reconstruction",)
+    model, written, resolved = "linear_model", LinearSpecAsWritten, LinearSpec
+    number_labels = {"reconstruction": NumberLabel("reconstruction error", "mean squared error")}
 
     def resolve(self, written):
         evaluate = Evaluate(**dict(written.evaluate) | {"reference": written.evaluate.reference or written.data.path})

@@ -3,7 +3,7 @@
 from diffusion.respacing import space_timesteps
 from jobs.kinds.diffusion.layers import unet_layers
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
-from jobs.spec.kinds import MODEL, Changes, HeldOut, Number
+from jobs.spec.kinds import MODEL, Changes, HeldOut, Number, NumberLabel
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.samplings import samplings, with_sampling
 from jobs.spec.sections import Contradiction
@@ -15,7 +15,7 @@ class DiffusionKind:
     model = "jobs.kinds.diffusion.model"
     written = DiffusionSpecAsWritten
     resolved = DiffusionSpec
-    number_keys = (BITS_KEY,)
+    number_labels = {BITS_KEY: NumberLabel(BITS, "variational bound over all timesteps")}
 
     def resolve(self, written: DiffusionSpecAsWritten) -> DiffusionSpec:
         return resolve(written)
