@@ -46,7 +46,7 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
 
 def vlb_term(diffusion: GaussianDiffusion, prediction: Prediction, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """One term of the bound in bits/dim, [N]: L_{t-1} as a KL, or the decoder's L_0 where t is 0 (IDDPM eq. 4-6)."""
-    true_mean, _, true_log_variance = diffusion.q_posterior(x_start, x_t, t)
+    true_mean, true_log_variance = diffusion.q_posterior(x_start, x_t, t)
     kl = mean_flat(normal_kl(true_mean, true_log_variance, prediction.mean, prediction.log_variance))
     nll = -mean_flat(discretized_gaussian_log_likelihood(x_start, prediction.mean, 0.5 * prediction.log_variance))
     return torch.where(t == 0, nll, kl) / math.log(2.0)
@@ -63,22 +63,19 @@ def training_losses(diffusion: GaussianDiffusion, network: Network, x_start: Ten
     vlb_unscaled      one term of the bound
     """
     x_t = diffusion.q_sample(x_start, t, noise)
-    output = diffusion.evaluate(network, x_t, t, model_kwargs)
+    output, v = diffusion.evaluate(network, x_t, t, model_kwargs)
 
     if loss in ("vlb", "vlb_unscaled"):
-        prediction = diffusion.prediction(output, x_t, t, clip_denoised=False)
+        prediction = diffusion.prediction(output, v, x_t, t, clip_denoised=False)
         term = vlb_term(diffusion, prediction, x_start, x_t, t)
         return {"loss": term * diffusion.num_timesteps if loss == "vlb" else term}
 
-    target = {"epsilon": noise, "x_start": x_start, "x_prev": diffusion.q_posterior(x_start, x_t, t)[0]}[diffusion.predict]
-    predicted = output[:, :x_start.shape[1]]
-    mse = mean_flat((target - predicted) ** 2)
+    mse = mean_flat((diffusion.target(x_start, noise, t) - output) ** 2)
     if loss == "simple":
         return {"loss": mse, "mse": mse}
 
     # The bound trains the variance only: its mean is held fixed (IDDPM, section 3.1).
-    frozen_mean = torch.cat([predicted.detach(), output[:, x_start.shape[1]:]], dim=1)
-    prediction = diffusion.prediction(frozen_mean, x_t, t, clip_denoised=False)
+    prediction = diffusion.prediction(output.detach(), v, x_t, t, clip_denoised=False)
     vb = vlb_term(diffusion, prediction, x_start, x_t, t)
     if loss == "hybrid":
         vb = vb * (diffusion.num_timesteps / 1000.0)  # one random term stands for T of them: T * lambda
@@ -103,8 +100,9 @@ class BitsPerDim:
 
 def prior_bits_per_dim(diffusion: GaussianDiffusion, x_start: Tensor) -> Tensor:
     """KL(q(x_T | x_start) || N(0, I)) in bits/dim, [N] (IDDPM eq. 6)."""
-    last = torch.full((len(x_start),), diffusion.num_timesteps - 1, device=x_start.device)
-    mean, _, log_variance = diffusion.q_mean_variance(x_start, last)
+    alpha_bar = float(diffusion.coefficients.alphas_cumprod[-1])
+    mean = math.sqrt(alpha_bar) * x_start  # DDPM eq. 4
+    log_variance = torch.full((1, 1, 1, 1), math.log(1 - alpha_bar), device=x_start.device)
     zero = torch.zeros((), device=x_start.device)
     return mean_flat(normal_kl(mean, log_variance, zero, zero)) / math.log(2.0)
 

@@ -1,8 +1,11 @@
 """Noise schedules: the betas of the forward process, in float64."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+
+from diffusion.lookup import look_up
 
 
 def linear_betas(diffusion_steps: int) -> np.ndarray:
@@ -28,13 +31,13 @@ def cosine_betas(diffusion_steps: int, s: float = 0.008, max_beta: float = 0.999
     return np.minimum(np.array(betas, dtype=np.float64), max_beta)
 
 
+SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear_betas, "cosine": cosine_betas}
+"""By the name that a spec's `diffusion.noise_schedule` takes: schedule(T) -> betas [T]."""
+
+
 def betas_of(noise_schedule: str, diffusion_steps: int) -> np.ndarray:
-    """Betas [T] of the schedule called "linear" or "cosine"; another name is a ValueError."""
-    if noise_schedule == "linear":
-        return linear_betas(diffusion_steps)
-    if noise_schedule == "cosine":
-        return cosine_betas(diffusion_steps)
-    raise ValueError(f"unknown noise_schedule {noise_schedule!r}; there are linear and cosine")
+    """Betas [T] of a schedule of SCHEDULES. Raises ValueError for another name and for a chain too short for the schedule."""
+    return look_up(SCHEDULES, noise_schedule, "noise_schedule")(diffusion_steps)
 
 
 def respaced_betas(betas: np.ndarray, timesteps: list[int]) -> np.ndarray:

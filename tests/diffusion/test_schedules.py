@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.gaussian import Coefficients
+from diffusion.coefficients import Coefficients
 from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of, respaced_betas
 
