@@ -7,7 +7,8 @@ import torch
 
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
-from diffusion.samplers.chain import Step, ancestral, ddim
+from diffusion.samplers.chain import Step
+from diffusion.samplers.table import sampler_function
 from jobs.parallel.precision import autocasting
 from jobs.randomness import randn_from
 from jobs.sampling.partial import Partial
@@ -21,13 +22,14 @@ def reverse_chain(spec: Spec, network: UNet, diffusion: GaussianDiffusion, gener
     randn = randn_from(generator, settings.batch_size)
     if begun:
         generator.set_state(torch.from_numpy(begun.generator))
-        x, first_step = torch.from_numpy(begun.x).to(device), begun.next_step
+        state = {name: torch.from_numpy(array).to(device) for name, array in begun.state.items()}
+        first_step = begun.next_step
     else:
-        x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
+        state = {"x": randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device))}
+        first_step = None
     model_kwargs = {} if labels is None else {"y": torch.from_numpy(labels).to(device)}
     network = autocasting(network, settings.precision)
-    options = {"first_step": first_step, "cuda_graph": settings.cuda_graph and device.type == "cuda",
-               "clip_denoised": settings.clip_denoised, "model_kwargs": model_kwargs}
-    if settings.sampler == "ddim":
-        return ddim(diffusion, network, x, randn, eta=settings.ddim_eta, **options)
-    return ancestral(diffusion, network, x, randn, **options)
+    further = {"eta": settings.ddim_eta} if settings.sampler == "ddim" else {}
+    return sampler_function(settings.sampler)(
+        diffusion, network, state, randn, first_step=first_step, cuda_graph=settings.cuda_graph and device.type == "cuda",
+        clip_denoised=settings.clip_denoised, model_kwargs=model_kwargs, **further)

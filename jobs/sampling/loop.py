@@ -173,7 +173,8 @@ def compute_chunk(run: RunDir, network: UNet, group: Group, todo: Remaining, chu
                 progress.update(done)
             stop = asked_to_stop(group, interruption)
             if left and (stop or time.monotonic() - saved >= SAVE_EVERY_S):
-                save_partial(file, Partial(x.cpu().numpy(), left - 1, generator.get_state().numpy()), identity)
+                state = {name: tensor.cpu().numpy() for name, tensor in step.state.items()}
+                save_partial(file, Partial(state, left - 1, generator.get_state().numpy()), identity)
                 saved = time.monotonic()
             if left and stop:
                 return

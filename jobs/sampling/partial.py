@@ -1,7 +1,8 @@
 """Chunks half-way: their state, saved now and then, so that whoever takes such a chunk next goes on from there.
 
-partial-NNNNN.h5, beside where the chunk will be: /x float32 [n, C, H, W], /generator uint8, the state of the chunk's
-random stream; attributes: `next_step`, and `identity` (JSON), which names the chunk and what may go on with it.
+partial-NNNNN.h5, beside where the chunk will be: /state/NAME [n, ...] for each tensor of the sampler's state (see
+`diffusion.samplers.chain`), /generator uint8, the state of the chunk's random stream; attributes: `next_step`, and `identity`
+(JSON), which names the chunk and what may go on with it.
 """
 
 import json
@@ -20,9 +21,10 @@ from jobs.storage.sealed import as_bytes, open_sealed
 
 @dataclass(frozen=True)
 class Partial:
-    x: np.ndarray
+    state: dict[str, np.ndarray]
+    """Of the sampler, by name."""
     next_step: int
-    """The step of the chain that the network sees next, with this x."""
+    """The step of the chain that comes next."""
     generator: np.ndarray
 
 
@@ -40,7 +42,7 @@ def partial_identity(settings: dict, indices: range, device: str) -> dict:
 
 def save_partial(path: Path, partial: Partial, identity: dict) -> None:
     """Replace what is in `path`. Where that fails, as on a full disk, it stays: a note, for this only spares work."""
-    arrays = {"x": partial.x, "generator": partial.generator}
+    arrays = {"generator": partial.generator} | {f"state/{name}": array for name, array in partial.state.items()}
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(as_bytes(arrays, {"next_step": partial.next_step, "identity": json.dumps(identity)}))
@@ -56,7 +58,8 @@ def take_partial(path: Path, identity: dict) -> Partial | None:
     try:
         with open_sealed(path) as file:
             theirs = json.loads(file.attrs["identity"])
-            partial = Partial(file["x"][:], int(file.attrs["next_step"]), file["generator"][:])
+            state = {name: dataset[:] for name, dataset in file["state"].items()}
+            partial = Partial(state, int(file.attrs["next_step"]), file["generator"][:])
         if theirs == identity:
             return partial
         problem = f"begun otherwise: {differences(theirs, identity)}"
