@@ -30,7 +30,7 @@ def test_every_parameterisation_of_the_same_truth_gives_the_same_mean(schedule):
     expected = truth.q_posterior(x_start, x_t, t)[0]
     for predict, output in {"epsilon": noise, "x_start": x_start, "x_prev": expected}.items():
         diffusion = GaussianDiffusion(betas_of(schedule, 100), predict=predict)
-        p = diffusion.p_mean_variance(lambda x, time: output, x_t, t, clip_denoised=False)
+        p = diffusion.p_mean_variance(lambda x, time, output=output: output, x_t, t, clip_denoised=False)
         torch.testing.assert_close(p.mean, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(p.pred_xstart, x_start, rtol=1e-3, atol=1e-2)
         torch.testing.assert_close(diffusion.epsilon(x_t, t, x_start), noise, rtol=1e-3, atol=1e-3)

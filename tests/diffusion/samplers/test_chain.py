@@ -97,6 +97,7 @@ def test_the_table_knows_how_often_a_chain_evaluates_the_network(golden, noise, 
 
 
 def test_tables_that_a_login_node_reads_load_no_torch():
-    modules = ["diffusion.samplers.table", "diffusion.parameterisation", "diffusion.schedules", "diffusion.respacing"]
+    modules = ["diffusion.samplers.table", "diffusion.parameterisation", "diffusion.schedules", "diffusion.respacing",
+               "diffusion.objectives"]
     code = f"import sys, {', '.join(modules)}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -69,7 +69,7 @@ def test_every_step_is_the_equations(golden, predict, variance, options, eta):
     drawn = iter(noise[:0:-1])
     steps = list((ancestral if eta is None else ddim)(diffusion, network, {"x": x_T}, lambda x: next(drawn), **extra, **options))
     assert len(steps) == len(expected) == 6
-    for step, (x, pred_xstart) in zip(steps, expected):  # all are looked at only now: none was overwritten since
+    for step, (x, pred_xstart) in zip(steps, expected, strict=True):  # all are looked at only now: none was overwritten since
         torch.testing.assert_close(step.x, x, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(step.pred_xstart, pred_xstart, rtol=1e-4, atol=1e-4)
 
@@ -178,5 +178,6 @@ def test_labels_reach_the_network():
     def network(x, t, y):
         seen.append(y.tolist())
         return torch.cat([x, x], dim=1)
-    final(ancestral(_cosine("3"), network, {"x": torch.zeros(2, 1, 4, 4)}, torch.zeros_like, model_kwargs={"y": torch.tensor([3, 4])}))
+    x_T, labels = torch.zeros(2, 1, 4, 4), torch.tensor([3, 4])
+    final(ancestral(_cosine("3"), network, {"x": x_T}, torch.zeros_like, model_kwargs={"y": labels}))
     assert seen == [[3, 4]] * 3
