@@ -1,10 +1,9 @@
 """Exponential moving averages of weights."""
 
-import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-@torch.no_grad()
 def update_ema(averages: list[Tensor], parameters: list[Tensor], rate: float) -> None:
-    """averages := rate * averages + (1 - rate) * parameters, in place, tensor by tensor in one fused call."""
-    torch._foreach_lerp_(averages, parameters, 1 - rate)
+    """averages := rate * averages + (1 - rate) * parameters, in place, without gradients, in one fused call for all tensors."""
+    get_ema_multi_avg_fn(rate)(averages, parameters, None)

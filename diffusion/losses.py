@@ -1,19 +1,20 @@
-"""Training objectives and the variational bound, in bits per dimension.
+"""Training losses (see `objectives` for their names) and the variational bound, in bits per dimension.
 
-Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021 (IDDPM).
+Sources: Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021 (IDDPM).
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion, Network, Prediction
-
-Loss = Literal["simple", "hybrid", "vlb", "hybrid_unscaled", "vlb_unscaled"]
+from diffusion.lookup import look_up
+from diffusion.objectives import LOSSES
 
 
 def mean_flat(values: Tensor) -> Tensor:
@@ -22,20 +23,20 @@ def mean_flat(values: Tensor) -> Tensor:
 
 
 def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
-    """KL(N1 || N2) of elementwise normal distributions, in nats; arguments broadcast."""
+    """KL(N1 || N2) in nats of normal distributions, one for each element; arguments broadcast."""
     return 0.5 * (-1.0 + log_variance2 - log_variance1 + torch.exp(log_variance1 - log_variance2)
                   + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
 
 
 def _standard_normal_cdf(x: Tensor) -> Tensor:
-    # Page's tanh approximation, as published bits/dim were computed with it; off by up to 2e-4 from erf.
+    # Page's approximation by tanh, off by up to 2e-4, because published bits/dim were computed with it.
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x ** 3)))
 
 
 def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log p in nats of 8-bit images `x`, scaled to [-1, 1], under a normal integrated over each grey level's bin.
+    """log p in nats, shaped as `x`, of 8-bit images `x` scaled to [-1, 1]: a normal, integrated over the bin of each grey level.
 
-    The outermost bins reach to infinity (DDPM eq. 13). Shapes as `x`.
+    The outermost bins reach to infinity (DDPM eq. 13).
     """
     centred, inverse_scale = x - mean, torch.exp(-log_scale)
     upper = _standard_normal_cdf(inverse_scale * (centred + 1 / 255))
@@ -45,66 +46,56 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
 
 
 def vlb_term(diffusion: GaussianDiffusion, prediction: Prediction, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """One term of the bound in bits/dim, [N]: L_{t-1} as a KL, or the decoder's L_0 where t is 0 (IDDPM eq. 4-6)."""
-    true_mean, _, true_log_variance = diffusion.q_posterior(x_start, x_t, t)
+    """One term of the bound in bits/dim, [N]: a KL divergence L_{t-1}, or the decoder's L_0 where t is 0 (IDDPM eq. 4-6)."""
+    true_mean, true_log_variance = diffusion.q_posterior(x_start, x_t, t)
     kl = mean_flat(normal_kl(true_mean, true_log_variance, prediction.mean, prediction.log_variance))
     nll = -mean_flat(discretized_gaussian_log_likelihood(x_start, prediction.mean, 0.5 * prediction.log_variance))
     return torch.where(t == 0, nll, kl) / math.log(2.0)
 
 
-def training_losses(diffusion: GaussianDiffusion, network: Network, x_start: Tensor, t: Tensor, noise: Tensor, loss: Loss,
+def training_losses(diffusion: GaussianDiffusion, network: Network, x_start: Tensor, t: Tensor, noise: Tensor, loss: str,
                     model_kwargs: dict | None = None) -> dict[str, Tensor]:
-    """The objective at steps `t` with the given noise, each value [N]: `loss`, and `mse` and `vb` where it has them.
+    """The values named by `LOSSES[loss].terms`, [N] each, of images `x_start` [N, C, H, W] with `noise` at steps `t` [N].
 
-    simple            mse of what the network predicts (DDPM eq. 14)
-    hybrid            simple + lambda * vlb with lambda = 0.001 on the sum of the T terms (IDDPM eq. 16)
-    vlb               the bound alone: one term times their number T, an unbiased estimate of the sum
-    hybrid_unscaled   simple + one term of the bound, as guided-diffusion has it
-    vlb_unscaled      one term of the bound
+    `loss` is the value to minimise. Raises ValueError for a name that is not in LOSSES.
     """
+    objective = look_up(LOSSES, loss, "loss")
     x_t = diffusion.q_sample(x_start, t, noise)
-    output = diffusion.evaluate(network, x_t, t, model_kwargs)
+    output, v = diffusion.evaluate(network, x_t, t, model_kwargs)
 
-    if loss in ("vlb", "vlb_unscaled"):
-        prediction = diffusion.prediction(output, x_t, t, clip_denoised=False)
-        term = vlb_term(diffusion, prediction, x_start, x_t, t)
-        return {"loss": term * diffusion.num_timesteps if loss == "vlb" else term}
-
-    target = {"epsilon": noise, "x_start": x_start, "x_prev": diffusion.q_posterior(x_start, x_t, t)[0]}[diffusion.predict]
-    predicted = output[:, :x_start.shape[1]]
-    mse = mean_flat((target - predicted) ** 2)
-    if loss == "simple":
-        return {"loss": mse, "mse": mse}
-
-    # The bound trains the variance only: its mean is held fixed (IDDPM, section 3.1).
-    frozen_mean = torch.cat([predicted.detach(), output[:, x_start.shape[1]:]], dim=1)
-    prediction = diffusion.prediction(frozen_mean, x_t, t, clip_denoised=False)
-    vb = vlb_term(diffusion, prediction, x_start, x_t, t)
-    if loss == "hybrid":
-        vb = vb * (diffusion.num_timesteps / 1000.0)  # one random term stands for T of them: T * lambda
-    return {"loss": mse + vb, "mse": mse, "vb": vb}
+    parts = {}
+    if objective.mse:
+        parts["mse"] = mean_flat((diffusion.target(x_start, noise, t) - output) ** 2)
+    if objective.bound:
+        # Beside an mse the bound trains the variance only: the mean gets no gradient from the bound (IDDPM, section 3.1).
+        held = output.detach() if objective.mse else output
+        prediction = diffusion.prediction(held, v, x_t, t, clip_denoised=False)
+        parts["vb"] = vlb_term(diffusion, prediction, x_start, x_t, t) * objective.bound(diffusion.num_timesteps)
+    values = {"loss": reduce(operator.add, parts.values()), **parts}
+    return {name: values[name] for name in objective.terms}
 
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """The bound of each example, in bits/dim; column t of the [N, K] terms belongs to chain step t."""
+    """The variational bound of each example. Column t of the [N, K] values belongs to chain step t."""
 
     total: Tensor
-    """[N]: prior + the sum of vb over t"""
+    """[N], bits/dim: prior + the sum of vb over t"""
     prior: Tensor
-    """[N]: KL of q(x_T | x_start) from the standard normal"""
+    """[N], bits/dim: see `prior_bits_per_dim`"""
     vb: Tensor
-    """[N, K]"""
+    """[N, K], bits/dim: see `vlb_term`"""
     mse: Tensor
-    """[N, K]: of the noise that the predicted x_start implies"""
+    """[N, K]: mean squared error of the noise that the predicted image implies"""
     xstart_mse: Tensor
-    """[N, K]"""
+    """[N, K]: mean squared error of the predicted image"""
 
 
 def prior_bits_per_dim(diffusion: GaussianDiffusion, x_start: Tensor) -> Tensor:
     """KL(q(x_T | x_start) || N(0, I)) in bits/dim, [N] (IDDPM eq. 6)."""
-    last = torch.full((len(x_start),), diffusion.num_timesteps - 1, device=x_start.device)
-    mean, _, log_variance = diffusion.q_mean_variance(x_start, last)
+    alpha_bar = float(diffusion.coefficients.alphas_cumprod[-1])
+    mean = math.sqrt(alpha_bar) * x_start  # DDPM eq. 4
+    log_variance = torch.full((1, 1, 1, 1), math.log(1 - alpha_bar), device=x_start.device)
     zero = torch.zeros((), device=x_start.device)
     return mean_flat(normal_kl(mean, log_variance, zero, zero)) / math.log(2.0)
 
@@ -113,9 +104,9 @@ def prior_bits_per_dim(diffusion: GaussianDiffusion, x_start: Tensor) -> Tensor:
 def bits_per_dim(diffusion: GaussianDiffusion, network: Network, x_start: Tensor, randn: Callable[[Tensor], Tensor], *,
                  clip_denoised: bool = True, model_kwargs: dict | None = None,
                  on_step: Callable[[], None] = lambda: None) -> BitsPerDim:
-    """The whole bound of 8-bit images `x_start`, every term evaluated once, from the last step down.
+    """All terms of the bound for 8-bit images `x_start` [N, C, H, W] scaled to [-1, 1], from the last step down to 0.
 
-    `randn(x)` gives noise like x and is called once a step; `on_step()` after each.
+    `randn(x)` draws standard normal noise shaped as x, once for each step; `on_step()` is called after each step.
     """
     shape = (len(x_start), diffusion.num_timesteps)
     vb, mse, xstart_mse = (torch.empty(shape, device=x_start.device) for _ in range(3))

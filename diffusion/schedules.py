@@ -1,24 +1,26 @@
-"""Noise schedules: the betas of the forward process, in float64."""
+"""Noise schedules: the betas of the forward process, in float64. numpy only: a login node reads them."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
+from diffusion.lookup import look_up
+
 
 def linear_betas(diffusion_steps: int) -> np.ndarray:
-    """Betas [T] rising evenly from 1e-4 to 0.02 at T = 1000, scaled by 1000 / T for other T.
+    """Betas [T] that rise evenly from 1e-4 to 0.02 where T is 1000 (Ho et al. 2020, section 4), times 1000 / T for other T.
 
-    Ho et al. 2020, section 4; the scaling keeps the noise at the end the same (Nichol & Dhariwal 2021).
-    A short chain (T <= 20) would need betas of 1 and more: ValueError.
+    The factor keeps the noise at the end of the chain nearly the same (Nichol & Dhariwal 2021). For T <= 20 the last betas
+    would be 1 and more.
     """
     scale = 1000 / diffusion_steps
-    if scale * 0.02 >= 1:
-        raise ValueError(f"a linear schedule needs at least 21 diffusion steps (got {diffusion_steps})")
     return np.linspace(scale * 1e-4, scale * 0.02, diffusion_steps, dtype=np.float64)
 
 
 def cosine_betas(diffusion_steps: int, s: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
-    """Betas [T] that make alpha_bar a squared cosine, none above `max_beta` (Nichol & Dhariwal 2021, eq. 17)."""
+    """Betas [T], at most `max_beta`, whose alpha_bar is a squared cosine (Nichol & Dhariwal 2021, eq. 17)."""
 
     def alpha_bar(time: float) -> float:
         return math.cos((time + s) / (1 + s) * math.pi / 2) ** 2
@@ -28,13 +30,25 @@ def cosine_betas(diffusion_steps: int, s: float = 0.008, max_beta: float = 0.999
     return np.minimum(np.array(betas, dtype=np.float64), max_beta)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    betas: Callable[[int], np.ndarray]
+    """betas(T) -> float64 [T]"""
+    fewest_steps: int = 1
+    """The smallest T for which all betas are below 1."""
+
+
+SCHEDULES: dict[str, Schedule] = {"linear": Schedule(linear_betas, fewest_steps=21), "cosine": Schedule(cosine_betas)}
+"""By the name that a spec's `diffusion.noise_schedule` takes."""
+
+
 def betas_of(noise_schedule: str, diffusion_steps: int) -> np.ndarray:
-    """Betas [T] of the schedule called "linear" or "cosine"; another name is a ValueError."""
-    if noise_schedule == "linear":
-        return linear_betas(diffusion_steps)
-    if noise_schedule == "cosine":
-        return cosine_betas(diffusion_steps)
-    raise ValueError(f"unknown noise_schedule {noise_schedule!r}; there are linear and cosine")
+    """Betas [T] of the schedule of that name. Raises ValueError for an unknown name, and for fewer than its `fewest_steps`."""
+    schedule = look_up(SCHEDULES, noise_schedule, "noise_schedule")
+    if diffusion_steps < schedule.fewest_steps:
+        raise ValueError(f"a {noise_schedule} schedule needs at least {schedule.fewest_steps} diffusion steps "
+                         f"(got {diffusion_steps})")
+    return schedule.betas(diffusion_steps)
 
 
 def alphas_cumprod_of(betas: np.ndarray) -> np.ndarray:
@@ -49,7 +63,7 @@ def forward_weights(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def respaced_betas(betas: np.ndarray, timesteps: list[int]) -> np.ndarray:
-    """Betas [K] of the chain that visits only `timesteps` (ascending) and has the same alpha_bar there.
+    """Betas [K] of the chain that visits only `timesteps` [K], ascending, and has the whole chain's alpha_bar at each of them.
 
     Nichol & Dhariwal 2021, eq. 19.
     """

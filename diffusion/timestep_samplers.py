@@ -1,7 +1,7 @@
-"""Which timesteps a training batch sees, and the weights that keep the objective's expectation.
+"""Timesteps for a training batch, with the weights that keep the expectation of the loss. See `objectives` for their names.
 
-The samplers decide for the global batch, on the CPU, from a generator the caller seeds: all ranks draw the same and
-each takes its share.
+A sampler draws for the global batch, on the CPU, from a generator that the caller seeds: all ranks draw equal timesteps, and each
+takes its share.
 """
 
 from typing import Protocol
@@ -12,14 +12,11 @@ from torch import Tensor
 
 
 class TimestepSampler(Protocol):
-    learns: bool
-    """Whether `update` changes anything."""
-
     def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """t int64 [batch_size], and the importance weight float32 [batch_size] of each."""
+        """Timesteps int64 [batch_size] and the weight of each one's loss, float32 [batch_size]."""
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Learn from the losses [N] of all ranks at `t` [N]; any N, in the order of the global batch."""
+        """Learn from the losses [N] of all ranks at timesteps `t` [N], in the order of the global batch. N may be any number."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -27,9 +24,7 @@ class TimestepSampler(Protocol):
 
 
 class UniformSampler:
-    """Every timestep alike, every weight 1."""
-
-    learns = False
+    """All timesteps are equally probable; all weights are 1."""
 
     def __init__(self, diffusion_steps: int):
         self.diffusion_steps = diffusion_steps
@@ -50,10 +45,9 @@ class UniformSampler:
 class LossSecondMomentSampler:
     """p_t proportional to sqrt(E[L_t^2]) over the last `history_per_step` losses (Nichol & Dhariwal 2021, eq. 18).
 
-    Uniform until every timestep has a full history; from then on a share `uniform_prob` stays uniform, so that none starves.
+    Uniform until every timestep has a full history. From then on a share `uniform_prob` stays uniform, so that every timestep
+    is still drawn.
     """
-
-    learns = True
 
     def __init__(self, diffusion_steps: int, history_per_step: int = 10, uniform_prob: float = 0.001):
         self.uniform_prob = uniform_prob
@@ -79,9 +73,9 @@ class LossSecondMomentSampler:
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         depth = self.history.shape[1]
-        for step, loss in zip(t.tolist(), losses.tolist()):
+        for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             if not np.isfinite(loss):
-                continue  # one overflow must not make every later probability nan
+                continue  # one overflow would make every later probability nan
             if self.counts[step] == depth:
                 self.history[step, :-1] = self.history[step, 1:]
                 self.history[step, -1] = loss
@@ -93,7 +87,7 @@ class LossSecondMomentSampler:
         return {"history": torch.from_numpy(self.history.copy()), "counts": torch.from_numpy(self.counts.copy())}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Raises ValueError for a state of another number of steps or another depth."""
+        """Raises ValueError where the state has another T or another `history_per_step`."""
         if state["history"].shape != self.history.shape:
             raise ValueError(f"loss history {tuple(state['history'].shape)} does not fit {self.history.shape}")
         self.history, self.counts = state["history"].numpy().copy(), state["counts"].numpy().copy()

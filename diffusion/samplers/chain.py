@@ -1,142 +1,98 @@
-"""Walking the reverse chain. Each sampler is a generator of its steps, so that progress, strips and early stops come free.
+"""The walk down the reverse chain that all samplers share.
 
-No step copies anything from the host to the device, and none waits for it: see `denoiser`.
+A sampler is a generator of its steps, so that its user can show progress, save the state, and stop early.
+No step copies anything from the host to the device or waits for the device: see `denoiser`.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion, Network
-from diffusion.samplers.denoiser import Denoiser, columns, deviation
 
+State = Mapping[str, Tensor]
+"""All that a sampler carries from one step to the next, by name, [N, ...] each. `x` is always there; at the beginning of a chain
+it is standard normal noise [N, C, H, W], and no other name is needed."""
 Randn = Callable[[Tensor], Tensor]
 """randn(x): standard normal noise with the shape, dtype and device of x."""
-Advance = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""advance(x, noise, number int64 [1]) -> (x at the next step of the walk, the x_start predicted on the way)."""
+Advance = Callable[[State, Tensor, Tensor], tuple[State, Tensor]]
+"""advance(state, noise [N, C, H, W], number int64 [1]) -> (state after chain step `number`, pred_xstart [N, C, H, W]).
+
+`noise` is 0 where a step adds none. Every state has the same names, and advance changes no tensor that it is given."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The chain after the network saw step `t`: x at the next step of the walk, and the x_start predicted on the way."""
+    """The chain after step `t`. A sampler that starts from `state` at first_step = t - 1 continues to the same bits."""
 
     t: int
-    x: Tensor
+    state: State
     pred_xstart: Tensor
+    """The image that the network predicted in this step, [N, C, H, W]."""
+
+    @property
+    def x(self) -> Tensor:
+        """x_{t-1}, [N, C, H, W]; the sample where t is 0."""
+        return self.state["x"]
 
 
-def ancestral(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Randn, *, first_step: int | None = None,
-              cuda_graph: bool = False, clip_denoised: bool = True, denoised_fn: Callable[[Tensor], Tensor] | None = None,
-              model_kwargs: dict | None = None) -> Iterator[Step]:
-    """Draw x_{t-1} ~ p(x_{t-1} | x_t) for t = K-1 .. 0 (Ho et al. 2020, algorithm 2). The last step adds no noise.
+class SamplerFunction(Protocol):
+    def __call__(self, diffusion: GaussianDiffusion, network: Network, state: State, randn: Randn, *,
+                 first_step: int | None = None, cuda_graph: bool = False, clip_denoised: bool = True,
+                 model_kwargs: dict | None = None, **settings: Any) -> Iterator[Step]:
+        """The steps K-1 .. 0 of `diffusion`, from `state`.
 
-    x_T: [N, C, H, W] standard normal. `randn` is called once for each step but the last, in order.
-    `first_step`: begin there instead of at K-1, with the x of that step as x_T: what Step s gave goes on at s - 1.
-    `cuda_graph`: record a whole step, network included, and replay it; on a GPU only, and only with a network that waits for
-    nothing. The numbers are the same; a step costs one launch instead of some hundreds.
-    """
-    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, denoised_fn=denoised_fn, model_kwargs=model_kwargs)
-    offset, slope = deviation(diffusion)
-    # DDPM eq. 7: the mean of q(x_{t-1} | x_t, x_start)
-    mean = diffusion.coefficients.posterior_mean_coef2, diffusion.coefficients.posterior_mean_coef1
-    coefficients = columns(diffusion.device, *mean, *([np.exp(offset)] if slope is None else [offset, slope]))
-
-    def advance(x: Tensor, noise: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-        pred_xstart, output, v = denoise(x, number)
-        from_x, from_xstart, *of_noise = coefficients(number)
-        spread = of_noise[0] if v is None else torch.addcmul(of_noise[0], v, of_noise[1]).exp_()
-        if diffusion.predict == "x_prev":
-            return torch.addcmul(output, noise, spread), pred_xstart
-        return torch.mul(x, from_x).addcmul_(pred_xstart, from_xstart).addcmul_(noise, spread), pred_xstart
-
-    return _walk(advance, x_T, randn, _downwards(diffusion, first_step), cuda_graph)
+        randn         draws the noise of each step that adds some, in order; the last step adds none
+        first_step    begin at this step instead of at K-1, with the state of the `Step` before it
+        cuda_graph    record one whole step, network included, and replay it. Only on a GPU, and only with a network that never
+                      waits for the GPU. The numbers are equal; a step costs one launch instead of some hundreds
+        clip_denoised clip each predicted image to [-1, 1]
+        model_kwargs  further arguments of the network, such as class labels y
+        settings      see `table.Sampler.settings`
+        """
 
 
-def ddim(diffusion: GaussianDiffusion, network: Network, x_T: Tensor, randn: Randn, *, eta: float = 0.0,
-         first_step: int | None = None, cuda_graph: bool = False, clip_denoised: bool = True,
-         denoised_fn: Callable[[Tensor], Tensor] | None = None, model_kwargs: dict | None = None) -> Iterator[Step]:
-    """The non-Markovian sampler of Song et al. 2021 (DDIM, eq. 12 and 16): deterministic for eta 0, ancestral-like for 1.
-
-    `randn` is called as `ancestral` calls it, and not at all for eta 0; `first_step` and `cuda_graph` are `ancestral`'s too.
-    """
-    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, denoised_fn=denoised_fn, model_kwargs=model_kwargs)
-    c = diffusion.coefficients
-    sigma = eta * np.sqrt((1 - c.alphas_cumprod_prev) / (1 - c.alphas_cumprod) * (1 - c.alphas_cumprod / c.alphas_cumprod_prev))
-    coefficients = columns(diffusion.device, *_towards(diffusion, c.alphas_cumprod_prev, sigma), sigma)  # sigma is 0 at step 0
-
-    def advance(x: Tensor, noise: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-        pred_xstart = denoise(x, number)[0]
-        from_x, from_xstart, spread = coefficients(number)
-        x = torch.mul(x, from_x).addcmul_(pred_xstart, from_xstart)
-        return x.addcmul_(noise, spread) if eta else x, pred_xstart
-
-    return _walk(advance, x_T, randn if eta else None, _downwards(diffusion, first_step), cuda_graph)
-
-
-def ddim_encode(diffusion: GaussianDiffusion, network: Network, x_start: Tensor, *, clip_denoised: bool = True,
-                denoised_fn: Callable[[Tensor], Tensor] | None = None, model_kwargs: dict | None = None) -> Iterator[Step]:
-    """DDIM's ODE the other way: from an image [N, C, H, W] in [-1, 1] to its latent (DDIM, section 4.3).
-
-    Ends at the noise level of step K-1, which is where `ddim` starts: its K-1 steps undo each other's, up to the error
-    of the discretisation.
-    """
-    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, denoised_fn=denoised_fn, model_kwargs=model_kwargs)
-    coefficients = columns(diffusion.device, *_towards(diffusion, diffusion.coefficients.alphas_cumprod_next))
-
-    def advance(x: Tensor, noise: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-        pred_xstart = denoise(x, number)[0]
-        from_x, from_xstart = coefficients(number)
-        return torch.mul(x, from_x).addcmul_(pred_xstart, from_xstart), pred_xstart
-
-    return _walk(advance, x_start, None, range(diffusion.num_timesteps - 1))
-
-
-def final(steps: Iterator[Step]) -> Tensor:
-    """The x at which a walk ends, [N, C, H, W]."""
-    step = None
-    for step in steps:
-        pass
-    if step is None:
-        raise ValueError("a walk without steps has no end")
-    return step.x
-
-
-def _walk(advance: Advance, x: Tensor, randn: Randn | None, steps: range, cuda_graph: bool = False) -> Iterator[Step]:
-    """The steps in their order; `randn` None: none of them draws noise."""
-    numbers = torch.tensor(steps, dtype=torch.int64, device=x.device)
-    noise = torch.zeros_like(x)
+def walk(diffusion: GaussianDiffusion, advance: Advance, state: State, randn: Randn | None, first_step: int | None,
+         cuda_graph: bool) -> Iterator[Step]:
+    """Steps first_step (None: K-1) .. 0, each by `advance`. `randn` None: no step draws noise."""
+    steps = range(diffusion.num_timesteps - 1 if first_step is None else first_step, -1, -1)
+    numbers = torch.tensor(steps, dtype=torch.int64, device=state["x"].device)
+    no_noise = torch.zeros_like(state["x"])
     with torch.no_grad():
         if cuda_graph:
-            advance = _recorded(advance, x, noise, numbers[:1])
-    for place, step in enumerate(steps):
+            advance = _recorded(advance, state, no_noise, numbers[:1])
+    for index, step in enumerate(steps):
         with torch.no_grad():
-            if step and randn is not None:
-                noise = randn(x)
-            x, pred_xstart = advance(x, noise, numbers[place:place + 1])
-        yield Step(step, x, pred_xstart)
+            noise = randn(state["x"]) if step and randn is not None else no_noise
+            state, pred_xstart = advance(state, noise, numbers[index:index + 1])
+        yield Step(step, state, pred_xstart)
 
 
-def _recorded(advance: Advance, *arguments: Tensor) -> Advance:
-    """`advance` as a CUDA graph for arguments of these shapes."""
-    # A replay reads where it was recorded and writes where the last one did: own memory, and copies for the caller.
-    replay = torch.cuda.make_graphed_callables(advance, tuple(argument.clone() for argument in arguments))
-    return lambda *arguments: tuple(result.clone() for result in replay(*arguments))
+def final(steps: Iterable[Step]) -> Tensor:
+    """The x [N, C, H, W] after the last of the steps. Raises ValueError where there is none."""
+    last = deque(steps, maxlen=1)
+    if not last:
+        raise ValueError("a walk without steps has no end")
+    return last[0].x
 
 
-def _downwards(diffusion: GaussianDiffusion, first_step: int | None) -> range:
-    return range(diffusion.num_timesteps - 1 if first_step is None else first_step, -1, -1)
+def _recorded(advance: Advance, state: State, noise: Tensor, number: Tensor) -> Advance:
+    """`advance` as a CUDA graph, for states with the names and shapes of `state`."""
+    names = list(state)
 
+    def flat(noise: Tensor, number: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        after, pred_xstart = advance(dict(zip(names, tensors, strict=True)), noise, number)
+        return pred_xstart, *(after[name] for name in names)
 
-def _towards(diffusion: GaussianDiffusion, alphas_cumprod: np.ndarray,
-             sigma: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(a [K], b [K]): DDIM's mean at the noise level `alphas_cumprod` [K] is a * x_t + b * pred_xstart (DDIM, eq. 12).
+    # A replay reads and writes fixed memory: the recording gets memory of its own, and the caller gets copies.
+    replay: Callable[..., tuple[Tensor, ...]] = torch.cuda.make_graphed_callables(  # type: ignore[assignment]  # typed as Module
+        flat, tuple(tensor.clone() for tensor in (noise, number, *state.values())))
 
-    The epsilon between x_t and pred_xstart (DDPM eq. 4) is multiplied out.
-    """
-    now = diffusion.coefficients.alphas_cumprod
-    # Rounding can take what the noise leaves of the variance below 0 where eta is near 1.
-    direction = np.sqrt(np.maximum(1 - alphas_cumprod - sigma ** 2, 0)) / np.sqrt(1 - now)
-    return direction, np.sqrt(alphas_cumprod) - direction * np.sqrt(now)
+    def replayed(state: State, noise: Tensor, number: Tensor) -> tuple[State, Tensor]:
+        pred_xstart, *tensors = (tensor.clone() for tensor in replay(noise, number, *(state[name] for name in names)))
+        return dict(zip(names, tensors, strict=True)), pred_xstart
+    return replayed

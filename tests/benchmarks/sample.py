@@ -23,7 +23,8 @@ from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
-from diffusion.samplers.chain import Step, ancestral, final
+from diffusion.samplers.ancestral import ancestral
+from diffusion.samplers.chain import Step, final
 from diffusion.schedules import betas_of
 from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import open_data
@@ -96,7 +97,7 @@ def around() -> None:
             return output
         def walk():
             while True:
-                yield from ancestral(diffusion, network, x, torch.randn_like)
+                yield from ancestral(diffusion, network, {"x": x}, torch.randn_like)
         state, chain = {"x": x, "step": STEPS}, walk()
         def plainly():
             state["step"] = state["step"] - 1 or STEPS - 1

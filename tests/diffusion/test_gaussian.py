@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.gaussian import Coefficients, GaussianDiffusion
+from diffusion.coefficients import Coefficients
+from diffusion.gaussian import GaussianDiffusion
 from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of
 
@@ -29,7 +30,7 @@ def test_every_parameterisation_of_the_same_truth_gives_the_same_mean(schedule):
     expected = truth.q_posterior(x_start, x_t, t)[0]
     for predict, output in {"epsilon": noise, "x_start": x_start, "x_prev": expected}.items():
         diffusion = GaussianDiffusion(betas_of(schedule, 100), predict=predict)
-        p = diffusion.p_mean_variance(lambda x, time: output, x_t, t, clip_denoised=False)
+        p = diffusion.p_mean_variance(lambda x, time, output=output: output, x_t, t, clip_denoised=False)
         torch.testing.assert_close(p.mean, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(p.pred_xstart, x_start, rtol=1e-3, atol=1e-2)
         torch.testing.assert_close(diffusion.epsilon(x_t, t, x_start), noise, rtol=1e-3, atol=1e-3)
@@ -40,42 +41,25 @@ def test_learned_range_interpolates_between_posterior_and_beta():
     x, t = torch.zeros(1, 1, 2, 2), torch.tensor([50])
     coefficients = diffusion.coefficients
     for v, bound in ((-1.0, coefficients.posterior_log_variance_clipped[50]), (1.0, np.log(coefficients.betas[50]))):
-        p = diffusion.prediction(torch.cat([x, x + v], dim=1), x, t)
+        p = diffusion.prediction(x, x + v, x, t)
         assert p.log_variance.flatten().tolist() == close([bound] * 4, rel=1e-6)
-
-
-def test_learned_variance_is_the_output_itself():
-    diffusion = GaussianDiffusion(betas_of("linear", 100), variance="learned")
-    x, t = torch.zeros(1, 1, 2, 2), torch.tensor([50])
-    assert diffusion.prediction(torch.cat([x, x - 3], dim=1), x, t).variance.flatten().tolist() == close([np.exp(-3)] * 4)
 
 
 def test_fixed_small_is_the_posterior_variance():
     diffusion = GaussianDiffusion(betas_of("linear", 100), variance="fixed_small")
     x = torch.zeros(1, 1, 2, 2)
-    p = diffusion.prediction(x, x, torch.tensor([7]))
+    p = diffusion.prediction(x, None, x, torch.tensor([7]))
     assert p.variance[0, 0, 0, 0].item() == close(diffusion.coefficients.posterior_variance[7], rel=1e-6)
     assert p.log_variance.exp()[0, 0, 0, 0].item() == close(p.variance[0, 0, 0, 0].item(), rel=1e-5)
 
 
-def test_q_reaches_the_stated_mean_and_variance():
+def test_q_reaches_the_mean_and_variance_of_equation_4():
     torch.manual_seed(0)
     diffusion = GaussianDiffusion(betas_of("cosine", 100))
-    t, x_start = torch.full((2000,), 40), torch.full((2000, 1, 4, 4), 0.5)
-    mean, variance, log_variance = diffusion.q_mean_variance(x_start, t)
-    x_t = diffusion.q_sample(x_start, t, torch.randn(2000, 1, 4, 4))
-    assert x_t.mean().item() == close(mean.mean().item(), abs=0.02)
-    assert x_t.var().item() == close(variance.mean().item(), rel=0.03)
-    torch.testing.assert_close(log_variance.exp(), variance)
-
-
-def test_denoised_fn_comes_before_clipping():
-    diffusion = GaussianDiffusion(betas_of("cosine", 100), predict="x_start")
-    x = torch.zeros(1, 1, 2, 2)
-    p = diffusion.prediction(x + 0.4, x, torch.tensor([5]), denoised_fn=lambda x_start: x_start * 10)
-    assert p.pred_xstart.unique().tolist() == [1.0]
-    p = diffusion.prediction(x + 0.4, x, torch.tensor([5]), denoised_fn=lambda x_start: x_start * 10, clip_denoised=False)
-    assert p.pred_xstart.unique().tolist() == [4.0]
+    alpha_bar = diffusion.coefficients.alphas_cumprod[40]
+    x_t = diffusion.q_sample(torch.full((2000, 1, 4, 4), 0.5), torch.full((2000,), 40), torch.randn(2000, 1, 4, 4))
+    assert x_t.mean().item() == close(0.5 * alpha_bar ** 0.5, abs=0.02)
+    assert x_t.var().item() == close(1 - alpha_bar, rel=0.03)
 
 
 def test_network_sees_original_times_after_respacing():
@@ -93,7 +77,7 @@ def test_wrong_number_of_output_channels_says_what_is_needed():
     diffusion = GaussianDiffusion(betas_of("cosine", 100), variance="learned_range")
     x = torch.zeros(1, 3, 2, 2)
     with pytest.raises(ValueError, match="needs 6 output channels for 3 image channels; the network gives 3"):
-        diffusion.prediction(x, x, torch.tensor([5]))
+        diffusion.split(x, 3)
 
 
 def test_a_chain_of_one_step_has_finite_tables():

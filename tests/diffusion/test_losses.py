@@ -30,7 +30,7 @@ def test_losses_agree_with_golden_in_every_combination(golden):
         atol = 1.2e-7 * 4000 if case["use_kl"] else 1e-6
         for term, value in terms.items():
             torch.testing.assert_close(value, expected[f"{case['case']}_{term}"], rtol=1e-5, atol=atol,
-                                       msg=lambda text: f"case {case}, {term}: {text}")
+                                       msg=lambda text, what=f"case {case}, {term}": f"{what}: {text}")
 
 
 def test_unscaled_vlb_is_one_term(golden):
@@ -70,7 +70,7 @@ def test_bits_per_dim_agrees_with_golden(golden):
         assert ours.shape == theirs.shape
         if name in ("vb", "xstart_mse", "mse"):  # recorded from the last step down
             theirs = theirs.flip(1)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_discretised_likelihoods_sum_to_one_over_the_grey_levels():

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.gaussian import Coefficients
+from diffusion.coefficients import Coefficients
 from diffusion.respacing import space_timesteps
-from diffusion.schedules import betas_of, respaced_betas
+from diffusion.schedules import SCHEDULES, betas_of, respaced_betas
 
 
 @pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
@@ -80,3 +80,10 @@ def test_unknown_schedule_and_too_short_linear_chain_are_refused():
         betas_of("quadratic", 1000)
     with pytest.raises(ValueError, match="at least 21"):
         betas_of("linear", 20)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_fewest_steps_is_the_shortest_chain_with_betas_below_one(name):
+    fewest = SCHEDULES[name].fewest_steps
+    assert (betas_of(name, fewest) < 1).all()
+    assert fewest == 1 or (SCHEDULES[name].betas(fewest - 1) >= 1).any()

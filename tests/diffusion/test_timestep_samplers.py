@@ -49,7 +49,7 @@ def test_saved_state_continues_exactly():
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 10)), max_size=60), st.integers(1, 20))
 def test_how_losses_arrive_in_batches_does_not_matter(stream, cut):
     whole, pieces = LossSecondMomentSampler(5, 4), LossSecondMomentSampler(5, 4)
-    t, losses = torch.tensor([s for s, _ in stream], dtype=torch.int64), torch.tensor([l for _, l in stream])
+    t, losses = torch.tensor([s for s, _ in stream], dtype=torch.int64), torch.tensor([loss for _, loss in stream])
     whole.update(t, losses)
     for start in range(0, len(stream), cut):
         pieces.update(t[start:start + cut], losses[start:start + cut])

@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.gaussian import GaussianDiffusion, Variance
+from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of
-from diffusion.timestep_samplers import LossSecondMomentSampler, TimestepSampler, UniformSampler
 from jobs.kinds.diffusion.sections import DiffusionSpec
 
 
@@ -25,16 +24,11 @@ def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] 
 def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_respacing: str = "") -> GaussianDiffusion:
     """Return the process of a spec, with the chain of `timestep_respacing`; "" is the full chain."""
     diffusion = spec.diffusion
-    variance: Variance = "learned_range" if spec.model.learn_sigma else "fixed_small" if diffusion.sigma_small else "fixed_large"
+    variance = "learned_range" if spec.model.learn_sigma else "fixed_small" if diffusion.sigma_small else "fixed_large"
     timesteps = space_timesteps(diffusion.diffusion_steps, timestep_respacing) if timestep_respacing else None
     return GaussianDiffusion(
         betas_of(diffusion.noise_schedule, diffusion.diffusion_steps), predict=diffusion.predict, variance=variance,
         timesteps=timesteps, rescale_timesteps=diffusion.rescale_timesteps, device=device)
-
-
-def build_timestep_sampler(spec: DiffusionSpec) -> TimestepSampler:
-    samplers = {"uniform": UniformSampler, "loss-second-moment": LossSecondMomentSampler}
-    return samplers[spec.train.schedule_sampler](spec.diffusion.diffusion_steps)
 
 
 def conditions(labels: Tensor | np.ndarray | None, device: torch.device | str) -> dict[str, Tensor]:

@@ -1,17 +1,21 @@
 """The reverse process of one chunk of samples."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.networks.unet import UNet
-from diffusion.samplers.chain import ancestral, ddim
+from diffusion.samplers.table import SAMPLERS, sampler_function
 from jobs.kinds.diffusion.build import build_diffusion, conditions
-from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.kinds.diffusion.sections import DiffusionSample, DiffusionSpec
 from jobs.kinds.seam import Begun, Generated
 from jobs.parallel.precision import autocasting
+
+OWN_SETTINGS: dict[str, Callable[[DiffusionSample], Any]] = {"eta": lambda sample: sample.ddim_eta}
+"""Where a spec has the settings that only some samplers take (`Sampler.settings`)."""
 
 
 def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Callable[[Tensor], Tensor],
@@ -20,15 +24,13 @@ def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Ca
     settings, data = spec.sample, spec.data
     diffusion = build_diffusion(spec, device, settings.timestep_respacing)
     if begun:
-        x, first_step = begun.state["x"], begun.left - 1
+        state = begun.state
     else:
-        x, first_step = randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device)), None
-    options = {"first_step": first_step, "cuda_graph": settings.cuda_graph and device.type == "cuda",
-               "clip_denoised": settings.clip_denoised, "model_kwargs": conditions(labels, device)}
-    called = autocasting(network, settings.precision)
-    if settings.sampler == "ddim":
-        steps = ddim(diffusion, called, x, randn, eta=settings.ddim_eta, **options)
-    else:
-        steps = ancestral(diffusion, called, x, randn, **options)
-    for step in steps:
-        yield Generated(step.t, step.x, {"x": step.x})
+        state = {"x": randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device))}
+    sampler = sampler_function(settings.sampler)
+    own = {name: OWN_SETTINGS[name](settings) for name in SAMPLERS[settings.sampler].settings}
+    for step in sampler(diffusion, autocasting(network, settings.precision), state, randn,
+                        first_step=begun.left - 1 if begun else None,
+                        cuda_graph=settings.cuda_graph and device.type == "cuda",
+                        clip_denoised=settings.clip_denoised, model_kwargs=conditions(labels, device), **own):
+        yield Generated(step.t, step.x, step.state)

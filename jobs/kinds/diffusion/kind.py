@@ -1,6 +1,7 @@
 """The kind `diffusion`, as a login node knows it."""
 
 from diffusion.respacing import space_timesteps
+from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.layers import unet_layers
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
 from jobs.spec.kinds import MODEL, Changes, HeldOut, Number, NumberLabel
@@ -32,7 +33,7 @@ class DiffusionKind:
         return chain_length(spec, spec.sample.timestep_respacing)
 
     def evaluations(self, spec: DiffusionSpec) -> int:
-        return self.steps(spec)
+        return SAMPLERS[spec.sample.sampler].evaluations(self.steps(spec))
 
     def records_steps(self, spec: DiffusionSpec) -> bool:
         return spec.sample.cuda_graph
@@ -57,7 +58,7 @@ class DiffusionKind:
             return []
         each = [(sampling.step, with_sampling(spec, sampling).sample) for sampling in samplings(spec)]
         chains = [(spec.train.iterations, ""),
-                  *((step, sample.timestep_respacing) for step, sample in each if sample.sampler == "ancestral")]
+                  *((step, sample.timestep_respacing) for step, sample in each if SAMPLERS[sample.sampler].has_likelihood)]
         return [Number(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain)),
                        spec.evaluate.nll_examples, spec.evaluate.batch_size, chain_length(spec, chain))
                 for step, chain in dict.fromkeys(chains)]

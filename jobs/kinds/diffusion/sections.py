@@ -1,11 +1,15 @@
 """The spec of a diffusion model: its own sections, its own keys of shared sections, and what they rule out."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS
+from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
-from jobs.spec.fields import Count, CountOrZero, Fraction, Respacing, Text
+from diffusion.samplers.table import SAMPLERS
+from diffusion.schedules import SCHEDULES
+from jobs.spec.fields import Count, CountOrZero, Fraction, OneOf, Respacing, Text
 from jobs.spec.sections import (
     Contradiction,
     Evaluate,
@@ -44,9 +48,9 @@ class Model(ModelAsWritten):
 
 class Diffusion(Section):
     diffusion_steps: Annotated[Count, Field(ge=2, le=1_000_000)] = 4000
-    noise_schedule: Literal["linear", "cosine"] = "cosine"
-    loss: Literal["simple", "hybrid", "vlb", "hybrid_unscaled", "vlb_unscaled"] = "hybrid"
-    predict: Literal["epsilon", "x_start", "x_prev"] = "epsilon"
+    noise_schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
+    loss: Annotated[str, OneOf(LOSSES)] = "hybrid"
+    predict: Annotated[str, OneOf(PARAMETERISATIONS)] = "epsilon"
     sigma_small: bool = False
     """Fixed variance only: the posterior's (small) instead of beta (large)."""
     rescale_timesteps: bool = True
@@ -54,11 +58,11 @@ class Diffusion(Section):
 
 
 class DiffusionTrain(Train):
-    schedule_sampler: Literal["uniform", "loss-second-moment"] = "uniform"
+    schedule_sampler: Annotated[str, OneOf(TIMESTEP_SAMPLERS)] = "uniform"
 
 
 class DiffusionSample(Sample):
-    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampler: Annotated[str, OneOf(SAMPLERS)] = "ancestral"
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     timestep_respacing: Respacing = ""
     clip_denoised: bool = True
@@ -100,7 +104,7 @@ def resolve(written: DiffusionSpecAsWritten) -> DiffusionSpec:
     model, evaluate = dict(written.model), dict(written.evaluate)
     model["channel_mult"] = written.model.channel_mult or list(CHANNEL_MULT.get(written.data.image_size, []))
     if written.model.learn_sigma is None:
-        model["learn_sigma"] = written.diffusion.loss != "simple"
+        model["learn_sigma"] = LOSSES[written.diffusion.loss].trains_variance
     evaluate["reference"] = written.evaluate.reference or written.data.path
     return DiffusionSpec(**dict(written) | {"model": Model(**model), "evaluate": DiffusionEvaluate(**evaluate)})
 
@@ -134,12 +138,11 @@ def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
 
 
 def _variance(spec: DiffusionSpec) -> list[Contradiction]:
-    loss, learn_sigma, found = spec.diffusion.loss, spec.model.learn_sigma, []
-    if loss == "simple" and learn_sigma:
-        found.append(("model.learn_sigma",
-                      "loss: simple does not train a variance; leave learn_sigma out, or use loss: hybrid"))
-    if loss.startswith("hybrid") and not learn_sigma:
-        found.append(("model.learn_sigma", f"loss: {loss} trains the variance; leave learn_sigma out, or use loss: simple"))
+    name, learn_sigma, found = spec.diffusion.loss, spec.model.learn_sigma, []
+    if learn_sigma and not LOSSES[name].trains_variance:
+        found.append(("model.learn_sigma", f"loss: {name} does not train a variance; leave learn_sigma out, or use loss: hybrid"))
+    if not learn_sigma and LOSSES[name].needs_learned_variance:
+        found.append(("model.learn_sigma", f"loss: {name} trains the variance; leave learn_sigma out, or use loss: simple"))
     if learn_sigma and spec.diffusion.sigma_small:
         found.append(("diffusion.sigma_small", "chooses a fixed variance, but learn_sigma is on"))
     return found
@@ -147,9 +150,10 @@ def _variance(spec: DiffusionSpec) -> list[Contradiction]:
 
 def _chains(spec: DiffusionSpec) -> list[Contradiction]:
     steps, found = spec.diffusion.diffusion_steps, []
-    if spec.diffusion.noise_schedule == "linear" and steps <= 20:
-        found.append(("diffusion.diffusion_steps", f"{steps} is too few for noise_schedule: linear, which is scaled to reach the "
-                      "same noise; it needs at least 21"))
+    name = spec.diffusion.noise_schedule
+    if steps < (fewest := SCHEDULES[name].fewest_steps):
+        found.append(("diffusion.diffusion_steps", f"{steps} is too few for noise_schedule: {name}, which is scaled to reach "
+                      f"equal noise for any number of steps; it needs at least {fewest}"))
     chains = [("sample.timestep_respacing", spec.sample.timestep_respacing),
               *(("evaluate.respacings", chain) for chain in spec.evaluate.respacings)]
     for key, chain in chains:

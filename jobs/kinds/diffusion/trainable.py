@@ -8,17 +8,14 @@ from torch import Tensor
 
 from diffusion.gaussian import Network
 from diffusion.losses import training_losses
+from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS, timestep_sampler
 from jobs.data.dataset import ImageData
-from jobs.kinds.diffusion.build import build_diffusion, build_network, build_timestep_sampler, conditions
+from jobs.kinds.diffusion.build import build_diffusion, build_network, conditions
 from jobs.kinds.diffusion.previews import STRIP, denoising_preview, noising_preview
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.kinds.seam import Draw, Examples, Preview, Weights
 from jobs.parallel.group import gather_rows
 from jobs.spec.kinds import MODEL
-
-LOSS_TERMS = {"simple": ["loss", "mse"], "vlb": ["loss"], "vlb_unscaled": ["loss"],
-              "hybrid": ["loss", "mse", "vb"], "hybrid_unscaled": ["loss", "mse", "vb"]}
-"""What `training_losses` returns for each objective."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,11 @@ class DiffusionTrainable:
     def __init__(self, spec: DiffusionSpec, device: torch.device):
         self.spec, self.device = spec, device
         self.diffusion = build_diffusion(spec, device)
-        self.timestep_sampler = build_timestep_sampler(spec)
+        self.timestep_sampler = timestep_sampler(spec.train.schedule_sampler, spec.diffusion.diffusion_steps)
         self.network = build_network(spec, spec.train.gradient_checkpointing).to(device)
         self.networks = {MODEL: self.network}
         self.averaged = self.updates = (MODEL,)
-        self.terms = {MODEL: LOSS_TERMS[spec.diffusion.loss]}
+        self.terms = {MODEL: LOSSES[spec.diffusion.loss].terms}
 
     def inputs(self, examples: Examples, draw: Draw) -> DiffusionInputs:
         t, weights = self.timestep_sampler.sample(draw.batch_size, draw.generator("timesteps", "cpu"))
@@ -57,7 +54,7 @@ class DiffusionTrainable:
 
     def learn(self, inputs: DiffusionInputs, losses: Mapping[str, Tensor]) -> None:
         """Show the losses of all ranks to the timestep sampler. Waits for the device, where the sampler learns at all."""
-        if self.timestep_sampler.learns:
+        if TIMESTEP_SAMPLERS[self.spec.train.schedule_sampler].reads_losses:
             self.timestep_sampler.update(gather_rows(inputs.t).cpu(), gather_rows(losses["loss"]).cpu())
 
     def state_dict(self) -> dict[str, Tensor]:

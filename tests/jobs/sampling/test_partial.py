@@ -212,7 +212,7 @@ def test_what_is_damaged_or_foreign_is_passed_over_with_a_note(make_run, alone, 
 @settings(max_examples=100, deadline=None)
 def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damage") / "partial-00000.h5"
-    save_partial(path, Partial(np.zeros((2, 1, 4, 4), np.float32), 7, np.zeros(16, np.uint8)), SETTINGS)
+    save_partial(path, Partial({"x": np.zeros((2, 1, 4, 4), np.float32)}, 7, np.zeros(16, np.uint8)), SETTINGS)
     whole = path.read_bytes()
     if data.draw(st.booleans(), label="cut"):
         damaged = whole[:data.draw(st.integers(0, len(whole) - 1))]
@@ -229,13 +229,14 @@ def test_state_comes_back_to_the_bit(tmp_path_factory, seed, draws, next_step):
     path = tmp_path_factory.mktemp("state") / "partial-00000.h5"
     generator = torch.Generator().manual_seed(seed)
     for count in draws:  # short draws leave half of a Box-Muller pair behind
-        x = torch.randn(count, 1, 3, 3, generator=generator)
-    x = torch.randn(2, 1, 3, 3, generator=generator)
-    save_partial(path, Partial(x.numpy(), next_step, generator.get_state().numpy()), SETTINGS)
+        torch.randn(count, 1, 3, 3, generator=generator)
+    state = {"x": torch.randn(2, 1, 3, 3, generator=generator).numpy(), "output before": np.arange(4.0)}
+    save_partial(path, Partial(state, next_step, generator.get_state().numpy()), SETTINGS)
     back = take_partial(path, SETTINGS)
     other = torch.Generator()
     other.set_state(torch.from_numpy(back.generator))
-    assert back.next_step == next_step and torch.equal(torch.from_numpy(back.x), x)
+    assert back.next_step == next_step and back.state.keys() == state.keys()
+    assert all(np.array_equal(back.state[name], array) for name, array in state.items())
     assert torch.equal(torch.randn(17, generator=other), torch.randn(17, generator=generator))
 
 
