@@ -1,5 +1,9 @@
 """The copy of the code that jobs run: everything that modules read, and nothing else."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from slurm.launch import snapshot as module
@@ -33,3 +37,13 @@ def test_equal_code_has_one_copy_and_a_changed_template_another(checkout, tmp_pa
     (checkout / "jobs" / "report" / "page.html").write_text("changed")
     assert snapshot(tmp_path / "study") != first
     assert len(list((tmp_path / "study" / "code").iterdir())) == 2
+
+
+def test_a_report_can_be_written_by_the_copied_code(study):
+    code = snapshot(study)
+    assert not list(code.rglob("__pycache__"))
+    script = ("import sys\nfrom pathlib import Path\nfrom jobs.report import write\n"
+              "assert Path(write.__file__).is_relative_to(Path.cwd()), write.__file__\n"
+              "write.report(Path(sys.argv[1]))")
+    subprocess.run([sys.executable, "-c", script, study], cwd=code, env=os.environ | {"PYTHONPATH": str(code)}, check=True)
+    assert (study / "report.html").is_file()
