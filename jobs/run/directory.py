@@ -124,7 +124,7 @@ class RunDir:
         if not isinstance(found, dict):
             return False
         asked = [sampling_facts(self.spec, sampling) for sampling in samplings(self.spec)]
-        there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.get("curve", []))]
+        there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.get("curve", []), strict=False)]
         return found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == there
 
     @contextmanager

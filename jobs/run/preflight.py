@@ -23,8 +23,9 @@ def input_problems(spec: Spec) -> list[str]:
         try:
             opened = open_data(path, data.image_size, data.channels, data.classes)
             names[path] = opened.class_names
-            problems |= {path: f"{other.examples_key}: {other.examples}, but {path} has {len(opened)} examples"
-                         for other in held_out if other.path == path and len(opened) < other.examples}
+            for other in held_out:
+                if other.path == path and len(opened) < other.examples:
+                    problems[path] = f"{other.examples_key}: {other.examples}, but {path} has {len(opened)} examples"
         except UserError as error:
             problems[path] = str(error)
     if data.classes is not None:

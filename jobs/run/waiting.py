@@ -1,4 +1,4 @@
-"""What a stage of a run waits for: the runs that its spec names."""
+"""Find the runs that a stage waits for: a spec names them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,8 @@ def named_run(run: RunDir, reference: Reference) -> RunDir:
 def waits_for(run: RunDir, stage: str) -> list[tuple[Reference, RunDir]]:
     """Return the runs that must do a stage before `stage` of `run` can start, without those that have done that stage."""
     named = [(reference, named_run(run, reference)) for reference in references(run.spec) if reference.stage == stage]
-    return [(reference, other) for reference, other in named if not (other.spec_file.is_file() and other.is_done(reference.needs))]
+    return [(reference, other) for reference, other in named
+            if not (other.spec_file.is_file() and other.is_done(reference.needs))]
 
 
 def check_named_runs(run: RunDir, stage: str) -> None:
