@@ -1,7 +1,6 @@
 """A person who submits to the fake SLURM of fake_slurm.py, in the test's own process and without root."""
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import iddpm_here
 from real_slurm import ONE, SLURM_SPEC, until
 
 SUPPORT = Path(__file__).parent
@@ -18,8 +18,8 @@ COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "srun")
 class FakeCluster:
     """The fake SLURM in `home`, and a person in `folder`. Jobs run stand_in_job.py unless another profile is named."""
 
-    def __init__(self, home: Path, folder: Path, monkeypatch):
-        self.home, self.folder, self.monkeypatch = home, folder, monkeypatch
+    def __init__(self, home: Path, folder: Path):
+        self.home, self.folder = home, folder
         (home / "bin").mkdir(parents=True)
         for name in (*COMMANDS, "stepd"):
             (home / "bin" / name).symlink_to(SUPPORT / "fake_slurm.py")
@@ -38,21 +38,7 @@ class FakeCluster:
         from slurm.launch.squeue import command as slurm_command
         return slurm_command(*command)
 
-    def iddpm(self, *arguments, status: int = 0) -> str:
-        """What the command prints."""
-        from slurm.cli.main import main
-
-        self.monkeypatch.setattr(sys, "argv", ["iddpm", *map(str, arguments)])
-        text, code = io.TextIOWrapper(io.BytesIO()), 0
-        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-            try:
-                main()
-            except SystemExit as ended:
-                code = ended.code or 0
-        text.flush()
-        said = text.buffer.getvalue().decode()
-        assert code == status, said
-        return said
+    iddpm = staticmethod(iddpm_here)
 
     def submit(self, *arguments, cluster: str = "stand-in", status: int = 0) -> str:
         return self.iddpm("submit", *arguments, "--cluster", cluster, status=status)
@@ -120,7 +106,7 @@ def fake_slurm(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
     home = tmp_path_factory.mktemp("fake-slurm")
     monkeypatch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
-    cluster = FakeCluster(home, tmp_path, monkeypatch)
+    cluster = FakeCluster(home, tmp_path)
     cluster.spec("spec.yaml")
     cluster.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2]}})
     yield cluster

@@ -110,8 +110,7 @@ def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(c
         "train", "sample", "sample", "evaluate", "evaluate", "report"]
     cluster.until_empty()
     assert states(cluster) == {"seed=1": "done", "seed=2": "done", "seed=3": "done"}
-    for seed in (2, 3):
-        assert cluster.samples(tmp_path / "runs" / "study" / f"seed={seed}") == undisturbed([f"train.seed={seed}"], ranks=1)
+    assert cluster.samples(tmp_path / "runs" / "study" / "seed=2") == undisturbed(["train.seed=2"], ranks=1)
     # Another metric for what is done: the evaluation alone. Another learning rate is another run.
     planned = cluster.iddpm("submit", "sweep.yaml", "evaluate.metrics=[fid,kid]", "--dry-run")
     assert "evaluate: 3 runs" in planned and "sample:" not in planned

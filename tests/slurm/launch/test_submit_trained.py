@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import h5py
+import pytest
 
 
+@pytest.mark.slow
 def test_one_run_is_trained_sampled_and_evaluated_the_other_diverges_and_the_report_says_so(fake_slurm):
     fake_slurm.spec("sweep.yaml", sweep={"grid": {"train.lr": [1e-3, 1e30]}})
     settings = ["train.iterations=70", "evaluate.nll_examples=2", "sample.batch_size=10"]
