@@ -52,6 +52,7 @@ def group(tmp_path):
         yield found
 
 
+@pytest.mark.slow
 def test_a_whole_measurement(folder, capsys):
     bench_machine(Path("small.yaml"), ("train.microbatch=6",), True, False, Path("here.json"))
     out, bench = capsys.readouterr().out, read_bench(Path("here.json"))
@@ -94,6 +95,7 @@ def test_every_combination_is_measured_where_there_is_time(spec, group):
     assert [rate.batch_size for rate in rates] == [4, 2, 1, 8]
 
 
+@pytest.mark.slow
 def test_checkpointing_at_some_resolutions_is_measured_besides(spec, group):
     listed = spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": [8]})})
     rates, _, _ = measure_training(listed, group, ["fp32"], SHORT, True, False)
@@ -172,6 +174,7 @@ def test_rates_are_of_images(spec):
     assert (one.per_second.median, hundred.per_second.median, hundred.per_second.q75) == (2, 300, 450)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_row_and_not_tried(spec, group, monkeypatch):
     needs = {batch: run_cost(bench_work.with_variant(spec, Variant(work="train", precision="fp32", batch_size=batch))
                              ).training_memory.total for batch in (6, 12, 24)}
@@ -198,6 +201,7 @@ def test_a_full_gpu_is_a_row_and_training_goes_on(spec, group):
         warm_up(Candidate(variant, lambda: 1 / 0), CPU)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_a_row(spec, group, monkeypatch):
     def at_once(self):
         raise ImportError("no inductor")
@@ -250,12 +254,14 @@ def test_a_peak_is_of_the_best_size(folder, monkeypatch):
     assert peaks == {"gemm": {"bf16": 2.0 * 2 * 64 ** 3}, "convolution": {"bf16": 1.0 * 2 * 2 * 16 ** 2 * 9 * 16 ** 2}}
 
 
+@pytest.mark.slow
 def test_two_ranks_are_measured_against_one(spec):
     [scaling] = measure_scaling(spec, SHORT)
     assert (scaling.ranks, scaling.threads, scaling.problem) == (2, 1, "")
     assert 0 < scaling.efficiency.q25 <= scaling.efficiency.median <= scaling.efficiency.q75
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_told(spec):
     with started(spec, 2, 1) as ranks:
         ranks.processes[1].kill()
