@@ -94,6 +94,11 @@ class Cluster:
             return not self.queue()
         until(drained)
 
+    def until_sampled(self) -> None:
+        """Wait for the samples, and do without evaluation and report, which are those of any run."""
+        self("scancel", *(line.split()[0] for line in self.queue() if "-evaluate-" in line or "-report-" in line))
+        self.until_empty()
+
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
