@@ -1,4 +1,5 @@
-# make demo: everything from nothing to samples of digits. make test: all tests. Both set up what they need.
+# make demo: everything from nothing to samples of digits. make test: lint and all tests. make test-fast: the tests that take
+# less than a few seconds each. make lint: ruff and mypy. Each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,19 +7,27 @@ INSTALLED := .venv/.installed
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: demo test install debian-packages clean
+.PHONY: demo test test-fast lint install debian-packages clean
 
 demo: $(INSTALLED)
 	$(BIN)/iddpm run configs/quickstart.yaml
 
 # Tests on SLURM start a real one on this machine, which takes root, and those of the report's page want Chromium, which
 # Ubuntu packages as a snap only. What cannot be had is left out, and that is said.
-test: $(INSTALLED) $(if $(ROOT),debian-packages)
+test: lint $(if $(ROOT),debian-packages)
 	@left="$(if $(ROOT),,slurm)"; \
 	chromium --version >/dev/null 2>&1 || chromium-browser --version >/dev/null 2>&1 || left="$$left browser"; \
 	marks=$$(echo $$left | sed 's/ / and not /'); \
 	$(BIN)/python -m pytest -n 3 --dist loadgroup $${marks:+-m "not $$marks"} tests || exit; \
 	test -z "$$marks" || echo "left out: the tests marked $$left (no root, or no Chromium, here)"
+
+# Without SLURM, without a browser, and without tests that train for several seconds: under 90 s on 2 cores.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m "not slurm and not browser and not slow" tests
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m mypy diffusion jobs slurm
 
 debian-packages:
 	@for program in slurmctld slurmd slurmdbd munged mariadbd chromium; do command -v $$program >/dev/null || missing=yes; done; \
@@ -38,4 +47,4 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

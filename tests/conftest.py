@@ -11,11 +11,20 @@ from paths import GOLDEN
 
 from diffusion.networks.unet import UNet
 
-pytest_plugins = ["small_runs", "finished_study", "real_slurm"]
+pytest_plugins = ["small_runs", "finished_study", "real_slurm", "fake_cluster", "recorded_slurm"]
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests with these fixtures start processes that load torch, or train for seconds: they count as marked slow.
+SLOW_FIXTURES = {"ranks", "trained"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
 
 
 class Golden:

@@ -3,12 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import pytest
+from command_line import iddpm, iddpm_here
 from small_runs import SMALL_SPEC
 
 # One process for each stage, where it does not matter how many they are.
@@ -53,10 +54,15 @@ class Cluster:
 
     def iddpm(self, *arguments, status: int = 0) -> str:
         """What the command prints."""
-        done = subprocess.run([Path(sys.executable).parent / "iddpm", *map(str, arguments)], cwd=self.folder,
-                              capture_output=True, text=True, timeout=280, env=self.environment)
-        assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        if arguments[0] not in ("submit", "status", "cancel", "requeue"):
+            return iddpm(*arguments, cwd=self.folder, status=status, env=self.environment)
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            with mock.patch.dict(os.environ, SLURM_CONF=str(self.testbed.conf)):
+                return iddpm_here(*arguments, status=status)
+        finally:
+            os.chdir(before)
 
     def status(self, study: str = "runs/study") -> list[dict]:
         shown = self.iddpm("status", study, "--json")
@@ -88,22 +94,31 @@ class Cluster:
             return not self.queue()
         until(drained)
 
+    def until_sampled(self) -> None:
+        """Wait for the samples, and do without evaluation and report, which are those of any run."""
+        self("scancel", *(line.split()[0] for line in self.queue() if "-evaluate-" in line or "-report-" in line))
+        self.until_empty()
+
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """undisturbed(settings, ranks=2) -> samples of such a run, trained by so many ranks here, without SLURM or trouble."""
+    from jobs.run.freezing import freeze
+    from jobs.spec.file import load
+
     folders: dict[str, Path] = {}
 
     def samples_of(settings: list[str], ranks: int = 2) -> bytes:
+        settings = [setting for setting in settings if not setting.startswith("evaluate.")]
         what = json.dumps([settings, ranks])
         if what not in folders:
             folder = folders[what] = tmp_path_factory.mktemp("undisturbed")
             (folder / "spec.yaml").write_text(json.dumps(SLURM_SPEC))
             here = [f"resources.train.tasks_per_node={ranks}", "resources.sample.tasks_per_node=1",
                     *(f"resources.{stage}.nodes=1" for stage in ("train", "sample"))]
-            command = [Path(sys.executable).parent / "iddpm", "run", "spec.yaml", *settings, *here]
-            for stage in ("train", "sample"):
-                subprocess.run([*command, "--only", stage], cwd=folder, check=True, timeout=280)
+            freeze(load(folder / "spec.yaml", [*settings, *here]), folder / "runs")
+            for stage in ("train", "sample"):  # not `iddpm run`, which would write a report after each
+                iddpm(stage, "runs/study/run", cwd=folder)
         return Cluster.samples(folders[what] / "runs" / "study" / "run")
     return samples_of
 

@@ -123,6 +123,7 @@ def test_cifar_operations_are_those_that_torch_counts():
     assert measured_flops(spec, 2) == 2 * run_cost(spec).forward_flops
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(channel_mult=st.lists(st.integers(1, 3), min_size=1, max_size=4), num_res_blocks=st.integers(1, 2),
        attention=st.sets(st.sampled_from([16, 8, 4, 2])), num_channels=st.sampled_from([8, 12]),

@@ -1,4 +1,7 @@
-"""Submission to a real SLURM on this machine: what is submitted, in which order it runs, what is refused."""
+"""Submission to a real SLURM on this machine: what is submitted, and in which order it runs.
+
+What needs no real SLURM is tested on the fake one: test_submit.py, test_requeue.py, test_cancel.py.
+"""
 
 import json
 import shutil
@@ -8,9 +11,6 @@ import sys
 import pytest
 from paths import ROOT
 from real_slurm import ONE
-
-from slurm.launch.records import Submission, record, recorded
-from slurm.launch.squeue import Job
 
 # One after another: what is in the queue is counted.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
@@ -110,8 +110,7 @@ def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_point_are_submitted(c
         "train", "sample", "sample", "evaluate", "evaluate", "report"]
     cluster.until_empty()
     assert states(cluster) == {"seed=1": "done", "seed=2": "done", "seed=3": "done"}
-    for seed in (2, 3):
-        assert cluster.samples(tmp_path / "runs" / "study" / f"seed={seed}") == undisturbed([f"train.seed={seed}"], ranks=1)
+    assert cluster.samples(tmp_path / "runs" / "study" / "seed=2") == undisturbed(["train.seed=2"], ranks=1)
     # Another metric for what is done: the evaluation alone. Another learning rate is another run.
     planned = cluster.iddpm("submit", "sweep.yaml", "evaluate.metrics=[fid,kid]", "--dry-run")
     assert "evaluate: 3 runs" in planned and "sample:" not in planned
@@ -124,8 +123,8 @@ def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path, undistur
         shutil.copytree(ROOT / package, copy / package)
     cluster.spec("spec.yaml", resources=ONE)
     cluster("scontrol", "update", "PartitionName=main", "State=DOWN")
-    subprocess.run([sys.executable, "-m", "slurm.cli.main", "submit", tmp_path / "spec.yaml", "--runs", tmp_path / "runs"], cwd=copy,
-                   env=cluster.environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "slurm.cli.main", "submit", tmp_path / "spec.yaml", "--runs", tmp_path / "runs"],
+                   cwd=copy, env=cluster.environment, check=True, timeout=120)
     for module in copy.rglob("*.py"):
         module.write_text("raise SystemExit('edited while the jobs were waiting')\n")
     cluster("scontrol", "update", "PartitionName=main", "State=UP")
@@ -135,7 +134,8 @@ def test_queued_jobs_run_the_code_that_was_submitted(cluster, tmp_path, undistur
     assert cluster.samples(study / "run") == undisturbed([], ranks=1)
     codes = {json.loads(file.read_text())["code"] for file in (study / "submissions").glob("*.json")}
     kept = study / "code" / codes.pop()
-    assert not codes and (kept / "jobs" / "training" / "loop.py").read_text() == (ROOT / "jobs" / "training" / "loop.py").read_text()
+    assert not codes
+    assert (kept / "jobs" / "training" / "loop.py").read_text() == (ROOT / "jobs" / "training" / "loop.py").read_text()
     assert "commit" in json.loads((kept / "provenance.json").read_text())
 
 
@@ -160,39 +160,9 @@ def test_a_sweep_that_fails_alike_is_held_and_requeue_brings_it_home(cluster, tm
     assert set(states(cluster).values()) == {"done"} and not held.exists()
 
 
-def test_an_array_whose_bookkeeping_was_lost_is_found_by_its_name(tmp_path):
-    record(tmp_path, Submission("study-train-1234", "train", ["a", "b"], time=1.0))
-    record(tmp_path, Submission("study-train-5678", "train", ["c"], time=2.0))
-    live = {"77_1": Job("77_1", "study-train-1234", "PENDING", "Priority", "")}
-    first, second = recorded(tmp_path, live)
-    assert first.job_id == "77" and first.element(1) == "77_1" and second.job_id is None
-    assert recorded(tmp_path, {})[0].job_id == "77"  # and is written down
-
-
 def test_what_the_cluster_would_refuse_is_refused_before_anything_is_written(cluster, tmp_path):
     text = cluster.iddpm("submit", "spec.yaml", "resources.train.nodes=9", "train.batch_size=9", status=2)
     assert "resources.train" in text and not (tmp_path / "runs").exists()
-    assert "no file" in cluster.iddpm("submit", "spec.yaml", "--cluster", "nowhere", status=2)
-    short = cluster.iddpm("submit", "spec.yaml", "resources.train.time=0:01", status=2)  # the default lead is two minutes
-    assert "resources.train.time" in short and "signal_lead_s" in short
-    (tmp_path / "mine.yaml").write_text("memgb: 3\n")
-    assert "did you mean `mem_gb`?" in cluster.iddpm("submit", "spec.yaml", "--cluster", "mine.yaml", status=2)
-    full = cluster.iddpm("submit", "spec.yaml", "sample.num_samples=100_000_000_000", "sample.batch_size=1_000_000", status=2)
-    assert "are free there" in full and not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("line", ["partition: \"main\\ntouch x\"", "partition: \"a' #\"", "qos: $(touch x)", "account: a b"])
-def test_profiles_cannot_smuggle_commands_into_the_script(cluster, tmp_path, line):
-    (tmp_path / "configs" / "clusters").mkdir(parents=True)
-    (tmp_path / "configs" / "clusters" / "evil.yaml").write_text(line + "\n")
-    assert line.split(":")[0] in cluster.iddpm("submit", "spec.yaml", "--cluster", "evil", status=2)
-    assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize("name", ["a'; touch x #", "100%j", "a\ntouch x", "a$(touch x)", "a\\"])
-def test_folders_with_names_that_a_script_would_take_apart_are_refused(cluster, tmp_path, name):
-    assert "--runs" in cluster.iddpm("submit", "spec.yaml", "--runs", name, status=2)
-    assert not (tmp_path / "x").exists() and cluster.queue() == []
 
 
 def test_odd_but_harmless_names_of_folders_and_swept_values_work(cluster, tmp_path):

@@ -71,7 +71,7 @@ def test_preemption_before_python_listens_costs_nothing_but_the_start(cluster, t
     training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
     cluster("sbatch", "--partition=urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
-    cluster.until_empty()
+    cluster.until_sampled()
     assert cluster.samples(tmp_path / "runs" / "study" / "run") == undisturbed(["evaluate.nll_examples=0"], ranks=1)
 
 
@@ -83,7 +83,7 @@ def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_
     training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
     cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))
     assert 0 < progress(run)["done"] < 600
-    cluster.until_empty()
+    cluster.until_sampled()
     assert "TIMEOUT" not in cluster("sacct", "-n", "-X", "-D", "-j", training, "-o", "State")
     assert cluster.samples(run) == undisturbed(LONGER)
 
@@ -95,7 +95,7 @@ def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster
     crash(cluster, "n2")
     finished = until_sampling(cluster, run)
     crash(cluster, "n1")
-    cluster.until_empty()
+    cluster.until_sampled()
     assert {name: (run / "samples" / name).stat().st_ino for name in finished} == finished
     assert cluster.samples(run) == undisturbed(LONG)
 
@@ -109,7 +109,7 @@ def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again
     assert progress(run)["state"] == "interrupted" and progress(run)["done"] >= 40
     assert "1 interrupted" in cluster.iddpm("status", "runs/study")
     cluster.iddpm("submit", "spec.yaml", *LONG)
-    cluster.until_empty()
+    cluster.until_sampled()
     assert cluster.samples(run) == undisturbed(LONG)
 
 
@@ -120,7 +120,7 @@ def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturb
     assert "1 asked to save" in cluster.iddpm("requeue", "runs/study/run")
     cluster.until(lambda: any("BeginTime" in line for line in cluster.queue()))
     assert 40 <= progress(run)["done"] < 200
-    cluster.until_empty()
+    cluster.until_sampled()
     assert cluster.samples(run) == undisturbed(LONG)
 
 
@@ -134,7 +134,7 @@ def test_a_slurmctld_that_dies_and_comes_back_changes_nothing(cluster, tmp_path,
     until_trained(cluster, run, 80)  # the job does not need it
     assert "does not answer" in cluster.iddpm("status", "runs/study")
     daemons.up(bed.home, bed.nodes, bed.cpus, bed.gpus, bed.accounting)
-    cluster.until_empty()
+    cluster.until_sampled()
     assert cluster.samples(run) == undisturbed(LONG, ranks=1)
 
 

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from real_slurm import until
 
 from jobs.errors import UserError
 from slurm.cli.tensorboard import show_board, ssh_hint
@@ -30,16 +31,10 @@ def study(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def squeue(tmp_path, monkeypatch):
+def squeue(slurm):
     """squeue("12_0|...") is its answer from now on; at first the queue is empty."""
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-
-    def answer(text: str) -> None:
-        (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\necho '{text}'\n")
-        (tmp_path / "bin" / "squeue").chmod(0o755)
-    answer("")
-    return answer
+    slurm()
+    return lambda text: slurm(squeue=text and f"{text}\n")
 
 
 def write_log(study, name: str, text: str, age: float) -> None:
@@ -115,14 +110,12 @@ def test_following_goes_from_stage_to_stage_and_ends_with_the_last(study, capfd,
     monkeypatch.setattr(logs, "POLL_S", 0.02)
     process = subprocess.Popen([sys.executable, "-c", STAGES_OF_A, study / "a", "train", "sample", "evaluate"],
                                env=os.environ | {"SCRIPT": STAGES_OF_A})
-    while not list((study / "a").glob("logs/train/*/*_log.out")):
-        assert process.poll() is None
+    until(lambda: list((study / "a").glob("logs/train/*/*_log.out")), 20)
     stages = ["train", "sample", "evaluate"] if stage is None else [stage]
     text = printed(capfd, study / "a", stage, 0, True)
     assert text.splitlines() == [f"{stage} {part}" for stage in stages for part in range(4)]
     assert process.wait(timeout=20) == 0
-    while not (study / "a" / "evaluation.json").exists():  # its children
-        pass
+    until((study / "a" / "evaluation.json").exists, 20)  # its children
 
 
 def test_following_waits_for_a_job_in_the_queue_and_ends_when_it_left(study, capfd, squeue, monkeypatch):

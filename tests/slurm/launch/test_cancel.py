@@ -1,0 +1,38 @@
+"""`iddpm cancel`: on the fake SLURM, with stand-in jobs."""
+
+import json
+from pathlib import Path
+
+
+def test_a_cancelled_study_has_saved_stays_cancelled_and_goes_on_when_submitted_again(fake_slurm):
+    waiting = fake_slurm.act("run", "train", "wait")
+    fake_slurm.submit("spec.yaml")
+    fake_slurm.until_event("begin run train")
+    assert "4 jobs cancelled" in fake_slurm.iddpm("cancel", "runs/study")
+    fake_slurm.until_empty()
+    assert json.loads(Path("runs/study/run/progress.json").read_text())["state"] == "interrupted"
+    assert fake_slurm.states() == {"run": "interrupted"} and "1 interrupted" in fake_slurm.iddpm("status", "runs/study")
+    assert {job["state"] for job in fake_slurm.jobs().values()} == {"CANCELLED"} and "begin report" not in fake_slurm.events()
+    waiting.unlink()
+    fake_slurm.submit("spec.yaml")
+    fake_slurm.until_event("begin run sample")
+    assert "train of run, from step 20" in fake_slurm.iddpm("logs", "runs/study/run", "--stage", "train")
+
+
+def test_a_cancelled_run_leaves_the_others_and_the_report_alone(fake_slurm):
+    fake_slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
+    fake_slurm.submit("sweep.yaml")
+    assert "3 jobs cancelled" in fake_slurm.iddpm("cancel", "runs/study/seed=1")
+    assert sorted(fake_slurm.queue()) == ["1_1", "3_1", "5_1", "7"]
+    assert fake_slurm.states() == {"seed=1": "stopped", "seed=2": "pending"}
+
+
+def test_a_cancelled_study_is_no_longer_on_hold_and_other_folders_are_refused(fake_slurm):
+    fake_slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
+    fake_slurm.submit("sweep.yaml")
+    fake_slurm("scontrol", "hold", "1_[0-1]")
+    Path("runs/study/held.json").write_text('{"time": 0, "kind": "error", "message": "m", "runs": ["a"], "jobs": ["1"]}')
+    assert "7 jobs cancelled" in fake_slurm.iddpm("cancel", "runs/study")
+    assert fake_slurm.queue() == {} and not Path("runs/study/held.json").exists()
+    assert "0 jobs cancelled" in fake_slurm.iddpm("cancel", "runs/study")
+    assert "neither a study's nor a run's directory" in fake_slurm.iddpm("cancel", "runs", status=2)
