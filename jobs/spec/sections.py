@@ -4,10 +4,11 @@ Field names are those of the field's own code and papers. A kind adds sections o
 (jobs/kinds/KIND/sections.py). `AsWritten` marks what a person writes; the class without it has every default filled in.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.spec.features import metrics_beyond
 from jobs.spec.fields import (
     Compile,
     Count,
@@ -15,16 +16,16 @@ from jobs.spec.fields import (
     EmaRate,
     GradientCheckpointing,
     Name,
+    OneOf,
     Text,
     TrainingStep,
     WallTime,
 )
+from jobs.spec.metrics import METRICS
 from jobs.spec.precisions import Precision
 
 Contradiction = tuple[str, str]
 """A dotted key, and what is wrong there that no single field shows."""
-
-Metric = Literal["fid", "sfid", "inception_score", "precision_recall", "kid"]
 
 
 class Section(BaseModel):
@@ -94,7 +95,7 @@ class EvaluateAsWritten(Section):
     """Data set to compare samples with; null: data.path."""
     features: Text = "pixels"
     """`pixels`, `classifier` (a small one, trained on the reference), or a TorchScript file such as inception-2015-12-05.pt."""
-    metrics: list[Metric] = ["fid"]
+    metrics: list[Annotated[str, OneOf(METRICS)]] = ["fid"]
     batch_size: Count = 64
     seed: CountOrZero = 0
 
@@ -174,9 +175,9 @@ def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
                   for size in train.gradient_checkpointing if size not in resolutions]
     if sample.ema_rate is not None and sample.ema_rate not in train.ema_rate:
         found.append(("sample.ema_rate", f"{sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
-    if spec.evaluate.features == "pixels":
-        found += [("evaluate.metrics", f"{metric} needs more than features: pixels has; use classifier or a TorchScript file")
-                  for metric in ("sfid", "inception_score") if metric in spec.evaluate.metrics]
+    features = spec.evaluate.features
+    found += [("evaluate.metrics", f"{metric} needs more than features: {features} has; use classifier or a TorchScript file")
+              for metric in metrics_beyond(features, spec.evaluate.metrics)]
     found += batch_contradictions(train, spec.resources.train.world_size)
     found += [("sample.at", f"step {step} is beyond train.iterations {train.iterations}")
               for step in sample.at if step != "last" and step > train.iterations]
