@@ -68,7 +68,7 @@ def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 
 
 def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
-    """Plan the numbers that the kind computes itself (bits/dim). A number that a job's end interrupts starts again in the next."""
+    """Plan the numbers that the kind computes itself, such as bits/dim. An interrupted number starts again in the next job."""
     ranks, numbers = spec.resources.evaluate.world_size, kind_of(spec).numbers(spec)
     if not numbers:
         return StagePlan("evaluate", ranks, NOTHING, usable_s, (1, 1, 1), ranks_for_one_job=1)

@@ -30,7 +30,8 @@ def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Wo
     def work() -> None:
         part = state.parts[MODEL]
         state.spec, part.scaler = spec, scaler
-        part.network.checkpoint_gradients(variant.gradient_checkpointing)
+        if recompute := getattr(part.network, "checkpoint_gradients", None):  # a network may have nothing to recompute
+            recompute(variant.gradient_checkpointing)
         train_step(state, next(batches), next(steps))
     return work
 

@@ -42,7 +42,8 @@ def denoising_preview(spec: DiffusionSpec, network: UNet, weights: Weights,
     training = network.training
     network.eval()
     try:
-        steps = list(ddim(diffusion, averaged, {"x": x_T}, randn_from(generator, SAMPLES), model_kwargs=conditions(labels, device)))
+        steps = list(ddim(diffusion, averaged, {"x": x_T}, randn_from(generator, SAMPLES),
+                          model_kwargs=conditions(labels, device)))
     finally:
         network.train(training)
     stages = np.linspace(0, len(steps) - 1, STRIP).round().astype(int)
