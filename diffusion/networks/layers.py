@@ -1,16 +1,23 @@
-"""The U-Net's building blocks. Attribute names are the keys of published checkpoints: renaming one breaks loading."""
+"""Layers of the U-Net. Attribute names are keys of published checkpoints: a renamed attribute would not load.
+
+Two functions have a way of their own for bfloat16 on a CPU (`Norm.forward`, `attention`). Together with `Join` these ways are
+measured by tests/benchmarks/train.py step; on a GPU they change nothing.
+"""
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoidal embedding [N, width] of times `t` [N]: cosines, then sines, a zero column where width is odd.
+    """Sinusoidal embedding [N, width] of times `t` [N]: cosines, then sines, and a column of zeros where width is odd.
 
     Vaswani et al. 2017, section 3.5, in the layout of the published IDDPM networks.
     """
@@ -20,30 +27,30 @@ def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> T
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
 
 
-def zeroed(module: nn.Module) -> nn.Module:
-    """The module with all parameters at 0: a residual branch that starts as the identity."""
+def zeroed(module: AnyModule) -> AnyModule:
+    """The module with all its parameters set to 0: a residual block that ends in one starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in float32 under any autocast: 32 groups, or as many as divide the channels evenly."""
+    """Group normalisation, computed in float32 under any autocast: 32 groups, or as many as divide the channels evenly."""
 
     def __init__(self, channels: int):
         super().__init__(math.gcd(32, channels), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # On a CPU the kernel for bfloat16 computes in float32 by itself, up to four times faster than with copies around it.
-        by_itself = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-        given = x if by_itself else x.float()
-        return F.group_norm(given, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        # A CPU's kernel for bfloat16 computes in float32 by itself, up to four times as fast as with copies before and after.
+        given = x if x.dtype == torch.bfloat16 and x.device.type == "cpu" else x.float()
+        return super().forward(given).to(x.dtype)
 
 
 class Join(torch.autograd.Function):
-    """x [N, A, H, W] and skip [N, B, H, W] -> [N, A + B, H, W].
+    """x [N, A, H, W] and skip [N, B, H, W] -> [N, A + B, H, W]: torch.cat with less memory in the backward pass.
 
-    cat's own backward gives views, and that of `skip`, which waits for its input block, would keep the whole alive meanwhile.
+    The gradients of torch.cat are views into one tensor. That of `skip` waits until the backward pass reaches the encoder, and
+    would keep the whole tensor alive so long, so it is copied.
     """
 
     @staticmethod
@@ -56,23 +63,29 @@ class Join(torch.autograd.Function):
         return gradient[:, :ctx.channels], gradient[:, ctx.channels:].clone()
 
 
-def at_once(function: Callable, *arguments: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-    return function(*arguments)
+class Recomputable(nn.Module):
+    """A layer that can trade time for memory in training (gradient checkpointing). The gradients are the same."""
+
+    recompute = False
+    """Set by `UNet.checkpoint_gradients`."""
+
+    def run(self, part: Callable, *arguments: Tensor | None):
+        """part(*arguments). With `recompute` only the arguments are kept, and the backward pass computes `part` again.
+
+        The second computation stops as soon as the backward pass has all that it needs: a convolution at the end of `part` does
+        not run twice, because its gradient takes its input alone.
+        """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(part, *arguments, use_reentrant=False)  # this kind also works with autocast, DDP and a compiler
+        return part(*arguments)
 
 
-def recomputed(function: Callable, *arguments: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-    """function(*arguments), of which the backward pass finds only the arguments and computes the rest again.
+class ResBlock(Recomputable):
+    """x [N, A, H, W], embedding [N or 1, E] -> [N, out_channels, H, W]: two 3x3 convolutions beside a residual connection.
 
-    It stops where nothing more is needed: a convolution at the end, of which its input is kept, is not run twice.
-    """
-    return checkpoint(function, *arguments, use_reentrant=False)  # non-reentrant: also under autocast, DDP and a compiler
-
-
-class ResBlock(nn.Module):
-    """x [N, in, H, W], embedding [N or 1, E] -> [N, out, H, W]. With `skip` the two joined are the `in` channels.
-
-    `call` is `at_once`, or `recomputed` for less memory: then x and skip stay. With skip, on the way up, so does what lies
-    between the 3x3 convolutions, and none of them is run twice; without, on the way down, it would wait too long to be worth it.
+    Encoder blocks have A = in_channels. Decoder blocks also take `skip` [N, B, H, W], with A + B = in_channels.
+    With `recompute`, an encoder block keeps only its inputs. A decoder block also keeps the activation between the convolutions,
+    so that neither runs twice; in the encoder that activation would be held too long, until the backward pass is nearly over.
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float, use_scale_shift_norm: bool):
@@ -85,22 +98,22 @@ class ResBlock(nn.Module):
         self.skip_connection = (nn.Identity() if in_channels == out_channels
                                 else nn.Conv2d(in_channels, out_channels, 1))
 
-    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None, call: Callable = at_once) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is None:
-            return call(self._whole, x, embedding)
-        residual, h = call(self._first, x, skip)
-        return residual + call(self._second, h, embedding)
+            return self.run(self._both_convolutions, x, embedding)
+        residual, h = self.run(self._first_convolution, x, skip)
+        return residual + self.run(self._second_convolution, h, embedding)
 
-    def _whole(self, x: Tensor, embedding: Tensor) -> Tensor:
-        residual, h = self._first(x)
-        return residual + self._second(h, embedding)
+    def _both_convolutions(self, x: Tensor, embedding: Tensor) -> Tensor:
+        residual, h = self._first_convolution(x)
+        return residual + self._second_convolution(h, embedding)
 
-    def _first(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _first_convolution(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if skip is not None:
             x = Join.apply(x, skip)
         return self.skip_connection(x), self.in_layers(x)
 
-    def _second(self, h: Tensor, embedding: Tensor) -> Tensor:
+    def _second_convolution(self, h: Tensor, embedding: Tensor) -> Tensor:
         modulation = self.emb_layers(embedding)[:, :, None, None]  # [N or 1, out or 2 out, 1, 1]
         if self.use_scale_shift_norm:
             scale, shift = modulation.chunk(2, dim=1)
@@ -110,18 +123,19 @@ class ResBlock(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Of q to k, v: [N, heads, T, D] each, and the result (Vaswani et al. 2017, eq. 1)."""
+    """Scaled dot-product attention of q, k and v, [N, heads, T, D] each and the result (Vaswani et al. 2017, eq. 1)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # torch's fused kernel, forward and backward, takes two to six times as long as its parts do here.
+        # On a CPU torch's fused kernel for bfloat16 takes two to six times as long, forward and backward, as its parts.
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return weights.softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
-class Attention(nn.Module):
+class Attention(Recomputable):
     """Self-attention over all positions, with a residual connection: [N, C, H, W] -> [N, C, H, W].
 
-    The rows of `qkv` are head-major: head, then q, k, v, then channel of the head.
+    The rows of `qkv` are ordered by head, then q, k, v, then channel of the head. Raises ValueError where num_heads does not
+    divide the channels.
     """
 
     def __init__(self, channels: int, num_heads: int):
@@ -134,9 +148,12 @@ class Attention(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.run(self._attended, x)
+
+    def _attended(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # [N, T, C]
-        # The 1x1 convolutions as products over the last dimension: the layout that the fast attention kernels take.
+        # 1x1 convolutions as products over the last dimension: fast attention kernels need this layout.
         qkv = F.linear(tokens, self.qkv.weight.flatten(1), self.qkv.bias)
         q, k, v = qkv.view(n, -1, self.num_heads, 3, c // self.num_heads).permute(3, 0, 2, 1, 4)  # [N, heads, T, C/heads]
         attended = attention(q, k, v).transpose(1, 2).reshape(n, -1, c)  # [N, T, C]

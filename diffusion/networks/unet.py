@@ -2,50 +2,45 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from diffusion.networks.layers import (
     Attention,
     Downsample,
     Norm,
+    Recomputable,
     ResBlock,
     Upsample,
-    at_once,
-    recomputed,
     timestep_embedding,
     zeroed,
 )
 
 
-class Block(nn.Sequential):
-    """Layers at one resolution, one after another; residual blocks also see the embedding of time and class.
-
-    x [N, C, H, W], embedding [N or 1, E], and on the way up the output `skip` [N, S, H, W] of an input block.
-    """
-
-    gradient_checkpointing = False
+class Block(nn.ModuleList):
+    """Layers at one resolution (in pixels), one after another. Residual blocks also take the embedding of time and class."""
 
     def __init__(self, resolution: int, *layers: nn.Module):
-        super().__init__(*layers)
+        super().__init__(layers)
         self.resolution = resolution
 
     def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
-        call = recomputed if self.gradient_checkpointing and torch.is_grad_enabled() else at_once
+        """x [N, C, H, W], embedding [N or 1, E]; in the decoder also the output `skip` [N, S, H, W] of an encoder block."""
         for layer in self:
             if isinstance(layer, ResBlock):
-                x, skip = layer(x, embedding, skip, call), None
+                x, skip = layer(x, embedding, skip), None
             else:
-                x = call(layer, x) if isinstance(layer, Attention) else layer(x)
+                x = layer(x)
         return x
 
 
 class UNet(nn.Module):
     """network(x [N, in_channels, S, S], t float [N], y int64 [N] where num_classes) -> [N, out_channels, S, S].
 
-    image_size S must be divisible by 2 ** (len(channel_mult) - 1). attention_resolutions are sizes in pixels.
-    gradient_checkpointing: the backward pass computes anew what stands before the 3x3 convolutions of residual blocks, and
-    attention, at the resolutions given or, with True, at all; gradients are the same.
+    image_size              S, divisible by 2 ** (len(channel_mult) - 1)
+    channel_mult            channels of each level, as multiples of num_channels
+    attention_resolutions   sizes in pixels
+    gradient_checkpointing  resolutions at which layers are recomputed in the backward pass (`layers.Recomputable`); True: all
+    Raises ValueError where the levels do not divide image_size, or num_heads does not divide the channels of an attention layer.
     """
 
     def __init__(self, *, image_size: int, in_channels: int, out_channels: int, num_channels: int, num_res_blocks: int,
@@ -86,7 +81,7 @@ class UNet(nn.Module):
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(channel_mult))):
             for index in range(num_res_blocks + 1):
-                layers = [res(channels + skips.pop(), mult * num_channels),
+                layers: list[nn.Module] = [res(channels + skips.pop(), mult * num_channels),
                           *attention_at(resolution, mult * num_channels)]
                 channels = mult * num_channels
                 last = level and index == num_res_blocks
@@ -97,18 +92,24 @@ class UNet(nn.Module):
         self.checkpoint_gradients(gradient_checkpointing)
 
     def checkpoint_gradients(self, where: bool | Sequence[int]) -> None:
-        """From now on as with `gradient_checkpointing=where`."""
-        for block in (*self.input_blocks, self.middle_block, *self.output_blocks):
-            block.gradient_checkpointing = where if isinstance(where, bool) else block.resolution in where
+        """Change `gradient_checkpointing` to `where`."""
+        for block in self.modules():
+            if isinstance(block, Block):
+                for layer in block:
+                    if isinstance(layer, Recomputable):
+                        layer.recompute = where if isinstance(where, bool) else block.resolution in where
 
     def along(self, times: Tensor, y: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-        """at_step(x, number int64 [1]): forward(x, `times` [K] at that number, y), with the embeddings computed here, once."""
-        time, label = self.time_embed(timestep_embedding(times, self.num_channels)), self._label_embedding(y)
+        """at_step(x, number int64 [1]) = forward(x, times[number], y), for `times` [K]. Computes all embeddings here, once."""
+        time, label = self._time_embedding(times), self._label_embedding(y)
 
         def at_step(x: Tensor, number: Tensor) -> Tensor:
             embedding = time.index_select(0, number)  # [1, E], for all examples
             return self(x, embedding=embedding if label is None else embedding + label)
         return at_step
+
+    def _time_embedding(self, t: Tensor) -> Tensor:
+        return self.time_embed(timestep_embedding(t, self.num_channels))
 
     def _label_embedding(self, y: Tensor | None) -> Tensor | None:
         if (y is None) != (self.num_classes is None):
@@ -117,9 +118,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None, *,
                 embedding: Tensor | None = None) -> Tensor:
-        """`embedding` [N or 1, E]: what becomes of t and y, where that was computed before (see `along`)."""
+        """The output at times t with labels y; or with the `embedding` [N or 1, E] of both, see `along`."""
         if embedding is None:
-            embedding, label = self.time_embed(timestep_embedding(t, self.num_channels)), self._label_embedding(y)
+            if t is None:
+                raise ValueError("the network needs times t or their embedding")
+            embedding, label = self._time_embedding(t), self._label_embedding(y)
             embedding = embedding if label is None else embedding + label
         h, skips = x, []
         for block in self.input_blocks:

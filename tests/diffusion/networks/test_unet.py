@@ -125,7 +125,8 @@ def test_along_a_chain_the_embeddings_are_those_of_each_time():
     for network, labels in ((randomised(), {}), (randomised(num_classes=3), {"y": y})):
         at_step = network.along(times, **labels)
         for step, time in enumerate(times):
-            torch.testing.assert_close(at_step(x, torch.tensor([step])), network(x, time.expand(2), **labels), rtol=1e-4, atol=1e-5)
+            expected = network(x, time.expand(2), **labels)
+            torch.testing.assert_close(at_step(x, torch.tensor([step])), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="exactly where"):
         randomised(num_classes=3).along(times)
 
