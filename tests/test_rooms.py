@@ -8,7 +8,7 @@ from paths import ROOT
 
 # From low to high. A room imports itself and the rooms before it. A file at the top of a package counts as a room.
 ORDER = {
-    "diffusion": ["lookup", "coefficients", "parameterisation", "schedules", "respacing", "gaussian", "timestep_samplers",
+    "diffusion": ["lookup", "schedules", "respacing", "coefficients", "parameterisation", "gaussian", "timestep_samplers",
                   "objectives", "losses", "ema", "networks", "samplers"],
     "jobs": ["errors", "quantities", "randomness", "storage", "spec", "parallel", "data", "run", "kinds", "training", "sampling",
              "evaluation", "stage", "cost", "report"],
