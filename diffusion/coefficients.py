@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffusion.schedules import alphas_cumprod_of
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -34,7 +36,7 @@ class Coefficients:
         """
         if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
             raise ValueError("betas must be one-dimensional and in (0, 1]")
-        alphas_cumprod = np.cumprod(1 - betas)
+        alphas_cumprod = alphas_cumprod_of(betas)
         before = np.append(1.0, alphas_cumprod[:-1])
         variance = betas * (1 - before) / (1 - alphas_cumprod)
         return Coefficients(

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion.coefficients import Coefficients
 from diffusion.lookup import look_up
 from diffusion.parameterisation import PARAMETERISATIONS, VARIANCES, Pair
-from diffusion.schedules import respaced_betas
+from diffusion.schedules import forward_weights, respaced_betas
 
 Network = Callable[..., Tensor]
 """network(x_t, time, **model_kwargs) -> [N, C or 2C, H, W]; `time` is float [N], in the units that the network was trained on.
@@ -67,7 +67,7 @@ class GaussianDiffusion:
         scale = np.float32(1000 / len(betas) if rescale_timesteps else 1.0)
         self.network_times = self._table(np.array(self.timestep_map, dtype=np.float32) * scale)
         c = self.coefficients
-        self._x_t = self._combination(Pair(np.sqrt(c.alphas_cumprod), np.sqrt(1 - c.alphas_cumprod)))
+        self._x_t = self._combination(Pair(*forward_weights(c.betas)))
         self._posterior_mean = self._combination(Pair(c.posterior_mean_coef1, c.posterior_mean_coef2))
         self._posterior_log_variance = self._table(c.posterior_log_variance_clipped)
         self._x_start = self._combination(self.parameterisation.x_start(c))
