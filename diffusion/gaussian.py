@@ -1,6 +1,6 @@
-"""The Gaussian diffusion process: q forward, the posterior, and p as a network parameterises it.
+"""The Gaussian diffusion process: the forward process q, its posterior, and the reverse process p that a network predicts.
 
-Images are [N, C, H, W] in [-1, 1]; `t` is int64 [N], an index into the (possibly respaced) chain of K steps.
+Images are [N, C, H, W] in [-1, 1]. `t` is int64 [N]: numbers of steps in a chain of K steps, which may be respaced.
 Equations are numbered as in Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021 (IDDPM).
 """
 

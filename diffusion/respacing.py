@@ -1,19 +1,19 @@
-"""Which of the T training timesteps a shorter sampling chain keeps.
+"""Shorter sampling chains: the timesteps that a chain keeps of the T that the network was trained on.
 
-Pure Python, so that a spec can be checked without torch.
+Pure Python: a login node checks specs without torch.
 Source: Nichol & Dhariwal 2021, section 4 (strided sampling); `ddimN` is the striding of Song et al. 2021 (DDIM).
 """
 
 
 def space_timesteps(diffusion_steps: int, timestep_respacing: str) -> list[int]:
-    """The timesteps kept, ascending, out of 0 .. diffusion_steps - 1.
+    """The timesteps that the chain keeps, ascending, out of 0 .. diffusion_steps - 1.
 
     `timestep_respacing` is one of
-      ""          all of them;
-      "250"       250 evenly spaced ones, first and last included;
-      "10,15,20"  the chain cut into equal sections, so many evenly spaced ones from each;
-      "ddim50"    every k-th from 0 on, with the whole k that gives exactly 50.
-    Raises ValueError where that cannot be made, saying what can.
+      ""          all timesteps;
+      "250"       250 evenly spaced timesteps, with the first and the last;
+      "10,15,20"  cut the chain into three equal sections; take 10, 15 and 20 evenly spaced timesteps from them;
+      "ddim50"    every k-th timestep from 0 on, for the whole number k that gives exactly 50.
+    Raises ValueError for other text, and for a chain that does not exist; the message names the nearest that do.
     """
     if timestep_respacing == "":
         return list(range(diffusion_steps))
@@ -45,11 +45,11 @@ def _sections(diffusion_steps: int, counts: list[int]) -> list[int]:
     kept: list[int] = []
     start = 0
     for index, count in enumerate(counts):
-        section = size + (index < extra)  # the first sections take what does not divide
+        section = size + (index < extra)  # the first sections take the remainder
         if section < count:
             raise ValueError(f"section {index + 1} of {len(counts)} has {section} of the {diffusion_steps} steps; "
                              f"{count} cannot be taken from it")
-        # Floating-point accumulation and round-half-even decide ties exactly as published chains had them.
+        # Published chains were made by adding up floats and rounding half to even: this decides ties as they did.
         stride = 1 if count == 1 else (section - 1) / (count - 1)
         position = 0.0
         for _ in range(count):
