@@ -20,7 +20,7 @@ from jobs.spec.features import BUILT_IN
 from jobs.storage.cache import load_arrays, store_arrays
 from jobs.storage.files import sha256_of_json
 
-ROWS = 10_000  # images whose own features are kept, as many as the field's reference files hold
+REFERENCE_ROWS = 10_000  # images whose own features are kept, as many as the field's reference files hold
 _PARTS = ("pool", "spatial", "rows")
 _VERSION = 1
 
@@ -35,7 +35,7 @@ class ReferenceStatistics:
     pool: GaussianFit | None = None
     spatial: GaussianFit | None = None
     rows: Tensor | None = None
-    """Pool features float32 [n <= ROWS, D] of single images, evenly spread, on the CPU."""
+    """Pool features float32 [n <= REFERENCE_ROWS, D] of single images, evenly spread, on the CPU."""
 
 
 def reference_identity(reference: Reference) -> str:
@@ -55,13 +55,14 @@ def reference_statistics(reference: Reference, identity: str, features: Features
     content of the images and the features. Raises UserError where the file's statistics are of another width.
     """
     given = _given_statistics(reference, features, wanted)
-    name = sha256_of_json({"images": identity, "features": features.identity, "rows": ROWS, "version": _VERSION})[:16]
+    name = sha256_of_json({"images": identity, "features": features.identity, "rows": REFERENCE_ROWS, "version": _VERSION})[:16]
     files = {part: cache / f"reference-{name}-{part}.npz" for part in _PARTS if part in wanted and part not in given}
     missing = on_main(lambda: [part for part, file in files.items() if load_arrays(file) is None])
     if missing:
         if reference.images is None:
             raise UserError(f"{reference.path}: has no images (arr_0) to compute {', '.join(missing)} from")
-        found = extract(reference.images.images, features, missing, group, batch_size, most_rows=ROWS, on_batch=on_batch)
+        found = extract(reference.images.images, features, missing, group, batch_size, most_rows=REFERENCE_ROWS,
+                        on_batch=on_batch)
         on_main(lambda: _store(files, missing, found, reference.path))
     if not group.is_main:
         return ReferenceStatistics()

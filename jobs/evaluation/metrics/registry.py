@@ -25,7 +25,7 @@ from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Stopped
 from jobs.spec.metrics import METRICS, NUMBERS
 
-ROWS = 50_000  # samples whose own features precision, recall and kid take, evenly spread over all samples
+SAMPLE_ROWS = 50_000  # samples whose own features precision, recall and kid take, evenly spread over all samples
 
 
 def parts_needed(metrics: Collection[str], of_reference: bool = False) -> set[str]:
@@ -42,7 +42,7 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
     all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. Raises UserError for too few images.
     """
     found = extract(images, features, parts_needed(metrics), group, batch_size, groups=GROUPS if interval else 1,
-                    most_rows=ROWS, on_batch=on_batch)
+                    most_rows=SAMPLE_ROWS, on_batch=on_batch)
 
     def compute() -> dict[str, dict] | None:
         try:
