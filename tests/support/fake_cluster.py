@@ -75,7 +75,7 @@ class FakeCluster:
     until = staticmethod(until)
 
     def until_event(self, event: str) -> None:
-        until(lambda: event in self.events(), 20)
+        until(lambda: event in self.events(), 60)
 
     def jobs(self) -> dict[str, dict]:
         """All jobs that there ever were, by id."""

@@ -23,7 +23,7 @@ from pathlib import Path
 CALLED = Path(sys.argv[0]).absolute()
 FOLDER = CALLED.parent.parent
 NODES, AT_ONCE = 3, 8  # size of the cluster: nodes that one job may ask for, and jobs that run at the same time
-KILL_WAIT_S = 0.5  # from SIGTERM to SIGKILL
+KILL_WAIT_S = 2.0  # from SIGTERM to SIGKILL
 POLL_S = 0.03
 SCRIPT_OPTIONS = {"account", "array", "chdir", "constraint", "cpus-per-task", "dependency", "gpus-per-node", "gres", "job-name",
                   "kill-on-invalid-dep", "mem", "nodes", "ntasks-per-node", "open-mode", "output", "partition", "qos", "requeue",

