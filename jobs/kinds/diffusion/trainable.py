@@ -68,4 +68,5 @@ class DiffusionTrainable:
 
     def previews(self, averages: Mapping[str, Weights]) -> dict[str, Preview]:
         samples, strip = denoising_preview(self.spec, self.network, averages[MODEL], self.device)
-        return {"samples": Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}
+        rate = self.spec.train.ema_rate[0]
+        return {f"samples_ema_{rate}": Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}

@@ -14,7 +14,8 @@ from jobs.kinds.diffusion.build import build_network
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import process_group
 from jobs.run.checkpoints import save_checkpoint
-from jobs.training.loop import new_learner
+from jobs.spec.kinds import MODEL
+from jobs.training.state import new_state
 
 # Importing the compiler warns of what torch itself will change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -46,7 +47,7 @@ def test_compiled_sampling_gives_the_same_bytes_for_any_number_of_processes(make
         torch.manual_seed(0)
         weights = build_network(run.spec).state_dict()
         weights = {key: 0.2 * torch.randn_like(value) for key, value in weights.items()}
-        save_checkpoint(run, 6, weights, {0.9: weights}, None)
+        save_checkpoint(run, 6, {MODEL: {None: weights, "0.9": weights}}, None)
         counters.clear()
         assert sample(run, "sample") in (0, "done")
         if name != "two":  # a trial, and one graph for each of the two sizes of chunks
@@ -61,10 +62,10 @@ def test_what_is_compiled_is_trained_and_the_network_itself_stays_as_it_is(make_
     with process_group(tmp_path / "meeting", threads=1) as group:
         kinds = {"default": torch._dynamo.OptimizedModule, "max-autotune": torch._dynamo.OptimizedModule, "false": UNet}
         for mode, kind in kinds.items():
-            learner = new_learner(make_run(*TINY, f"train.compile={mode}", folder=mode).spec, group)
-            assert type(learner.ddp.module) is kind and type(learner.network) is UNet
-            theirs = {parameter.data_ptr() for parameter in learner.ddp.parameters()}
-            assert theirs == {parameter.data_ptr() for parameter in learner.network.parameters()}
+            part = new_state(make_run(*TINY, f"train.compile={mode}", folder=mode).spec, group).parts[MODEL]
+            assert type(part.ddp.module) is kind and type(part.network) is UNet
+            theirs = {parameter.data_ptr() for parameter in part.ddp.parameters()}
+            assert theirs == {parameter.data_ptr() for parameter in part.network.parameters()}
 
 
 def test_what_is_recorded_as_a_whole_records_no_graph_of_its_own():
