@@ -10,8 +10,7 @@ from jobs.cost.count import run_cost
 from jobs.cost.plan import longest_queue, plan_run
 from jobs.cost.rates import Band
 from jobs.errors import UserError
-from jobs.kinds.diffusion.kind import chain_length
-from jobs.spec.samplings import likelihoods
+from jobs.spec.kinds import kind_of
 
 
 def test_seconds_of_each_stage_are_those_worked_out_by_hand():
@@ -140,10 +139,10 @@ def test_all_points_and_chains_are_planned(make_run):
     bench = bench_of(run.spec, rate("train", 12, 1.0), rate("sample", 4, 1.0))
     # Points: the end and step 4 with 40 steps, then 10 and 20 steps by two samplers each; two chunks of 4.
     assert planned_seconds(run.spec, bench)["sample"].median == 8 * (40 + 40 + 2 * 10 + 2 * 20)
-    assert [chain_length(run.spec, chain) for _, chain in likelihoods(run.spec)] == [40, 40, 10, 20]
+    assert [number.passes for number in kind_of(run.spec).numbers(run.spec)] == [40, 40, 10, 20]
     assert planned_seconds(run.spec, bench)["evaluate"].median == 6 * (40 + 40 + 10 + 20)
     by_ddim = make_run("sample.sampler=ddim", "sample.timestep_respacing=ddim10", folder="ddim").spec
-    assert [chain_length(by_ddim, chain) for _, chain in likelihoods(by_ddim)] == [40]
+    assert [number.passes for number in kind_of(by_ddim).numbers(by_ddim)] == [40]
 
 
 def test_without_bits_per_dim_evaluation_takes_no_time():

@@ -2,6 +2,7 @@ import pytest
 from evaluated_runs import noisy_network
 
 from jobs.run.checkpoints import save_checkpoint
+from jobs.spec.kinds import MODEL
 from jobs.spec.samplings import samplings
 
 
@@ -12,7 +13,7 @@ def sampled(make_run, alone):
         run = make_run(*overrides, folder=folder)
         for step in sorted({sampling.step for sampling in samplings(run.spec)}):
             weights = noisy_network(run.spec, seed + (step != run.spec.train.iterations)).state_dict()
-            save_checkpoint(run, step, weights, {0.9: weights}, None)
+            save_checkpoint(run, step, {MODEL: {None: weights, "0.9": weights}}, None)
         assert alone(run, "sample") == "done"
         return run
     return make

@@ -14,12 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import jobs.evaluation.evaluate
-import jobs.evaluation.likelihood
+import jobs.kinds.diffusion.likelihood
+import jobs.kinds.diffusion.model
 from diffusion.losses import bits_per_dim
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_x
 from jobs.errors import UserError
-from jobs.evaluation.likelihood import negative_log_likelihood
 from jobs.evaluation.metrics.registry import measure
 from jobs.kinds.diffusion.build import build_diffusion
 from jobs.randomness import generator_for, randn_from
@@ -142,11 +142,11 @@ def test_what_was_evaluated_survives_a_stop(sampled, alone, monkeypatch):
     def counted_bound(*arguments, **options):
         if len(bounded) + 1 == kill_at[0]:
             os.kill(os.getpid(), signal.SIGUSR2)
-        found = negative_log_likelihood(*arguments, **options)
+        found = jobs.kinds.diffusion.likelihood.measure(*arguments, **options)
         bounded.append(found)
         return found
     monkeypatch.setattr(jobs.evaluation.evaluate, "measure", counted_measure)
-    monkeypatch.setattr(jobs.evaluation.evaluate, "negative_log_likelihood", counted_bound)
+    monkeypatch.setattr(jobs.kinds.diffusion.model, "measure", counted_bound)
     assert alone(run, "evaluate") == "interrupted"  # at the first batch of the third point
     assert (len(measured), len(bounded)) == (2, 0) and not run.evaluation.exists()
     kill_at[0] = 2
@@ -226,7 +226,7 @@ def test_being_asked_to_stop_leaves_no_result(sampled, alone, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return bits_per_dim(*arguments, on_step=on_step, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.evaluation.likelihood, "bits_per_dim", interrupted)
+        patch.setattr(jobs.kinds.diffusion.likelihood, "bits_per_dim", interrupted)
         assert alone(run, "evaluate") == "interrupted"
     progress = json.loads(run.progress.read_text())
     assert (progress["stage"], progress["state"], progress["done"]) == ("evaluate", "interrupted", 1)

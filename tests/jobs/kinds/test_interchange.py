@@ -1,3 +1,5 @@
+"""Weights from and to other code: .pt files of the reference and .safetensors."""
+
 import contextlib
 import functools
 import hashlib
@@ -23,6 +25,7 @@ from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.kinds.interchange import read_weights, take_in, write_weights
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
 from jobs.spec.frozen import load_frozen
+from jobs.spec.kinds import MODEL
 
 # The spec of the network of tests/golden/unet_uncond32, with a chain of two steps.
 GOLDEN = ("data.image_size=32", "data.channels=3", "data.class_cond=false", "data.num_classes=null",
@@ -58,11 +61,11 @@ def test_a_published_checkpoint_becomes_a_run_that_samples(make_run, alone, gold
 
     checkpoint = final_checkpoint(run)
     assert checkpoint.step == 12
-    for rate in (None, 0.9, 0.99):
+    for rate in (None, "0.9", "0.99"):
         assert_same(checkpoint.weights(rate), published)
     arrays = golden.tensors("unet_uncond32")
     network = build_network(run.spec)
-    network.load_state_dict(checkpoint.weights(0.9))
+    network.load_state_dict(checkpoint.weights("0.9"))
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(arrays["x"], arrays["t"]), arrays["out"], rtol=1e-5, atol=1e-5)
 
@@ -79,13 +82,13 @@ def test_a_published_checkpoint_becomes_a_run_that_samples(make_run, alone, gold
 def test_weights_of_other_precisions_become_float32(make_run, tmp_path, suffix):
     run = make_run()
     weights = {key: value.to(dtype) for (key, value), dtype in
-               zip(noise(run).items(), [torch.float16, torch.bfloat16, torch.float64, torch.float32] * 100)}
+               zip(noise(run).items(), [torch.float16, torch.bfloat16, torch.float64, torch.float32] * 100, strict=False)}
     file = tmp_path / f"mixed{suffix}"
     (torch.save if suffix == ".pt" else save_file)(weights, file)
     taken = read_weights(file, run.spec)
     assert_same(taken, weights)
     take_in(run, taken, file)
-    assert_same(final_checkpoint(run).weights(0.9), weights)
+    assert_same(final_checkpoint(run).weights("0.9"), weights)
 
 
 def test_parameters_and_views_of_one_buffer_are_taken_as_well(make_run, tmp_path):
@@ -198,7 +201,7 @@ def _whole(suffix):
 def test_a_trained_run_takes_in_nothing(make_run, tmp_path):
     run = make_run()
     own = noise(run)
-    save_checkpoint(run, 4, own, {0.9: own}, {})
+    save_checkpoint(run, 4, {MODEL: {None: own, "0.9": own}}, {})
     torch.save(noise(run, 1), tmp_path / "a.pt")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=f"^{run.path}: has a checkpoint of step 4; import into a new run"):
@@ -213,7 +216,7 @@ def exporting(make_run):
     """A trained run with its average and its raw weights."""
     run = make_run()
     averaged, raw = noise(run, 0), noise(run, 1)
-    save_checkpoint(run, 12, raw, {0.9: averaged}, {})
+    save_checkpoint(run, 12, {MODEL: {None: raw, "0.9": averaged}}, {})
     return run, averaged, raw
 
 

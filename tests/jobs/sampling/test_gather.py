@@ -1,3 +1,5 @@
+"""Chunks into samples.h5, samples.npz and pictures; chunks that are missing, damaged or foreign."""
+
 import json
 import shutil
 import tracemalloc
@@ -5,12 +7,10 @@ import tracemalloc
 import h5py
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.data.pictures import grid, to_uint8, to_x, write_png
 from jobs.errors import UserError
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings, write_chunk
@@ -277,32 +277,3 @@ def test_few_samples_leave_the_rest_of_the_grid_white(make_run):
         pixels = np.array(picture)
     np.testing.assert_array_equal(pixels[2 + 66:66 + 66:8, 2 + 66:66 + 66:8], images[5])
     assert (pixels[66:, 2 * 66:] == 255).all()
-
-
-def test_grid_lays_out_row_by_row_without_enlarging_large_images():
-    images = np.stack([np.full((64, 64, 3), value, np.uint8) for value in range(5)])
-    picture = grid(images, columns=3, gap=1)
-    assert picture.shape == (2 * 65 + 1, 3 * 65 + 1, 3)
-    for index in range(5):
-        top, left = 1 + index // 3 * 65, 1 + index % 3 * 65
-        assert (picture[top:top + 64, left:left + 64] == index).all()
-    assert (picture[0] == 255).all() and (picture[:, 65] == 255).all() and (picture[66:130, 131:195] == 255).all()
-
-
-@pytest.mark.parametrize("channels, mode", [(1, "L"), (2, "L"), (3, "RGB"), (4, "L")])
-def test_pictures_of_any_number_of_channels(tmp_path, channels, mode):
-    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
-    write_png(tmp_path / "a.png", image)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert (picture.mode, picture.size) == (mode, (7, 5))
-        np.testing.assert_array_equal(np.array(picture), image if channels == 3 else image[:, :, 0])
-
-
-def test_every_grey_level_survives_the_way_to_x_and_back():
-    levels = torch.arange(256, dtype=torch.uint8)
-    x = torch.tensor([-1 + 2 * k / 255 for k in range(256)])
-    torch.testing.assert_close(to_x(levels), x, rtol=0, atol=1e-6)
-    assert torch.equal(to_uint8(to_x(levels)), levels) and torch.equal(to_uint8(x), levels)
-    # Rounding, not truncation: anything nearer to a level than to its neighbours is that level.
-    assert torch.equal(to_uint8(x - 0.9 / 255), levels) and torch.equal(to_uint8(x + 0.9 / 255), levels)
-    assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]

@@ -1,16 +1,16 @@
+"""Chunks half-way: no step is computed twice, and what cannot be trusted starts over."""
+
 import resource
 import shutil
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisy_runs import same, trained
 
 import jobs.sampling.loop
-from jobs.kinds.diffusion.build import build_network
-from jobs.run.checkpoints import save_checkpoint
 from jobs.sampling.chunks import chunk_file, chunk_indices, sampling_settings
 from jobs.sampling.gather import recorded_settings
 from jobs.sampling.partial import Partial, partial_file, partial_identity, save_partial, take_partial
@@ -24,30 +24,15 @@ class Killed(BaseException):
     pass
 
 
-def trained(run):
-    """`run` as if trained, its network filled with noise."""
-    torch.manual_seed(0)
-    network = build_network(run.spec)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    save_checkpoint(run, run.spec.train.iterations, network.state_dict(), {0.9: network.state_dict()}, None)
-    return run
-
-
-def same(run, other):
-    with h5py.File(run.samples_h5, "r") as ours, h5py.File(other.samples_h5, "r") as theirs:
-        return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
 @pytest.fixture
 def walked(monkeypatch):
-    """The steps that the network saw, one after the other."""
-    seen, chain = [], jobs.sampling.loop.reverse_chain
+    """The steps that the network saw, one after the other, each by the number of steps that are left behind it."""
+    seen, steps = [], jobs.sampling.loop.steps_of_chunk
     def counted(*arguments):
-        for step in chain(*arguments):
-            seen.append(step.t)
+        for step in steps(*arguments):
+            seen.append(step.left)
             yield step
-    monkeypatch.setattr(jobs.sampling.loop, "reverse_chain", counted)
+    monkeypatch.setattr(jobs.sampling.loop, "steps_of_chunk", counted)
     return seen
 
 
@@ -82,7 +67,8 @@ UNCONDITIONAL = ("data.class_cond=false", "data.num_classes=null")
     (), ("sample.sampler=ddim", "sample.ddim_eta=0.5"), ("sample.sampler=ddim", *UNCONDITIONAL),
     ("sample.timestep_respacing=25", "diffusion.loss=simple"),
 ])
-def test_stopped_every_ten_steps_no_step_is_walked_twice_and_samples_are_the_same(make_run, alone, at_question, walked, overrides):
+def test_stopped_every_ten_steps_no_step_is_walked_twice_and_samples_are_the_same(make_run, alone, at_question, walked,
+                                                                                  overrides):
     run, unbroken = (trained(make_run(*overrides, folder=name)) for name in ("stopped", "unbroken"))
     assert alone(unbroken, "sample") == "done"
     length, whole, ends = len(walked) // 3, list(walked), []
@@ -180,10 +166,11 @@ def _other_chunk(file, run):
     _rewrite(file, run, indices=[0, 4])
 
 
+OTHER = "begun with other settings:"
 HARMS = [(_cut, "cannot be read (damaged"), (_flip, "cannot be read (damaged"), (_empty, "cannot be read (damaged"),
-         (_not_hdf5, "cannot be read (damaged"), (_other_weights, "begun otherwise: weights_sha256 cdcd"),
-         (_other_seed, "begun otherwise: sample.seed 1 instead of 0"), (_other_device, "begun otherwise: device NVIDIA"),
-         (_other_torch, "begun otherwise: torch 1.0"), (_other_chunk, "begun otherwise: indices [0, 4] instead of [4, 8]")]
+         (_not_hdf5, "cannot be read (damaged"), (_other_weights, f"{OTHER} weights_sha256 cdcd"),
+         (_other_seed, f"{OTHER} sample.seed 1 instead of 0"), (_other_device, f"{OTHER} device NVIDIA"),
+         (_other_torch, f"{OTHER} torch 1.0"), (_other_chunk, f"{OTHER} indices [0, 4] instead of [4, 8]")]
 
 
 def test_what_is_damaged_or_foreign_is_passed_over_with_a_note(make_run, alone, at_question, walked, capsys):
@@ -212,7 +199,7 @@ def test_what_is_damaged_or_foreign_is_passed_over_with_a_note(make_run, alone, 
 @settings(max_examples=100, deadline=None)
 def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damage") / "partial-00000.h5"
-    save_partial(path, Partial({"x": np.zeros((2, 1, 4, 4), np.float32)}, 7, np.zeros(16, np.uint8)), SETTINGS)
+    save_partial(path, Partial(7, {"x": np.zeros((2, 1, 4, 4), np.float32)}, np.zeros(16, np.uint8)), SETTINGS)
     whole = path.read_bytes()
     if data.draw(st.booleans(), label="cut"):
         damaged = whole[:data.draw(st.integers(0, len(whole) - 1))]
@@ -223,20 +210,20 @@ def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
     assert take_partial(path, SETTINGS) is None and not path.exists()
 
 
-@given(seed=st.integers(0, 2 ** 63 - 1), draws=st.lists(st.integers(1, 40), max_size=3), next_step=st.integers(0, 5000))
+@given(seed=st.integers(0, 2 ** 63 - 1), draws=st.lists(st.integers(1, 40), max_size=3), left=st.integers(1, 5000))
 @settings(max_examples=30, deadline=None)
-def test_state_comes_back_to_the_bit(tmp_path_factory, seed, draws, next_step):
+def test_state_comes_back_to_the_bit(tmp_path_factory, seed, draws, left):
     path = tmp_path_factory.mktemp("state") / "partial-00000.h5"
     generator = torch.Generator().manual_seed(seed)
     for count in draws:  # short draws leave half of a Box-Muller pair behind
         torch.randn(count, 1, 3, 3, generator=generator)
-    state = {"x": torch.randn(2, 1, 3, 3, generator=generator).numpy(), "output before": np.arange(4.0)}
-    save_partial(path, Partial(state, next_step, generator.get_state().numpy()), SETTINGS)
+    before, x = torch.randn(3, generator=generator), torch.randn(2, 1, 3, 3, generator=generator)
+    save_partial(path, Partial(left, {"x": x.numpy(), "before": before.numpy()}, generator.get_state().numpy()), SETTINGS)
     back = take_partial(path, SETTINGS)
     other = torch.Generator()
     other.set_state(torch.from_numpy(back.generator))
-    assert back.next_step == next_step and back.state.keys() == state.keys()
-    assert all(np.array_equal(back.state[name], array) for name, array in state.items())
+    assert back.left == left and back.state.keys() == {"x", "before"}
+    assert torch.equal(torch.from_numpy(back.state["x"]), x) and torch.equal(torch.from_numpy(back.state["before"]), before)
     assert torch.equal(torch.randn(17, generator=other), torch.randn(17, generator=generator))
 
 

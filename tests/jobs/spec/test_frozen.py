@@ -7,19 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from spec_files import SMALLEST, one_spec
 
 from jobs.errors import UserError
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.spec.fields import OneOf
-from jobs.spec.file import load
 from jobs.spec.frozen import difference, dump, load_frozen
-
-SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
-
-
-def one(path, overrides=()) -> DiffusionSpec:
-    (run,) = load(path, overrides).runs
-    return run.spec
 
 
 def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:
@@ -66,7 +59,7 @@ def test_a_dumped_spec_comes_back_equal(write, values):
 
 
 def test_the_dump_is_readable(write):
-    lines = dump(one(write(SMALLEST), ["train.lr=1e-5"])).split("\n")
+    lines = dump(one_spec(write(SMALLEST), ["train.lr=1e-5"])).split("\n")
     assert lines[:4] == ["name: x", "kind: diffusion", "data:", "  path: digits"]
     for line in ("  channel_mult: [1, 2, 2, 2]", "  lr: 1.0e-05", '  timestep_respacing: ""', "  metrics: [fid]",
                  '    time: "24:00:00"', "  microbatch: null", "  learn_sigma: true"):
@@ -74,12 +67,12 @@ def test_the_dump_is_readable(write):
 
 
 def test_a_dump_is_a_spec_file_too(write):
-    spec = one(write(SMALLEST))
-    assert one(write(dump(spec), "again.yaml")) == spec
+    spec = one_spec(write(SMALLEST))
+    assert one_spec(write(dump(spec), "again.yaml")) == spec
 
 
 def test_a_dump_cut_off_anywhere_is_refused(write):
-    whole = dump(one(write(SMALLEST)))
+    whole = dump(one_spec(write(SMALLEST)))
     for end in [*range(0, len(whole) - 8, 37), *range(len(whole) - 8, len(whole))]:
         with pytest.raises(UserError, match="^spec.yaml"):
             load_frozen(write(whole[:end], "spec.yaml"))
@@ -91,7 +84,7 @@ def test_a_dump_cut_off_anywhere_is_refused(write):
     ("...\n", "", "spec.yaml: damaged: the end is missing"),
 ])
 def test_a_damaged_dump_is_refused(write, old, new, expected):
-    text = dump(one(write(SMALLEST)))
+    text = dump(one_spec(write(SMALLEST)))
     assert text.count(old) == 1
     with pytest.raises(UserError) as caught:
         load_frozen(write(text.replace(old, new), "spec.yaml"))
@@ -105,8 +98,8 @@ def test_a_missing_dump(write):
 
 
 def test_differences(write):
-    old = one(write(SMALLEST))
-    new = one("x.yaml", ["train.lr=2e-4", "model.channel_mult=[1,1,2]", "data.path=a b", "resources.train.nodes=2",
+    old = one_spec(write(SMALLEST))
+    new = one_spec("x.yaml", ["train.lr=2e-4", "model.channel_mult=[1,1,2]", "data.path=a b", "resources.train.nodes=2",
                          "train.lr_anneal=true", "evaluate.reference=digits"])
     assert difference(old, old) == []
     assert difference(old, new) == [

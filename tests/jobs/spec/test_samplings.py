@@ -1,3 +1,5 @@
+"""The samplings of a run: which there are, the checkpoints and samples of each."""
+
 import json
 import re
 from types import SimpleNamespace
@@ -58,10 +60,11 @@ def written(folder):
 
 # Which there are -----------------------------------------------------------------------------------------------------
 
-def _spec(sample=DiffusionSample(), evaluate=DiffusionEvaluateAsWritten()):
+def _spec(sample=None, evaluate=None):
     return resolve(DiffusionSpecAsWritten(
         name="a", data=Data(path="digits", image_size=32), diffusion=Diffusion(diffusion_steps=100),
-        train=DiffusionTrain(iterations=500), sample=sample, evaluate=evaluate))
+        train=DiffusionTrain(iterations=500), sample=sample or DiffusionSample(),
+        evaluate=evaluate or DiffusionEvaluateAsWritten()))
 
 
 def named(spec):
@@ -148,7 +151,8 @@ def test_each_is_what_a_run_with_nothing_else_would_have_made(make_run, alone):
     for number, sampling in enumerate(samplings(run.spec)):
         sample = with_sampling(run.spec, sampling).sample
         other = trained(make_run(*SHORT, f"train.iterations={sampling.step}", f"sample.sampler={sample.sampler}",
-                                 f'sample.timestep_respacing="{sample.timestep_respacing}"', folder=str(number)), (sampling.step,))
+                                 f'sample.timestep_respacing="{sample.timestep_respacing}"', folder=str(number)),
+                        (sampling.step,))
         assert alone(other, "sample") == "done"
         for name in ("chunk-00000.h5", "chunk-00001.h5"):
             assert (run.samples_folder(sampling) / name).read_bytes() == (other.samples / name).read_bytes()

@@ -23,8 +23,8 @@ def points(sweep):
     return [point.values() for point in found]
 
 
-def complaints(sweep, fixed={}):
-    found, wrong = expand(sweep, fixed)
+def complaints(sweep, fixed=None):
+    found, wrong = expand(sweep, fixed or {})
     assert found == []
     return wrong
 
@@ -91,7 +91,8 @@ def test_choices_know_where_they_are_written():
      + ", ".join(key for key in KEYS if key.startswith("data."))),
     ({"grid": {"qqqqqqqqq": [0.1]}}, ("sweep", "grid", "qqqqqqqqq"),
      "unknown key; allowed: section.key, such as train.lr"),
-    ({"grid": {"data": [{}], "data.channels": [1]}}, ("sweep", "grid", "data.channels"), "overlaps with data, which is swept too"),
+    ({"grid": {"data": [{}], "data.channels": [1]}}, ("sweep", "grid", "data.channels"),
+     "overlaps with data, which is swept too"),
     ({"grid": {"train.lr": [1]}, "zip": {"train.lr": [2]}}, ("sweep", "zip", "train.lr"), "already swept under grid"),
     ({"zip": {"train.lr": [1]}, "list": [{"train.seed": 1}, {"train.lr": 2}]}, ("sweep", "list", 1, "train.lr"),
      "already swept under zip"),
@@ -186,5 +187,5 @@ def test_names_are_unique_and_safe(listed):
 def test_names_stay_when_points_are_added(listed, count):
     first = {"data.path": "p", "train.seed": 1, "sample.seed": 1, "train.lr": 0.1}  # the same keys stay swept
     before, after = run_names([first, *listed[:count]]), run_names([first, *listed])
-    for old, new in zip(before, after):
+    for old, new in zip(before, after, strict=False):
         assert new == old or new.startswith(old[:MAX_NAME - 11] + ",")

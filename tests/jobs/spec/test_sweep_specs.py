@@ -4,18 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
+from spec_files import SMALLEST, complaints_about
 
-from jobs.errors import UserError
 from jobs.spec.file import load
-
-SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
-
-
-def said(path, overrides=()):
-    """The lines of the complaint about a spec file."""
-    with pytest.raises(UserError) as caught:
-        load(path, overrides)
-    return str(caught.value).split("\n")
 
 
 def test_without_a_sweep_there_is_one_run(write):
@@ -50,10 +41,10 @@ def test_a_required_key_may_come_from_the_sweep(write):
 def test_an_error_of_some_runs_names_the_first_and_counts_the_others(write):
     path = write(SMALLEST + "sweep:\n  grid:\n    diffusion.loss: [simple, hybrid]\n    train.lr: [1e-4,\n      -1]\n"
                             "    train.seed: [1]\n")
-    assert said(path) == [
+    assert complaints_about(path) == [
         "x.yaml:8: train.lr: must be greater than 0 (got -1); in run loss=simple,lr=-1,seed=1 and 1 more"]
     path = write(SMALLEST + "model: {learn_sigma: true}\nsweep: {grid: {diffusion.loss: [simple, hybrid]}}\n")
-    (line,) = said(path)
+    (line,) = complaints_about(path)
     assert line.startswith("x.yaml:4: model.learn_sigma: loss: simple does not train a variance")
     assert line.endswith("; in run loss=simple")
 
@@ -61,19 +52,19 @@ def test_an_error_of_some_runs_names_the_first_and_counts_the_others(write):
 def test_an_item_of_a_swept_list_has_its_own_line(write):
     path = write(SMALLEST + "sweep:\n  grid:\n    model.channel_mult:\n"
                             "      - [1, 1, 2]\n      - [1, 1,\n         x]\n")
-    assert said(path) == [
+    assert complaints_about(path) == [
         "x.yaml:9: model.channel_mult[2]: must be a whole number (got x); in run channel_mult=1-1-x"]
 
 
 def test_an_error_of_all_runs_is_shown_once(write):
-    assert said(write(SMALLEST + "model: {num_heds: 2}\nsweep: {grid: {train.seed: [1, 2, 3]}}\n")) == [
+    assert complaints_about(write(SMALLEST + "model: {num_heds: 2}\nsweep: {grid: {train.seed: [1, 2, 3]}}\n")) == [
         "x.yaml:4: model.num_heds: unknown key; did you mean `num_heads`?"]
 
 
 def test_a_bad_sweep_is_shown_with_what_else_is_wrong(write):
     path = write("name: x\ndata: {path: digits, image_size: 3.5}\ntrain: {}\nsweep:\n  zip:\n"
                  "    train.iterations: [1]\n    train.lr: [1, 2]\n  grid: {train.sed: [1]}\n")
-    assert said(path) == [
+    assert complaints_about(path) == [
         "x.yaml:5: sweep.zip: the lists must be equally long, but train.iterations has 1, train.lr has 2",
         "x.yaml:8: sweep.grid.train.sed: unknown key; did you mean `train.seed`?",
         "x.yaml:2: data.image_size: must be a whole number (got 3.5)"]
@@ -82,7 +73,7 @@ def test_a_bad_sweep_is_shown_with_what_else_is_wrong(write):
 def test_a_swept_key_cannot_be_overridden(write):
     path = write(SMALLEST + "sweep:\n  grid:\n    train.lr: [1, 2]\n")
     for override in ("train.lr=3", "train={lr: 3}"):
-        assert said(path, [override]) == [
+        assert complaints_about(path, [override]) == [
             f"x.yaml:6: sweep.grid.train.lr: is swept here, but also set by `command line: {override}`; "
             "drop one of the two"]
     assert len(load(path, ["train.seed=3"]).runs) == 2
@@ -96,7 +87,7 @@ def test_a_swept_key_cannot_be_overridden(write):
     ("list: [{}, {}]", "sweep: 2 points make the same run: run"),
 ])
 def test_points_that_make_the_same_run(write, sweep, expected):
-    assert said(write(f"{SMALLEST}sweep: {{{sweep}}}\n")) == [f"x.yaml:4: {expected}"]
+    assert complaints_about(write(f"{SMALLEST}sweep: {{{sweep}}}\n")) == [f"x.yaml:4: {expected}"]
 
 
 def test_a_sweep_of_ten_thousand_runs_loads_in_seconds(write):
