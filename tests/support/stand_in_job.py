@@ -18,7 +18,7 @@ from submitit.core.submission import process_job  # noqa: E402
 from jobs.errors import StageFailed  # noqa: E402
 from jobs.parallel.interruption import Interruption  # noqa: E402
 from jobs.run.directory import RunDir  # noqa: E402
-from jobs.run.failures import describe, forget_failure, write_failure  # noqa: E402
+from jobs.run.failures import describe, remove_failure, write_failure  # noqa: E402
 from jobs.run.progress import Progress  # noqa: E402
 from jobs.spec.samplings import samplings  # noqa: E402
 from jobs.storage.files import read_json, write_json  # noqa: E402
@@ -43,7 +43,7 @@ def stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     before = read_json(run.progress) if run.progress.exists() else {"stage": None}
     done = 10 + (before["done"] if before["stage"] == stage else 0)
     progress = Progress(run.progress, stage, ROOM_FOR_MORE, "steps", done)
-    forget_failure(run.path)
+    remove_failure(run.path)
     print(f"{stage} of {run.path.name}, from step {done}", flush=True)
     state = "done"
     if words.startswith("fail"):

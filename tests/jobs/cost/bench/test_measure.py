@@ -10,7 +10,8 @@ from jobs.cost.bench.file import Variant
 from jobs.cost.bench.measure import VariantStep, measure, measure_sampling, measure_training, recorded_variants, warm_up
 from jobs.cost.bench.work import random_images, sampling_work, training_work
 from jobs.cost.count import run_cost
-from jobs.training.loop import new_learner
+from jobs.spec.kinds import MODEL
+from jobs.training.state import new_state
 
 CPU = torch.device("cpu")
 
@@ -27,10 +28,10 @@ def test_checkpointing_at_some_resolutions_is_measured_besides(spec, group, shor
     listed = spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": [8]})})
     rates, _, _ = measure_training(listed, group, ["fp32"], short, True, False)
     assert [(rate.batch_size, rate.gradient_checkpointing) for rate in rates][:3] == [(12, False), (12, True), (12, (8,))]
-    learner = new_learner(spec, group)
-    training_work(learner, Variant(work="train", precision="fp32", gradient_checkpointing=(8,), batch_size=2),
+    state = new_state(spec, group)
+    training_work(state, Variant(work="train", precision="fp32", gradient_checkpointing=(8,), batch_size=2),
                   random_images(spec, 8))()
-    blocks = [module for module in learner.network.modules() if isinstance(module, Block)]
+    blocks = [module for module in state.parts[MODEL].network.modules() if isinstance(module, Block)]
     recomputed = {(block.resolution, layer.recompute) for block in blocks for layer in block if hasattr(layer, "recompute")}
     assert recomputed == {(8, True), (4, False)}
 
@@ -61,14 +62,14 @@ def test_what_does_not_fit_is_a_row_and_not_tried(spec, group, monkeypatch, shor
 
 
 def test_a_full_gpu_is_a_row_and_training_goes_on(spec, group):
-    learner, data, recovered = new_learner(spec, group), random_images(spec, 64), []
+    state, data, recovered = new_state(spec, group), random_images(spec, 64), []
 
     def out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory")
     variant = Variant(work="train", precision="fp32", batch_size=3)
     problem, memory = warm_up(VariantStep(variant, out_of_memory, 1, lambda: recovered.append(True)), CPU)
     assert (problem, memory, recovered) == ("does not fit into the GPU's memory", None, [True])
-    assert warm_up(VariantStep(variant, training_work(learner, variant, data), 1), CPU) == ("", 1)
+    assert warm_up(VariantStep(variant, training_work(state, variant, data), 1), CPU) == ("", 1)
     with pytest.raises(ZeroDivisionError):  # a fault of ours is no property of the machine
         warm_up(VariantStep(variant, lambda: 1 / 0), CPU)
 
@@ -108,7 +109,7 @@ def test_recorded_steps_are_measured_on_a_gpu_alone(spec, monkeypatch):
     def chain(spec, *arguments):
         seen.append(spec.sample.cuda_graph)
         yield
-    monkeypatch.setattr(bench_work, "reverse_chain", chain)
+    monkeypatch.setattr(bench_work, "steps_of_chunk", chain)
     for variant in (own, recorded):
         sampling_work(spec, None, variant, CPU)()
     assert seen == [False, True]

@@ -8,8 +8,10 @@ from jobs.cost.bench.file import Variant
 from jobs.cost.bench.measure import measure_sampling
 from jobs.cost.bench.work import random_images, sampling_work, training_work
 from jobs.kinds.diffusion.build import build_network
-from jobs.sampling.chain import reverse_chain
-from jobs.training.loop import new_learner, train_step
+from jobs.sampling.loop import steps_of_chunk
+from jobs.spec.kinds import MODEL
+from jobs.training.state import new_state
+from jobs.training.step import train_step
 
 CPU = torch.device("cpu")
 
@@ -19,8 +21,8 @@ def test_sampling_is_timed_in_the_precision_of_the_variant(spec, monkeypatch, sh
 
     def watched(spec, *rest):
         seen.append((spec.sample.precision, spec.sample.batch_size, torch.is_autocast_enabled("cpu")))
-        return reverse_chain(spec, *rest)
-    monkeypatch.setattr(bench_work, "reverse_chain", watched)
+        return steps_of_chunk(spec, *rest)
+    monkeypatch.setattr(bench_work, "steps_of_chunk", watched)
     measure_sampling(spec, CPU, ["fp32", "bf16"], short, True, False)
     assert {*seen} == {(precision, size, False) for precision in ("fp32", "bf16") for size in (4, 2, 1)}
 
@@ -28,23 +30,23 @@ def test_sampling_is_timed_in_the_precision_of_the_variant(spec, monkeypatch, sh
 def test_what_is_timed_is_the_training_step_of_the_variant(spec, group, monkeypatch):
     seen = []
 
-    def watched(learner, batch, step):
-        train = learner.spec.train
-        blocks = [module for module in learner.network.modules() if isinstance(module, Block)]
+    def watched(state, examples, step):
+        train = state.spec.train
+        blocks = [module for module in state.parts[MODEL].network.modules() if isinstance(module, Block)]
         checkpointing = {layer.recompute for block in blocks for layer in block if hasattr(layer, "recompute")}
-        seen.append((train.precision, len(batch.t), *checkpointing, step, learner.scaler.is_enabled()))
-        return train_step(learner, batch, step)
+        seen.append((train.precision, len(examples.images), *checkpointing, step, state.parts[MODEL].scaler.is_enabled()))
+        return train_step(state, examples, step)
     monkeypatch.setattr(bench_work, "train_step", watched)
-    learner, data = new_learner(spec, group), random_images(spec, 64)
-    before = [parameter.clone() for parameter in learner.parameters]
-    works = [training_work(learner, Variant(work="train", precision=precision, gradient_checkpointing=checkpointing,
+    state, data = new_state(spec, group), random_images(spec, 64)
+    before = [parameter.clone() for parameter in state.parts[MODEL].parameters]
+    works = [training_work(state, Variant(work="train", precision=precision, gradient_checkpointing=checkpointing,
                                             batch_size=batch_size), data)
              for precision, checkpointing, batch_size in (("fp32", False, 3), ("bf16", True, 5), ("fp16", False, 4))]
     for work in (*works, works[1]):
         work()
     assert seen == [("fp32", 3, False, 0, False), ("bf16", 5, True, 0, False), ("fp16", 4, False, 0, True),
                     ("bf16", 5, True, 1, False)]
-    assert any(not torch.equal(old, new) for old, new in zip(before, learner.parameters, strict=True))
+    assert any(not torch.equal(old, new) for old, new in zip(before, state.parts[MODEL].parameters, strict=True))
 
 
 def test_what_is_timed_is_a_reverse_step_of_the_variant(spec):
