@@ -4,7 +4,7 @@ from jobs.cost.bench.file import Bench, Network, Quartiles, Rate, SpecSettings, 
 from jobs.cost.count import run_cost
 from jobs.cost.plan import plan_run
 from jobs.cost.rates import Band
-from jobs.kinds.diffusion.sections import resolve
+from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 
@@ -20,7 +20,7 @@ SPEC = {
 
 
 def spec_with(**sections) -> Spec:
-    return resolve(Spec.model_validate(SPEC | {name: SPEC[name] | changes for name, changes in sections.items()}))
+    return resolve(DiffusionSpecAsWritten.model_validate(SPEC | {name: SPEC[name] | changes for name, changes in sections.items()}))
 
 
 def stage_resources(**changes) -> dict:
