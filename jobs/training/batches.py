@@ -1,4 +1,4 @@
-"""What each rank trains on at each step: its share of a global batch that does not depend on the number of ranks."""
+"""Give each rank its share of the global batch of each step. The global batch does not depend on the number of ranks."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +22,9 @@ def share_of(group: Group, batch_size: int) -> slice:
 
 
 class Batches:
-    """The batches of one rank; images of the next step are read while this step computes.
+    """The batches of one rank. A thread reads the images of the next step while this step computes.
 
-    `on_device`: keep all images in the device's memory, uint8, and look them up there; None: on a GPU that has the room.
+    `on_device`: keep all images in the device's memory, uint8, and select them there; None: where `fits` says so.
     """
 
     def __init__(self, spec: Spec, data: ImageData, group: Group, on_device: bool | None = None):
@@ -45,7 +45,10 @@ class Batches:
                 yield self._assemble(*read)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return images uint8 [n, C, H, W], or indices [n] and which to flip [n] where images are on the device; labels [n]."""
+        """Return images uint8 [n, C, H, W], None and labels [n].
+
+        If the images are on the device, return indices [n] and which images to flip, bool [n], instead of the first two.
+        """
         train, data = self.spec.train, self.data
         indices = batch_indices(len(data), train.batch_size, step, train.seed)[self.share]
         flip = flip_mask(train.batch_size, step, train.seed)[self.share] if self.spec.data.random_flip else None
@@ -62,7 +65,7 @@ class Batches:
         return Examples(to_x(images), None if labels is None else self._send(labels))
 
     def _pinned(self, array: np.ndarray) -> Tensor:
-        """Put the array into memory that a GPU reads by itself, while this process goes on."""
+        """Return the array in page-locked memory, which a GPU reads while this process continues."""
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.group.device.type == "cuda" else tensor
 
@@ -71,5 +74,5 @@ class Batches:
 
 
 def fits(data: ImageData, device: torch.device) -> bool:
-    """Return whether the images may stay on the device: they take at most an eighth of a GPU's memory."""
+    """Return whether the images may stay on the device: a GPU, of whose memory they take at most an eighth."""
     return device.type == "cuda" and data.images.nbytes <= torch.cuda.get_device_properties(device).total_memory / 8

@@ -1,4 +1,4 @@
-"""What training logs every log_interval steps: losses, gradient norms, gradient noise, speed, memory."""
+"""Log losses, gradient norms, gradient noise, speed and memory every log_interval steps."""
 
 import resource
 import time
@@ -16,7 +16,7 @@ from jobs.training.step import StepResult, TrainingState, lr_at, part_square, te
 
 
 class Log:
-    """Statistics since the last log, written to TensorBoard and to the progress file. Only `write` waits for the device."""
+    """Statistics since the last log, for TensorBoard and the progress file. Only `before` and `write` wait for the device."""
 
     def __init__(self, state: TrainingState, board: Board, progress: Progress | None, step: int):
         train, kind = state.spec.train, state.kind
@@ -25,7 +25,7 @@ class Log:
                                      state.group.device)
         self.since, self.first = time.monotonic(), step
         self.part = None
-        if tuple(kind.updates) == (MODEL,):  # the noise scale is one of a single objective
+        if tuple(kind.updates) == (MODEL,):  # the noise scale is defined for a single objective
             self.part = part_size(train.batch_size, train.batch_size // state.group.world_size, train.microbatch)
         self.of_part: float | None = None
 
@@ -35,14 +35,15 @@ class Log:
         return step % train.log_interval == 0 or step == train.iterations
 
     def before(self, examples: Examples, step: int) -> None:
-        """Measure the gradient of a part of the batch where the step that follows is logged."""
+        """Measure the gradient of a part of the batch if the update that follows will be logged."""
         self.of_part = part_square(self.state, examples, self.part, step) if self.part and self.is_due(step + 1) else None
 
     def after(self, result: StepResult) -> None:
+        """Add the losses of an update."""
         self.losses.add(result.losses, result.inputs)
 
     def write(self, result: StepResult, step: int) -> None:
-        """Log what happened since the last time, after `step` updates."""
+        """Log the steps since the last log, after `step` updates."""
         train = self.state.spec.train
         norms = {term_name(name, "grad_norm"): norm.item() for name, norm in result.grad_norms.items()}
         values = self.losses.collect() | norms | {"lr": lr_at(step - 1, train), "samples": step * train.batch_size}
@@ -54,12 +55,12 @@ class Log:
             self.progress.loss = values["loss"]
 
     def restart(self, step: int) -> None:
-        """Begin the next interval, after saving and previews: they do not count as training."""
+        """Begin the next interval. Call this after saving and previews, whose time does not count as training."""
         if step % self.state.spec.train.log_interval == 0:
             self.since, self.first = time.monotonic(), step
 
     def _machine(self, step: int) -> dict[str, float]:
-        """Return the speed since the last log, the memory used, and the loss scale where there is one."""
+        """Return the speed since the last log, the memory used in GiB, and the loss scale of fp16."""
         group, scaler = self.state.group, self.state.parts[MODEL].scaler
         images = (step - self.first) * self.state.spec.train.batch_size
         values = {"images_per_second": images / (time.monotonic() - self.since)}

@@ -1,4 +1,4 @@
-"""The training stage: the loop around `train_step`, from the newest checkpoint to the last iteration."""
+"""Train a run: the loop around `train_step`, from the newest checkpoint to the last iteration."""
 
 from collections.abc import Mapping
 
@@ -19,16 +19,16 @@ from jobs.training.log import Log
 from jobs.training.state import new_state, resume, save
 from jobs.training.step import TrainingState, train_step
 
-MAX_BAD_STEPS = 50  # fp16's scale starts at 2**16: some 20 overflows in a row are its search for one that fits
+MAX_BAD_STEPS = 50  # fp16's loss scale starts at 2**16: the search for a scale that fits can overflow some 20 times in a row
 
 
 def train(run: RunDir, group: Group, interruption: Interruption) -> str:
-    """Train `run` to its last iteration: "done", or "interrupted" with a checkpoint of the step at which it was stopped.
+    """Train `run` to its last iteration and return "done", or return "interrupted" after a checkpoint of the last step.
 
-    Raises UserError for data or a checkpoint that does not fit, StageFailed where training diverges.
+    Raises UserError if the data or the checkpoint do not fit the spec, StageFailed if training diverges.
     """
     spec, settings = run.spec, run.spec.train
-    for key, problem in batch_contradictions(settings, group.world_size):  # torchrun may start other numbers of ranks
+    for key, problem in batch_contradictions(settings, group.world_size):  # torchrun may start another number of ranks
         raise UserError(f"{key}: {problem}")
     data = open_data(spec.data.path, spec.data.image_size, spec.data.channels, spec.data.classes)
     state = new_state(spec, group)
@@ -57,7 +57,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 check_progress(run, state, step, saved)
                 log.write(result, step)
             if step % settings.save_interval == 0 or step in sampled:
-                board.flush()  # a killed run resumes here and does not log again what came before
+                board.flush()  # a run that is killed later resumes here, and logs no earlier step again
                 save(state, run, step)
                 saved = step
                 show_samples(state, board, step)
@@ -78,7 +78,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
 
 
 def check_progress(run: RunDir, state: TrainingState, step: int, saved: int) -> None:
-    """Raise StageFailed where too many updates in a row were skipped."""
+    """Raise StageFailed if MAX_BAD_STEPS updates in a row were skipped."""
     bad_steps, precision = max(int(part.bad_steps) for part in state.parts.values()), state.spec.train.precision
     if bad_steps >= MAX_BAD_STEPS:
         advice = "a lower train.lr, train.grad_clip or train.warmup"
@@ -90,12 +90,13 @@ def check_progress(run: RunDir, state: TrainingState, step: int, saved: int) -> 
 
 
 def show(board: Board, previews: Mapping[str, Preview], step: int) -> None:
+    """Write pictures to TensorBoard under their names."""
     for name, preview in previews.items():
         board.images(name, preview.images, step, preview.columns)
 
 
 def show_samples(state: TrainingState, board: Board, step: int) -> None:
-    """Show quick pictures by the first average of each network that has averages."""
+    """Show quick pictures that the first average of each averaged network makes; the main rank alone does."""
     averages = {name: next(iter(part.averages.values())) for name, part in state.parts.items() if part.averages}
     if state.group.is_main and averages:
         show(board, state.kind.previews(averages), step)

@@ -1,4 +1,4 @@
-"""The state of a training run: made anew, taken from a checkpoint, written to one."""
+"""Make the state of a training run, load the state from a checkpoint, save the state to a checkpoint."""
 
 import warnings
 
@@ -15,11 +15,11 @@ from jobs.run.directory import RunDir
 from jobs.run.progress import note
 from jobs.spec.sections import Spec
 from jobs.training.gradient_noise import GradientNoise
-from jobs.training.step import Part, TrainingState
+from jobs.training.step import Part, TrainingState, only_training
 
 
 def new_state(spec: Spec, group: Group) -> TrainingState:
-    """Return networks as the seed initialises them, equal on every rank, with all that trains them."""
+    """Return freshly initialised networks, equal on every rank, with their optimisers, scalers and averages."""
     torch.manual_seed(derived_seed(spec.train.seed, "weights"))
     kind = model_of(spec).trainable(spec, group.device)
     parts = {name: _part(network, name in kind.averaged, spec, group) for name, network in kind.networks.items()}
@@ -38,21 +38,22 @@ def _part(network: nn.Module, averaged: bool, spec: Spec, group: Group) -> Part:
 
 
 def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
-    """Return a module that shares the parameters of `network` and is trained in its place.
+    """Return the module to train: `network`, or with train.compile a compiled module that shares the parameters of `network`.
 
-    Previews and checkpoints use the network itself.
+    Previews and checkpoints use `network` itself. Raises UserError if the machine has no compiler.
     """
     if not spec.train.compile:
         return network
     check_compiler("train.compile", group.device)
     # Compiled as a whole: cut at DDP's buckets the network could not have gradient checkpointing.
     torch._dynamo.config.optimize_ddp = False
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 convolutions; they are copied
-    return torch.compile(network, **compile_options(spec.train.compile))  # type: ignore[return-value]  # a module, as it was
+    # DDP warns of the gradients of 1x1 convolutions, which DDP copies.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return torch.compile(network, **compile_options(spec.train.compile))  # type: ignore[return-value]  # a module, like its argument
 
 
 def resume(state: TrainingState, run: RunDir) -> int:
-    """Load the newest whole checkpoint on every rank. Return the number of updates behind it, 0 without a checkpoint."""
+    """Load the newest whole checkpoint on every rank. Return its number of updates, 0 without a checkpoint."""
     checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=note))
     settle_buckets(state)
     if checkpoint is None:
@@ -74,10 +75,11 @@ def resume(state: TrainingState, run: RunDir) -> int:
 
 
 def settle_buckets(state: TrainingState) -> None:
-    """Do two backward passes for nothing: after the first, DDP lays out its buckets anew, which changes the order of sums.
+    """Do two backward passes whose gradients are thrown away, so that DDP has its final layout of buckets.
 
-    Without them the first step after a resume would add up in another order than that step of an unbroken run. With
-    train.compile the network is compiled here, for batches of the size that it is going to see.
+    DDP lays out the buckets anew after the first backward pass, which changes the order of sums. Without this function the
+    first step after a resume would add in another order than the equal step of an unbroken run. With train.compile the
+    networks are compiled here, for batches of the size that training has.
     """
     data, train, group = state.spec.data, state.spec.train, state.group
     rows = (train.microbatch or train.batch_size // group.world_size) if train.compile else 1
@@ -85,14 +87,15 @@ def settle_buckets(state: TrainingState) -> None:
     labels = torch.zeros(rows, dtype=torch.int64, device=group.device) if data.class_cond else None
     inputs = state.kind.inputs(Examples(images, labels), Draw(train.seed, 0, rows, slice(0, rows), group.device))
     for name in state.kind.updates:
-        for _ in range(2):
-            state.kind.losses(name, state.callables(name), inputs)["loss"].sum().backward()
+        with only_training(state.parts, name):
+            for _ in range(2):
+                state.kind.losses(name, state.callables(name), inputs)["loss"].sum().backward()
     for part in state.parts.values():
         part.optimizer.zero_grad()
 
 
 def save(state: TrainingState, run: RunDir, step: int) -> None:
-    """Write a checkpoint from the main rank; the state is equal on all ranks."""
+    """Write a checkpoint after `step` updates. The main rank alone writes; the state is equal on all ranks."""
     if not state.group.is_main:
         return
     parts = state.parts

@@ -1,7 +1,7 @@
-"""One update. `train_step` reads from top to bottom: inputs, losses, backward pass, optimiser, averages, for every network.
+"""Do one update: inputs, losses, backward pass, optimiser, averages, for every network. `train_step` reads from top to bottom.
 
-The way of a batch: batches -> here -> the kind's `losses` (jobs/kinds/diffusion/trainable.py) -> diffusion/losses.py ->
-gaussian.py -> networks/unet.py -> networks/layers.py; back here for the update, and diffusion/ema.py.
+A batch comes from batches.py to `train_step`, which calls the kind's `losses` (jobs/kinds/diffusion/trainable.py), which
+call diffusion/losses.py, gaussian.py, networks/unet.py and networks/layers.py. The update follows here, with diffusion/ema.py.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from jobs.training.gradient_noise import GradientNoise
 
 @dataclass
 class Part:
-    """One network with all that an update of it reads and changes."""
+    """One network and all that an update of this network reads and changes."""
 
     network: nn.Module
     ddp: DistributedDataParallel
@@ -34,7 +34,7 @@ class Part:
     averages: dict[str, dict[str, Tensor]]
     """Moving averages of the parameters, by rate as text, such as "0.9999"."""
     bad_steps: Tensor
-    """int64 on the device: how many of the last updates in a row had a gradient that was not finite."""
+    """int64 [] on the device: how many updates in a row, up to the last one, had a gradient that was not finite."""
     parameters: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,13 +43,13 @@ class Part:
 
 @dataclass
 class TrainingState:
-    """Everything that a step reads and changes."""
+    """All that a step reads and changes."""
 
     spec: Spec
     group: Group
     kind: Trainable
     parts: dict[str, Part]
-    """By the networks' names."""
+    """By name of the network."""
     noise: GradientNoise = field(default_factory=GradientNoise)
 
     def draw(self, step: int) -> Draw:
@@ -58,27 +58,26 @@ class TrainingState:
         return Draw(train.seed, step, train.batch_size, share_of(self.group, train.batch_size), self.group.device)
 
     def callables(self, update: str) -> dict[str, Network]:
-        """Return the networks as the losses of `update` call them: that one through DDP, all in the spec's precision."""
+        """Return all networks in the spec's precision; the network `update` through DDP, which averages gradients over ranks."""
         return {name: autocasting(part.ddp if name == update else part.network, self.spec.train.precision)
                 for name, part in self.parts.items()}
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did on this rank."""
+    """Results of one step on this rank."""
 
     inputs: Inputs
     losses: dict[str, Tensor]
-    """Loss terms [n]; those of other networks than MODEL as NETWORK/TERM."""
+    """Loss terms float32 [n] by `term_name`."""
     grad_norms: dict[str, Tensor]
-    """By network: norm of the global gradient, unscaled and unclipped."""
+    """Norm of the global gradient, unscaled and unclipped, by name of the network."""
 
 
 def train_step(state: TrainingState, examples: Examples, step: int) -> StepResult:
-    """Do one update of every network from this rank's share of the global batch.
+    """Do one update of every network from `examples`, this rank's share of the global batch of step `step` (from 0).
 
-    A gradient that is not finite leaves weights and optimiser unchanged. No line waits for the device, except that a kind may
-    wait in `learn`.
+    A gradient that is not finite leaves weights and optimiser unchanged. Only the kind's `learn` may wait for the device.
     """
     kind, train = state.kind, state.spec.train
     torch.manual_seed(derived_seed(train.seed, "dropout", step, state.group.rank))
@@ -95,7 +94,7 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
             for micro in parts:
                 with contextlib.nullcontext() if micro is parts[-1] else part.ddp.no_sync():
                     found = kind.losses(name, networks, micro)
-                    # The mean over the whole share, microbatch by microbatch; DDP then takes the mean over ranks.
+                    # Microbatches add up to the mean over the share; DDP then takes the mean over ranks.
                     loss = (found["loss"] * micro.weights).sum() / len(examples.images)
                     part.scaler.scale(loss).backward()
                 terms.append({key: value.detach() for key, value in found.items()})
@@ -108,7 +107,7 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
 
 
 def apply_gradients(part: Part, train: Train) -> Tensor:
-    """Clip, and let the optimiser step unless the gradient is not finite. Return its norm, unscaled and unclipped."""
+    """Clip the gradient and update the parameters, unless the gradient is not finite. Return its norm, unscaled and unclipped."""
     optimizer, scaler = part.optimizer, part.scaler
     scaler.unscale_(optimizer)
     gradients = [parameter.grad for parameter in part.parameters if parameter.grad is not None]
@@ -121,31 +120,32 @@ def apply_gradients(part: Part, train: Train) -> Tensor:
         scaler.step(optimizer)
         scaler.update()
     else:
-        # The fused kernel's own way to skip an update without asking the device; GradScaler uses it too.
-        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by the kernel, declared nowhere
+        # The fused kernel skips the update where found_inf is 1, without a wait for the device; GradScaler relies on that too.
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # AdamW reads this attribute but declares none
         optimizer.step()
     return grad_norm
 
 
 def lr_at(step: int, train: Train) -> float:
-    """Return the learning rate of the update that ends step `step` (from 0): linear warm-up, then constant or linear to 0."""
+    """Return the learning rate of step `step` (from 0): linear warm-up, then constant or linear to 0 at train.iterations."""
     warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
     return train.lr * warm * (1 - step / train.iterations if train.lr_anneal else 1.0)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def term_name(network: str, term: str) -> str:
-    """Return the name under which a loss term is logged."""
+    """Return the name under which a term of a network is logged: TERM for MODEL, NETWORK/TERM for the others."""
     return term if network == MODEL else f"{network}/{term}"
 
 
 @contextlib.contextmanager
 def only_training(parts: Mapping[str, Part], name: str) -> Iterator[None]:
-    """Let the other networks pass gradients on, and gather none of their own, while the block lasts."""
+    """Within this block, compute no gradients of parameters of other networks than `name`; gradients still pass through them."""
     others = [parameter for other, part in parts.items() if other != name for parameter in part.parameters]
     for parameter in others:
         parameter.requires_grad_(False)
@@ -157,9 +157,10 @@ def only_training(parts: Mapping[str, Part], name: str) -> Iterator[None]:
 
 
 def part_square(state: TrainingState, examples: Examples, size: int, step: int) -> float:
-    """Return the squared norm of the gradient of the first `size` examples of each rank's share, averaged over ranks.
+    """Return the squared norm of the gradient of the first `size` examples of a rank's share, averaged over ranks.
 
-    For `gradient_noise`, before step `step`. Leaves parameters and their gradients unchanged. Waits for the device.
+    `examples` are the share of step `step`, which follows. Parameters and their gradients stay unchanged. This function
+    waits for the device. jobs/training/gradient_noise.py says what the result is for.
     """
     train, part = state.spec.train, state.parts[MODEL]
     inputs = microbatches(state.kind.inputs(examples, state.draw(step)), size)[0]
