@@ -1,7 +1,7 @@
-"""Chunks of samples: what makes two of them belong together, and their files.
+"""Chunks of samples: their files, and the settings that chunks of one sampling share.
 
-chunk-NNNNN.h5 in a point's folder (`jobs.spec.samplings.samples_folder`) holds sample.batch_size consecutive samples (the last
-one what is left): /images uint8 [n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes:
+chunk-NNNNN.h5 in the folder of a sampling (`RunDir.samples_folder`) holds sample.batch_size consecutive samples; the last chunk
+holds the rest. Arrays: /images uint8 [n, H, W, C], /sample_index int64 [n], /labels int64 [n] where conditional; attributes:
 `settings` (JSON) and `device`.
 """
 
@@ -26,38 +26,42 @@ class Chunk:
     sample_index: np.ndarray
     labels: np.ndarray | None
     device: str
-    """Kind of the device that made them: "cpu" or a GPU's name."""
+    """Kind of the device that made the samples: "cpu" or a GPU's name."""
 
 
 def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
-    """Return all that a sample depends on besides its index, by name; `spec` has the settings of its sampling in it.
+    """Return all that a sample depends on besides its index, by name. `spec` holds the settings of one sampling.
 
-    The device is recorded beside these settings: another kind of device rounds differently, but a run may continue on it.
+    The device is recorded beside these settings, because a run may continue on another kind of device, which rounds
+    differently.
     """
     return {"weights_sha256": weights_sha256, "kind": spec.kind, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
             **kind_of(spec).identity(spec), "sample": spec.sample.model_dump(exclude={"num_samples", "at"})}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:
-    """The sample indices of chunk number `chunk`."""
+    """Return the sample indices of chunk number `chunk`."""
     first = chunk * spec.sample.batch_size
     return range(first, min(first + spec.sample.batch_size, spec.sample.num_samples))
 
 
 def sample_labels(spec: Spec, indices: range) -> np.ndarray | None:
-    """Classes int64 [n] of these samples: in turns, so that each is there equally often. None without classes."""
+    """Return the classes int64 [n] of these samples, None without classes. Classes take turns, so all are equally frequent."""
     return np.array(indices, dtype=np.int64) % spec.data.classes if spec.data.classes else None
 
 
 def number_of_chunks(spec: Spec) -> int:
+    """Return the number of chunks of one sampling."""
     return -(-spec.sample.num_samples // spec.sample.batch_size)
 
 
 def chunk_file(folder: Path, chunk: int) -> Path:
+    """Return the file of chunk number `chunk` in the folder of a sampling."""
     return folder / f"chunk-{chunk:05}.h5"
 
 
 def write_chunk(path: Path, chunk: Chunk, settings: dict) -> None:
+    """Write a chunk that was made with `settings`: a whole file or none."""
     arrays = {"images": chunk.images, "sample_index": chunk.sample_index}
     if chunk.labels is not None:
         arrays["labels"] = chunk.labels
@@ -69,18 +73,18 @@ class DamagedChunk(UserError):
     """A chunk file that is not what `write_chunk` wrote."""
 
 
-def alike_chunks() -> SameLayoutReader:
-    """For `read_chunk` of many."""
+def chunk_reader() -> SameLayoutReader:
+    """Return a reader for `read_chunk` that is faster for many chunks than for one."""
     return SameLayoutReader("images", "sample_index", "labels")
 
 
-def read_chunk(path: Path, indices: range, settings: dict, files: SameLayoutReader | None = None) -> Chunk:
-    """The chunk in `path`, after checking that it is whole and made with `settings`.
+def read_chunk(path: Path, indices: range, settings: dict, reader: SameLayoutReader | None = None) -> Chunk:
+    """Return the chunk in `path`, which holds the samples `indices` made with `settings`.
 
-    Raises DamagedChunk where it is not whole, UserError (naming what differs) where it is another run's.
+    Raises DamagedChunk where the file cannot be read, UserError that names the difference where settings or samples differ.
     """
     try:
-        arrays, attributes = (files or alike_chunks()).read(path)
+        arrays, attributes = (reader or chunk_reader()).read(path)
         chunk = Chunk(arrays["images"], arrays["sample_index"], arrays.get("labels"), attributes["device"])
         theirs = json.loads(attributes["settings"])
     except (OSError, KeyError, ValueError) as error:
@@ -93,7 +97,7 @@ def read_chunk(path: Path, indices: range, settings: dict, files: SameLayoutRead
 
 
 def differences(theirs: dict, ours: dict) -> str:
-    """Where two sampling settings differ, such as "sample.seed 1 instead of 0"."""
+    """Return the differences between two sampling settings, such as "sample.seed 1 instead of 0"."""
     return "; ".join(_differences(theirs, ours))
 
 

@@ -1,4 +1,4 @@
-"""Chunks into samples.h5, the field's samples.npz, and pictures. Memory: a few chunks, whatever their number."""
+"""Chunks into samples.h5, the field's samples.npz and pictures. A few chunks are in memory at a time, however many there are."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ from jobs.data.pictures import grid, write_png
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.provenance import package_versions
-from jobs.sampling.chunks import Chunk, alike_chunks, chunk_file, chunk_indices, differences, read_chunk, sample_labels
+from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, chunk_reader, differences, read_chunk, sample_labels
 from jobs.spec.frozen import dump
 from jobs.spec.kinds import kind_of
 from jobs.spec.samplings import Sampling, samplings, with_sampling
@@ -23,16 +23,20 @@ from jobs.storage.files import atomic_path
 from jobs.storage.hdf5 import Layout, fill, lay_out
 from jobs.storage.sealed import open_sealed
 
-FIRST, LARGER = 16, 100
+SMALL_GRID, LARGE_GRID = 16, 100
+"""Numbers of samples on samples.png and on samples-grid.png."""
 READERS = 2
-A, B = TypeVar("A"), TypeVar("B")
+"""Threads that read chunks ahead."""
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 def gather(run: RunDir, settings: dict, sampling: Sampling) -> None:
-    """Write a sampling's samples.h5 from the chunks made with `settings`, where it is not there already.
+    """Write samples.h5 of `sampling` from the chunks made with `settings`, unless the file exists.
 
-    For the main sampling samples.npz and the pictures too. Raises UserError that names every chunk which is missing, damaged
-    or foreign.
+    For the main sampling, write samples.npz and the pictures too. Raises UserError that names the chunks which are missing,
+    damaged, or made with other settings.
     """
     folder = run.samples_folder(sampling)
     if not (folder / "samples.h5").exists():
@@ -41,19 +45,22 @@ def gather(run: RunDir, settings: dict, sampling: Sampling) -> None:
         return
     _write_npz(run)
     with h5py.File(run.samples_h5, "r") as file:
-        images = file["images"][:LARGER]
+        images = file["images"][:LARGE_GRID]
     write_png(run.samples / "samples-grid.png", grid(images, columns=10))
-    write_png(run.samples_png, grid(images[:FIRST], columns=4))
+    write_png(run.samples_png, grid(images[:SMALL_GRID], columns=4))
 
 
 def gather_run(run: RunDir) -> None:
-    """Gather every sampling of the run without the weights at hand. Raises UserError as `gather` does."""
+    """Gather every sampling of the run, without its weights. Raises UserError as `gather` does."""
     for sampling in samplings(run.spec):
         gather(run, recorded_settings(run, sampling), sampling)
 
 
 def recorded_settings(run: RunDir, sampling: Sampling) -> dict:
-    """The settings that a sampling's samples.h5 was made with, or before there is one the first of its chunks."""
+    """Return the settings that samples.h5 of `sampling` was made with; where there is no such file, those of the first chunk.
+
+    Raises UserError where there are no samples, or the file cannot be read.
+    """
     folder = run.samples_folder(sampling)
     for file in [*folder.glob("samples.h5"), *sorted(folder.glob("chunk-*.h5"))]:
         try:
@@ -65,10 +72,10 @@ def recorded_settings(run: RunDir, sampling: Sampling) -> dict:
 
 
 def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
-    """Raises UserError as `_pieces` does."""
+    """Write samples.h5 of `sampling`. Raises UserError as `_pieces` does."""
     spec, data, folder = run.spec, run.spec.data, run.samples_folder(sampling)
     count, size = spec.sample.num_samples, spec.sample.batch_size
-    # HDF5's own choice of chunks is 15 times slower; one sampling chunk each is written as it is.
+    # Each HDF5 chunk holds one sampling chunk, which is copied as it is: 15 times faster than with HDF5's own size of chunks.
     layouts = {"images": Layout((count, data.image_size, data.image_size, data.channels), np.uint8, rows_per_chunk=size),
                "sample_index": Layout((count,), "<i8")}
     if data.class_cond:
@@ -77,18 +84,20 @@ def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
         "spec": dump(spec), "settings": json.dumps(settings),
         "weights_sha256": settings["weights_sha256"],
         **kind_of(spec).sampling_attributes(with_sampling(spec, sampling)), "packages": json.dumps(package_versions())}
-    # Attributes stand first in the file, and of which devices its chunks are is known when the last was read: nearly
-    # always of the first one's.
-    devices, found = None, set()
-    while found != devices:
-        devices, found = found or _device_of_first(run, folder, settings), set()
+    # HDF5 stores attributes before the data, but the devices are known only after the last chunk. We guess the first chunk's
+    # device and write the file again if that was wrong.
+    devices, found = _device_of_first(run, folder, settings), set[str]()
+    while True:
         with atomic_path(folder / "samples.h5") as temporary:
             places = lay_out(temporary, layouts, attributes | {"device": ", ".join(sorted(devices))})
             fill(temporary, _pieces(run, folder, settings, places, found))
+        if found == devices:
+            return
+        devices, found = found, set()
 
 
 def _device_of_first(run: RunDir, folder: Path, settings: dict) -> set[str]:
-    """The kind of device that made the first chunk; none where that cannot be told."""
+    """Return the kind of device that made the first chunk, as a set of one; the empty set where the chunk cannot be read."""
     try:
         return {read_chunk(chunk_file(folder, 0), chunk_indices(run.spec, 0), settings).device}
     except UserError:
@@ -97,15 +106,17 @@ def _device_of_first(run: RunDir, folder: Path, settings: dict) -> set[str]:
 
 def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[int]],
             devices: set[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """What belongs where in samples.h5, by offset; adds to `devices` what made the chunks.
+    """Yield the parts of samples.h5, each with its offset in the file. Add the devices that made the chunks to `devices`.
 
-    Raises UserError, after the last, that names every chunk which is missing, damaged or foreign.
+    Raises UserError, after the last part, that names the chunks which are missing, damaged, or made with other settings.
     """
     every = range(run.spec.sample.num_samples)
-    whole = {"sample_index": np.arange(len(every)), "labels": sample_labels(run.spec, every)}
-    whole = {places[name][0]: array for name, array in whole.items() if name in places}
+    whole: dict[int, np.ndarray] = {places["sample_index"][0]: np.arange(len(every))}
+    labels = sample_labels(run.spec, every)
+    if labels is not None:
+        whole[places["labels"][0]] = labels
     chunk_at = {place: number for number, place in enumerate(places["images"])}
-    files = alike_chunks()
+    reader = chunk_reader()
 
     def chunk_or_problem(place: int) -> Chunk | str:
         number = chunk_at[place]
@@ -113,11 +124,11 @@ def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[in
         try:
             if not file.exists():
                 return f"{file}: missing"
-            return read_chunk(file, chunk_indices(run.spec, number), settings, files)
+            return read_chunk(file, chunk_indices(run.spec, number), settings, reader)
         except UserError as error:
             return str(error)
 
-    problems = []
+    problems: list[str] = []
     chunks = in_order(chunk_or_problem, sorted(chunk_at))
     for place in sorted([*whole, *chunk_at]):
         if place in whole:
@@ -132,10 +143,10 @@ def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[in
         raise UserError("\n".join([*problems[:10], *more, f"`iddpm sample {run.path}` computes what is missing or damaged."]))
 
 
-def in_order(function: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
-    """function of each, in their order; READERS of them are at work while the caller is."""
+def in_order(function: Callable[[Argument], Result], arguments: Sequence[Argument]) -> Iterator[Result]:
+    """Yield function(argument) for each argument, in order. READERS threads compute the next ones meanwhile."""
     with ThreadPoolExecutor(READERS) as readers:
-        ahead: deque[Future[B]] = deque()
+        ahead: deque[Future[Result]] = deque()
         for argument in arguments:
             ahead.append(readers.submit(function, argument))
             if len(ahead) > READERS:
@@ -145,7 +156,8 @@ def in_order(function: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
 
 
 def _write_npz(run: RunDir) -> None:
-    """arr_0 uint8 NHWC and arr_1 labels, as the field's evaluators read them; streamed from samples.h5."""
+    """Write samples.npz from samples.h5, part by part: arr_0 uint8 [N, H, W, C] and arr_1 int64 [N], the labels, as the
+    field's evaluators read them."""
     with atomic_path(run.samples / "samples.npz") as temporary, h5py.File(run.samples_h5, "r") as file, \
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, key in (("arr_0.npy", "images"), ("arr_1.npy", "labels")):
@@ -154,18 +166,22 @@ def _write_npz(run: RunDir) -> None:
 
 
 def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows: int) -> None:
+    """Add `dataset` to the archive as a .npy file, `rows` rows at a time."""
     with archive.open(name, "w", force_zip64=True) as member:
         header = {"descr": np.lib.format.dtype_to_descr(dataset.dtype), "fortran_order": False, "shape": dataset.shape}
         np.lib.format.write_array_header_1_0(member, header)
-        buffer = np.empty((rows, *dataset.shape[1:]), dataset.dtype)  # one for all: new memory takes longer than copying
+        buffer = np.empty((rows, *dataset.shape[1:]), dataset.dtype)  # used again and again: new memory takes longer than copying
         for start in range(0, len(dataset), rows):
             part = buffer[:len(dataset) - start]
             dataset.read_direct(part, np.s_[start:start + len(part)])
-            member.write(part)
+            member.write(part.data)
 
 
 def check_samples(run: RunDir, settings: dict, sampling: Sampling | None = None) -> None:
-    """Raises UserError where the samples.h5 of `sampling` is missing, damaged, or not made with `settings`. None: the main one."""
+    """Check samples.h5 of `sampling` (None: the main one).
+
+    Raises UserError where the file is missing, damaged, or not made with `settings`.
+    """
     file = run.samples_folder(sampling or samplings(run.spec)[0]) / "samples.h5"
     if not file.exists():
         raise UserError(f"{file}: missing; run `iddpm sample {run.path}`")

@@ -1,6 +1,6 @@
-"""The sampling stage: the ranks take chunks of samples as they come free; each chunk is a pure function of its number.
+"""The sampling stage: free ranks take the next chunk of samples; each chunk is a pure function of its number.
 
-A run has one or more samplings (`jobs.spec.samplings`); their chunks are one queue of work.
+A run has one or more samplings (`jobs.spec.samplings`); the chunks of all samplings are one queue of work.
 """
 
 import time
@@ -22,18 +22,19 @@ from jobs.run.directory import RunDir
 from jobs.run.progress import Progress
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, sample_labels, write_chunk
 from jobs.sampling.gather import gather
-from jobs.sampling.partial import Partial, partial_file, partial_identity, save_partial, take_partial
+from jobs.sampling.partial import Partial, partial_file, partial_identity, read_partial, save_partial
 from jobs.sampling.survey import Remaining, survey
 from jobs.sampling.weights import load_step
 from jobs.spec.kinds import kind_of
 from jobs.spec.samplings import with_sampling
 from jobs.spec.sections import Spec
 
-SAVE_EVERY_S = 300.0  # between two saves of a chunk half-way: the most that a kill -9 can cost
+SAVE_EVERY_S = 300.0
+"""Seconds between two saves of a chunk half-way: the most work that a kill -9 can cost."""
 
 
 def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
-    """Compute the chunks that are missing, then gather all: "done" or "interrupted".
+    """Compute the missing chunks, then gather all chunks. Return "done" or "interrupted".
 
     Raises UserError where training is not finished, the checkpoint of a sampling is missing, or a folder holds samples of
     other weights or settings.
@@ -43,13 +44,13 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
         check_compiler("sample.compile", group.device)
         network.compile(**compile_options(run.spec.sample.compile, kind_of(run.spec).records_steps(run.spec)))
     remaining = on_main(lambda: survey(run, network, group.device_name))
-    # By checkpoint, the last one first, so that weights change as seldom as possible.
+    # Ordered by checkpoint, the last one first, so that weights are loaded as seldom as possible.
     work = [(todo, chunk) for todo in sorted(remaining, key=lambda todo: -todo.sampling.step) for chunk in todo.missing]
     steps = sum(todo.missing[chunk] for todo, chunk in work)
     progress = Progress(run.progress, "sample", steps, "steps") if group.is_main else None
     state, loaded = "failed", None
     try:
-        # A counter that all ranks share: a free rank takes the next chunk, and a slow rank delays nobody.
+        # All ranks share this counter: a free rank takes the next chunk, and a slow rank delays no other.
         while (turn := group.store.add("chunks_taken", 1) - 1) < len(work):
             if asked_to_stop(group, interruption):
                 break
@@ -72,14 +73,14 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int, interruption: Interruption,
                   progress: Progress | None) -> None:
-    """Write chunk number `chunk` of a sampling. Where the stage is asked to stop half-way, save the state of the chunk."""
+    """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead."""
     spec, folder = with_sampling(run.spec, todo.sampling), run.samples_folder(todo.sampling)
     indices = chunk_indices(spec, chunk)
     labels = sample_labels(spec, indices)
-    # All the randomness of a chunk comes from one stream, named by seed and chunk.
+    # A chunk takes all its randomness from one stream, named by the seed and the chunk.
     generator = generator_for(group.device, spec.sample.seed, "sample", chunk)
     file, identity = partial_file(folder, chunk), partial_identity(todo.settings, indices, group.device_name)
-    begun = take_partial(file, identity)
+    begun = read_partial(file, identity)
     left = begun.left if begun else kind_of(spec).steps(spec)
     step, saved = None, time.monotonic()
     for step in steps_of_chunk(spec, network, generator, labels, len(indices), begun):

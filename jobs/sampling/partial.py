@@ -1,8 +1,8 @@
-"""Chunks half-way: their state, saved now and then, so that the rank that takes such a chunk next resumes it.
+"""Chunks half-way: the state is saved every few minutes, and the rank that takes such a chunk next resumes it.
 
 partial-NNNNN.h5, beside the place of the chunk: the tensors of the kind's `Generated.state`, each under its name, and
 /generator uint8, the state of the chunk's random stream; attributes: `left`, the steps that are left, and `identity` (JSON),
-which names the chunk and what may continue it.
+which names the chunk and all that must agree so that it can be resumed.
 """
 
 import json
@@ -35,19 +35,21 @@ class Partial:
 
 
 def partial_file(folder: Path, chunk: int) -> Path:
+    """Return the file of the half-way chunk number `chunk` in the folder of a sampling."""
     return folder / f"partial-{chunk:05}.h5"
 
 
 def partial_identity(settings: dict, indices: range, device: str) -> dict:
-    """Return what must agree so that a chunk continues as if it had never stopped: more than makes chunks belong together.
+    """Return all that must agree so that a resumed chunk is equal to an uninterrupted one, by name.
 
-    The state of a random stream means nothing to another kind of device, and one chunk is of one kind of arithmetic.
+    Chunks of one sampling may come from several kinds of device and versions of torch; one chunk may not, because their
+    arithmetic differs, and so does the state of their random streams.
     """
     return {**settings, "indices": [indices.start, indices.stop], "device": device, "torch": torch.__version__}
 
 
 def save_partial(path: Path, partial: Partial, identity: dict) -> None:
-    """Replace what is in `path`. Where that fails, as on a full disk, only print a note: a partial chunk only saves work."""
+    """Write `partial` to `path`. If that fails, as on a full disk, only print a note: the file does no more than save work."""
     arrays = {**partial.state, GENERATOR: partial.generator}
     try:
         with atomic_path(path) as temporary:
@@ -56,10 +58,10 @@ def save_partial(path: Path, partial: Partial, identity: dict) -> None:
         note(f"half a chunk could not be saved: {error}")
 
 
-def take_partial(path: Path, identity: dict) -> Partial | None:
-    """Return what `save_partial` put into `path` under this identity; None where there is no such file.
+def read_partial(path: Path, identity: dict) -> Partial | None:
+    """Return the chunk that `save_partial` wrote to `path` with this identity; None where there is none.
 
-    A file that is damaged or of another identity is removed, with a note.
+    A file that is damaged, or has another identity, is removed with a note.
     """
     try:
         with open_sealed(path) as file:

@@ -7,9 +7,9 @@ from torch import nn
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.progress import note
-from jobs.sampling.chunks import DamagedChunk, alike_chunks, chunk_file, chunk_indices, number_of_chunks, read_chunk
+from jobs.sampling.chunks import DamagedChunk, chunk_file, chunk_indices, chunk_reader, number_of_chunks, read_chunk
 from jobs.sampling.gather import check_samples
-from jobs.sampling.partial import partial_file, partial_identity, take_partial
+from jobs.sampling.partial import partial_file, partial_identity, read_partial
 from jobs.sampling.weights import settings_of
 from jobs.spec.kinds import kind_of
 from jobs.spec.samplings import Sampling, with_sampling
@@ -21,13 +21,17 @@ class Remaining:
 
     sampling: Sampling
     settings: dict
-    """What names its samples."""
+    """Of the samples; see `sampling_settings`."""
     missing: dict[int, int]
-    """Number of each chunk to compute: how many steps of its chain are left."""
+    """By the number of each missing chunk, the steps that are left of the chunk."""
 
 
 def survey(run: RunDir, network: nn.Module, device: str) -> list[Remaining]:
-    """Return what is missing of each sampling; `network` is there to see whether the weights fit it."""
+    """Return what is left of each sampling.
+
+    `network` is only there to check whether the weights fit. Raises UserError where weights are missing or do not fit, or a
+    folder holds samples of other weights or settings.
+    """
     found = []
     for sampling, settings in settings_of(run, network).items():
         missing = missing_chunks(run, sampling, settings)
@@ -44,12 +48,12 @@ def missing_chunks(run: RunDir, sampling: Sampling, settings: dict) -> list[int]
     if (folder / "samples.h5").exists():
         check_samples(run, settings, sampling)
         return []
-    missing, files = [], alike_chunks()
+    missing, reader = [], chunk_reader()
     for chunk in range(number_of_chunks(run.spec)):
         file = chunk_file(folder, chunk)
         try:
             if file.exists():
-                read_chunk(file, chunk_indices(run.spec, chunk), settings, files)
+                read_chunk(file, chunk_indices(run.spec, chunk), settings, reader)
                 continue
         except DamagedChunk as error:
             note(f"{error}; computing it again")
@@ -65,8 +69,8 @@ def steps_left(run: RunDir, sampling: Sampling, settings: dict, missing: list[in
     spec, folder = run.spec, run.samples_folder(sampling)
     steps, left = kind_of(spec).steps(with_sampling(spec, sampling)), {}
     for chunk in missing:
-        partial = take_partial(partial_file(folder, chunk), partial_identity(settings, chunk_indices(spec, chunk), device))
+        partial = read_partial(partial_file(folder, chunk), partial_identity(settings, chunk_indices(spec, chunk), device))
         left[chunk] = partial.left if partial else steps
     for file in set(folder.glob("partial-*.h5")) - {partial_file(folder, chunk) for chunk in missing}:
-        file.unlink()  # a rank was killed between writing its chunk and removing this file
+        file.unlink()  # a rank was killed after it wrote the chunk and before it removed this file
     return left

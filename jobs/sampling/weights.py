@@ -11,7 +11,7 @@ from jobs.spec.samplings import Sampling, samplings, with_sampling
 
 
 def load_sampler(run: RunDir, group: Group, sampling: Sampling | None = None) -> tuple[nn.Module, dict]:
-    """Return the network with the weights of `sampling` (None: the main one), in evaluation mode, and its sampling settings."""
+    """Return the network with the weights of `sampling` (None: the main one), in evaluation mode, and the sampling settings."""
     sampling = sampling or samplings(run.spec)[0]
     network = model_of(run.spec).network(run.spec)
     sha256 = load_step(run, network, sampling.step)

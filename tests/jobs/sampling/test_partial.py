@@ -13,7 +13,7 @@ from noisy_runs import same, trained
 import jobs.sampling.loop
 from jobs.sampling.chunks import chunk_file, chunk_indices, sampling_settings
 from jobs.sampling.gather import recorded_settings
-from jobs.sampling.partial import Partial, partial_file, partial_identity, save_partial, take_partial
+from jobs.sampling.partial import Partial, partial_file, partial_identity, read_partial, save_partial
 from jobs.spec.samplings import samplings
 from jobs.storage.files import read_json
 
@@ -123,7 +123,7 @@ def _identity(run, **changes):
 
 
 def _rewrite(file, run, **changes):
-    begun = take_partial(file, _identity(run))
+    begun = read_partial(file, _identity(run))
     assert begun is not None
     save_partial(file, begun, _identity(run, **changes))
 
@@ -207,7 +207,7 @@ def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
         damaged = bytearray(whole)
         damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(damaged)
-    assert take_partial(path, SETTINGS) is None and not path.exists()
+    assert read_partial(path, SETTINGS) is None and not path.exists()
 
 
 @given(seed=st.integers(0, 2 ** 63 - 1), draws=st.lists(st.integers(1, 40), max_size=3), left=st.integers(1, 5000))
@@ -219,7 +219,7 @@ def test_state_comes_back_to_the_bit(tmp_path_factory, seed, draws, left):
         torch.randn(count, 1, 3, 3, generator=generator)
     before, x = torch.randn(3, generator=generator), torch.randn(2, 1, 3, 3, generator=generator)
     save_partial(path, Partial(left, {"x": x.numpy(), "before": before.numpy()}, generator.get_state().numpy()), SETTINGS)
-    back = take_partial(path, SETTINGS)
+    back = read_partial(path, SETTINGS)
     other = torch.Generator()
     other.set_state(torch.from_numpy(back.generator))
     assert back.left == left and back.state.keys() == {"x", "before"}
