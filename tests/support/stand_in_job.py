@@ -20,7 +20,7 @@ from jobs.parallel.interruption import Interruption  # noqa: E402
 from jobs.run.directory import RunDir  # noqa: E402
 from jobs.run.failures import describe, remove_failure, write_failure  # noqa: E402
 from jobs.run.progress import Progress  # noqa: E402
-from jobs.spec.samplings import samplings  # noqa: E402
+from jobs.spec.samplings import sampling_facts, samplings  # noqa: E402
 from jobs.storage.files import read_json, write_json  # noqa: E402
 from slurm.launch import job_entry  # noqa: E402
 
@@ -71,8 +71,7 @@ def leave_results(run: RunDir, stage: str) -> None:
             for name in ("samples.h5", "samples.npz", "samples.png"):
                 (folder / name).touch()
     else:
-        curve = [{"step": sampling.step, "sampler": sampling.sampler, "timestep_respacing": sampling.timestep_respacing}
-                 for sampling in samplings(run.spec)]
+        curve = [sampling_facts(run.spec, sampling) for sampling in samplings(run.spec)]
         write_json(run.evaluation, {"settings": run.spec.evaluate.model_dump(mode="json"), "curve": curve, "samples": 10,
                                     "headline": {"fid (pixels)": 3.5}})
 

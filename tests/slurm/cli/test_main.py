@@ -16,6 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
+from jobs.spec.file import load
 from jobs.spec.stages import STAGES
 
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.yaml"))
@@ -86,7 +88,8 @@ LONG = [*QUICK, *SHORT, "model.num_channels=16", "train.iterations=120", "train.
 @pytest.mark.slow
 def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbed_weights(tmp_path):
     train = ["run", *LONG, "--only", "train"]
-    iddpm(*train, "--runs", "undisturbed", cwd=tmp_path)
+    freeze(load(LONG[0], LONG[1:]), tmp_path / "undisturbed")
+    iddpm("train", "undisturbed/long/run", cwd=tmp_path)  # unlike `iddpm run`, this writes no report
     run = tmp_path / "runs" / "long" / "run"
 
     process = started(tmp_path, *train)
@@ -104,7 +107,7 @@ def test_ctrl_c_saves_and_killed_ranks_are_told_and_both_go_on_to_the_undisturbe
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 1 and "rank 0 died without a message" in text and "_log.out" in text, text
 
-    iddpm(*train, cwd=tmp_path)
+    iddpm("train", run, cwd=tmp_path)
     name = "checkpoints/step-00000120/ema-0.995.safetensors"
     ours, theirs = load_file(run / name), load_file(tmp_path / "undisturbed" / "long" / "run" / name)
     assert all(np.array_equal(ours[key], theirs[key]) for key in theirs) and len(ours) == len(theirs)
