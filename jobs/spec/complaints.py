@@ -7,11 +7,13 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.spec.keys import in_order, sections_in, suggestion, types_at
 from jobs.spec.kinds import KINDS, kind_named
-from jobs.spec.sections import SpecAsWritten
+from jobs.spec.sections import DEFAULT_KIND, SpecAsWritten
 from jobs.spec.sweep import Complaint
 from jobs.spec.yaml_text import yaml_text
 
 MISSING = "required, but not given"
+FOREIGN = "belongs to kind: "
+"""How the complaint about a key of another kind of model begins."""
 _WORDS = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -31,8 +33,8 @@ _WORDS = {
 
 
 def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None, list[Complaint]]:
-    """Return the spec that plain `values` make, as written or (where frozen) resolved; or None, and what is wrong."""
-    name = values.get("kind", SpecAsWritten.model_fields["kind"].default)
+    """Return the spec in plain `values`, or None and the complaints. `resolved`: the values are those of a resolved spec."""
+    name = values.get("kind", DEFAULT_KIND)
     if not isinstance(name, str) or name not in KINDS:
         return None, [(("kind",), f"must be {' or '.join(map(repr, KINDS))} (got {yaml_text(name)})")]
     kind = kind_named(name)
@@ -70,7 +72,7 @@ def _unknown(path: tuple[str | int, ...], kind: str, spec_type: type[BaseModel])
     """Return the complaint about a key that this kind of model lacks; another kind may have the key."""
     others = [name for name in KINDS if name != kind and types_at(kind_named(name).written, path)]
     if others:
-        return f"belongs to kind: {' or '.join(others)}, but this spec is of kind: {kind}"
+        return f"{FOREIGN}{' or '.join(others)}, but this spec is of kind: {kind}"
     allowed = [*_fields(spec_type, path[:-1]), *(["extends", "sweep"] if len(path) == 1 else [])]
     return f"unknown key; {suggestion(str(path[-1]), allowed)}"
 

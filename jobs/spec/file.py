@@ -1,18 +1,18 @@
 """Spec files: from YAML to the runs of a study, with every complaint at its file and line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from jobs.spec.complaints import MISSING, validate
+from jobs.spec.complaints import FOREIGN, MISSING, validate
 from jobs.spec.keys import sections_in
 from jobs.spec.kinds import KINDS, kind_named, kind_of
 from jobs.spec.location import refuse, with_location
 from jobs.spec.references import reference_problems
 from jobs.spec.run_names import run_names
-from jobs.spec.sections import Spec, SpecAsWritten
+from jobs.spec.sections import DEFAULT_KIND, Spec, SpecAsWritten
 from jobs.spec.sweep import Run, Study, SweepPoint, described, expand, repeated, with_point
 from jobs.spec.yaml_tree import COMMAND_LINE, Entry, override, plain, read_file
 
@@ -29,21 +29,27 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     if "sweep" in tree.value:
         points, wrong = expand(base.pop("sweep"), dict(_from_command_line(tree)))
         if wrong:
-            # A field that only the sweep gives is not missing.
-            wrong += [complaint for complaint in validate(base)[1] if complaint[1] != MISSING]
+            # A sweep may give keys that are missing, and a kind to sections that look foreign without it.
+            wrong += [complaint for complaint in validate(base)[1]
+                      if complaint[1] != MISSING and not complaint[1].startswith(FOREIGN)]
             refuse([with_location(tree, None, complaint) for complaint in wrong])
 
     written, specs = _resolved(tree, base, points)
-    differs = [described(point, spec) for point, spec in zip(points, written)]
+    differs = [described(point, spec) for point, spec in zip(points, written, strict=True)]
     if wrong := repeated(points, differs, specs):
         refuse([with_location(tree, None, complaint) for complaint in wrong])
-    names = run_names([point.values_in_name(values) for point, values in zip(points, differs)], [point.name for point in points])
-    problems = reference_problems(dict(zip(names, specs)))
-    if problems:
+    names = _names(points, differs)
+    if problems := reference_problems(dict(zip(names, specs, strict=True))):
         lines = [with_location(tree, point, (tuple(key.split(".")), f"{message}; in run {name}"))
-                 for name, point in zip(names, points) for key, message in problems.get(name, [])]
+                 for name, point in zip(names, points, strict=True) for key, message in problems.get(name, [])]
         refuse(list(dict.fromkeys(lines)))
-    return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs)])
+    return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)])
+
+
+def _names(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the runs; `differs` is what each point sets."""
+    in_names = [point.values_in_name(values) for point, values in zip(points, differs, strict=True)]
+    return run_names(in_names, [point.name for point in points])
 
 
 def _resolved(tree: Entry, base: dict[str, Any], points: Sequence[SweepPoint]) -> tuple[list[SpecAsWritten], list[Spec]]:
@@ -51,9 +57,9 @@ def _resolved(tree: Entry, base: dict[str, Any], points: Sequence[SweepPoint]) -
     as_written: list[SpecAsWritten] = []
     specs: list[Spec] = []
     complaints: dict[str, list[int]] = {}  # line -> numbers of the points that the line is about
-    swept = _kinds(base, points)
+    kinds = [_kind_of_point(base, point) for point in points]
     for number, point in enumerate(points):
-        written, wrong = validate(with_point(_own_part(base, point, swept), point))
+        written, wrong = validate(with_point(_own_part(base, kinds[number], kinds), point))
         if written is not None:
             kind = kind_of(written)
             spec = kind.resolve(written)
@@ -63,7 +69,7 @@ def _resolved(tree: Entry, base: dict[str, Any], points: Sequence[SweepPoint]) -
         for complaint in wrong:
             complaints.setdefault(with_location(tree, point, complaint), []).append(number)
     if complaints:
-        labels = run_names([point.values_in_name(point.values()) for point in points], [point.name for point in points])
+        labels = _names(points, [point.values() for point in points])
         refuse([line if len(numbers) == len(points) else
                 f"{line}; in run {labels[numbers[0]]}" + f" and {len(numbers) - 1} more" * (len(numbers) > 1)
                 for line, numbers in complaints.items()])
@@ -72,25 +78,25 @@ def _resolved(tree: Entry, base: dict[str, Any], points: Sequence[SweepPoint]) -
 
 # A sweep over kinds
 
-def _kinds(base: dict[str, Any], points: Sequence[SweepPoint]) -> set[str]:
-    """Return the kinds of the points."""
-    default = base.get("kind", SpecAsWritten.model_fields["kind"].default)
-    named = [point.choices["kind"].value if "kind" in point.choices else default for point in points]
-    return {name for name in named if isinstance(name, str) and name in KINDS}
+def _kind_of_point(base: dict[str, Any], point: SweepPoint) -> str | None:
+    """Return the kind of model that the point has; None where the spec names no kind that there is."""
+    name = point.choices["kind"].value if "kind" in point.choices else base.get("kind", DEFAULT_KIND)
+    return name if isinstance(name, str) and name in KINDS else None
 
 
-def _own_part(base: dict[str, Any], point: SweepPoint, swept: set[str]) -> dict[str, Any]:
+def _own_part(base: dict[str, Any], kind: str | None, swept: Sequence[str | None]) -> dict[str, Any]:
     """Return `base` without the sections and keys that only other kinds of the sweep have: each point takes its own."""
-    name = point.choices["kind"].value if "kind" in point.choices else base.get("kind")
-    if len(swept) < 2 or not isinstance(name, str) or name not in swept:
+    others = [kind_named(other).written for other in dict.fromkeys(swept) if other not in (kind, None)]
+    if kind is None or not others:
         return base
-    return _without_foreign(base, [kind_named(name).written], [kind_named(other).written for other in swept - {name}])
+    return _without_foreign(base, [kind_named(kind).written], others)
 
 
 def _without_foreign(values: dict[str, Any], own: Sequence[type[BaseModel]], others: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """Return `values` without the keys that the sections `others` have and the sections `own` lack, at any depth."""
     kept = {}
     for key, value in values.items():
-        ours, theirs = _below(own, key), _below(others, key)
+        ours, theirs = _types_of(own, key), _types_of(others, key)
         if not ours and theirs:
             continue
         sections = [section for each in ours for section in sections_in(each)]
@@ -99,14 +105,17 @@ def _without_foreign(values: dict[str, Any], own: Sequence[type[BaseModel]], oth
     return kept
 
 
-def _below(sections: Sequence[type[BaseModel]], key: str) -> list[Any]:
+def _types_of(sections: Sequence[type[BaseModel]], key: str) -> list[Any]:
+    """Return the types that the field `key` has in those of the sections that have this field."""
     return [section.model_fields[key].annotation for section in sections if key in section.model_fields]
 
 
+# The command line
+
 def _from_command_line(tree: Entry, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted keys that the command line sets, each with the words there."""
+    """Yield the dotted keys that the command line sets, each with its setting there."""
     for key, entry in tree.value.items():
-        if entry.location.startswith(COMMAND_LINE):
-            yield prefix + key, entry.location
-        elif isinstance(entry.value, dict):
+        if isinstance(entry.value, dict):
             yield from _from_command_line(entry, f"{prefix}{key}.")
+        elif entry.location.startswith(COMMAND_LINE):
+            yield prefix + key, entry.location

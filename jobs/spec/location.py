@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from jobs.errors import UserError
 from jobs.spec.sweep import Complaint, SweepPoint
-from jobs.spec.yaml_tree import Entry, location_of
+from jobs.spec.yaml_tree import Entry, KeyPath, is_written, location_of
 
 MAX_COMPLAINTS = 50
 
@@ -12,13 +12,20 @@ MAX_COMPLAINTS = 50
 def with_location(tree: Entry, point: SweepPoint | None, complaint: Complaint) -> str:
     """Return `file:line: key: what is wrong`. A value that `point` sets is located in the sweep."""
     path, message = complaint
-    found = path
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    return f"{location_of(tree, _place(tree, point, path))}: {key}: {message}"
+
+
+def _place(tree: Entry, point: SweepPoint | None, path: KeyPath) -> KeyPath:
+    """Return where the value at `path` of the point's spec is written: in the sweep or outside."""
     for key, choice in (point.choices if point else {}).items():
         names = tuple(key.split("."))
-        if path[:len(names)] == names:
-            found = choice.path + path[len(names):]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    return f"{location_of(tree, found)}: {key}: {message}"
+        swept = choice.path + path[len(names):]
+        if path[:len(names)] == names and (is_written(tree, swept) or not is_written(tree, path)):
+            return swept
+        if names[:len(path)] == path and not is_written(tree, path):  # a section that only the sweep has
+            return choice.path
+    return path
 
 
 def refuse(lines: list[str]) -> NoReturn:

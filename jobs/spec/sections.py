@@ -24,8 +24,10 @@ from jobs.spec.fields import (
 from jobs.spec.metrics import METRICS
 from jobs.spec.precisions import Precision
 
+DEFAULT_KIND = "diffusion"
+
 Contradiction = tuple[str, str]
-"""A dotted key, and what is wrong there that no single field shows."""
+"""A dotted key, and a mistake there that no single field shows."""
 
 
 class Section(BaseModel):
@@ -148,7 +150,7 @@ class SpecAsWritten(Section):
     """A spec as a person writes it: null may stand for a default that depends on other fields."""
 
     name: Name
-    kind: Text = "diffusion"
+    kind: Text = DEFAULT_KIND
     """Kind of model: one of jobs.spec.kinds.KINDS."""
     data: Data
     train: Train

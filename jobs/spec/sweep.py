@@ -46,16 +46,18 @@ class SweepPoint:
     choices: dict[str, Choice] = field(default_factory=dict)
     """By dotted key."""
     name: str | None = None
-    """Of the run, where the spec gives one; then the keys of `list` are not part of the name."""
+    """The name that the spec gives to the run; keys of `list` are then left out of the run's name."""
 
     def joined(self, other: "SweepPoint") -> "SweepPoint":
+        """Return the point that sets what both set; they have no key in common."""
         return SweepPoint(self.choices | other.choices, self.name or other.name)
 
     def values(self) -> dict[str, Any]:
+        """Return the values by dotted key, as the spec file has them."""
         return {key: choice.value for key, choice in self.choices.items()}
 
     def values_in_name(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of `values` (by key) that belong into the run's name."""
+        """Return the entries of `values` (by key) that are part of the run's name."""
         return {key: values[key] for key, choice in self.choices.items() if self.name is None or choice.path[1] != "list"}
 
 
@@ -116,7 +118,7 @@ def _zip(content: Any, path: KeyPath) -> tuple[list[list[SweepPoint]], list[Comp
     if len(set(lengths.values())) > 1:
         named = ", ".join(f"{key} has {length}" for key, length in lengths.items())
         complaints.append((path, f"the lists must be equally long, but {named}"))
-    return [[SweepPoint(dict(zip(columns, row))) for row in zip(*columns.values())]], complaints
+    return [[SweepPoint(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=False)]], complaints
 
 
 def _list(content: Any, path: KeyPath) -> tuple[list[list[SweepPoint]], list[Complaint]]:
@@ -201,7 +203,7 @@ def with_point(base: dict[str, Any], point: SweepPoint) -> dict[str, Any]:
 
 
 def repeated(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]], specs: Sequence[Spec]) -> list[Complaint]:
-    """Return a complaint for points that make equal runs; `differs` is what each sets, `specs` are theirs, resolved."""
+    """Return a complaint for points that make equal runs. `differs`: what each point sets; `specs`: their resolved specs."""
     keys = list(dict.fromkeys(key for point in points for key in point.choices))
     same: dict[str, list[int]] = {}
     for number, spec in enumerate(specs):
@@ -210,12 +212,23 @@ def repeated(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]],
     for numbers in same.values():
         if len(numbers) > 1:
             path = next((choice.path for choice in points[numbers[1]].choices.values()), ("sweep",))
-            names = dict.fromkeys(run_names([differs[number]])[0] for number in numbers[:3])
+            names = dict.fromkeys(_name(points[number], differs[number]) for number in numbers[:3])
             complaints.append((path, f"{len(numbers)} points make the same run: {', '.join(names)}"))
     return complaints
 
 
+def _name(point: SweepPoint, values: Mapping[str, Any]) -> str:
+    """Return the name of a run as if there were no other run."""
+    return run_names([point.values_in_name(values)], [point.name])[0]
+
+
 def described(point: SweepPoint, spec: SpecAsWritten) -> dict[str, Any]:
-    """Return what `point` sets, as `spec` has it: a section only as far as the point writes it."""
-    return {key: choice.value if isinstance(choice.value, dict) else value_at(spec, key)
-            for key, choice in point.choices.items()}
+    """Return the values that `point` sets, as `spec` has them: 1.0e-4 for 1e-4, and of a section the keys that are written."""
+    return {key: _as_read(choice.value, value_at(spec, key)) for key, choice in point.choices.items()}
+
+
+def _as_read(written: Any, read: Any) -> Any:
+    """Return those keys of the section `read` that are `written`; any other value as it is read."""
+    if not isinstance(written, dict) or not isinstance(read, dict):
+        return read
+    return {key: _as_read(value, read[key]) for key, value in written.items()}

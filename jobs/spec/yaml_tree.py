@@ -1,13 +1,14 @@
-"""YAML files as trees of values that know where they are written, extended by other files and the command line.
+"""YAML files as trees of values, each with its file and line; other files and the command line extend a tree.
 
-The YAML is YAML 1.2 in what its plain words mean: 1e-4 is a number; 24:00:00, 2021-02-18, yes and off are text.
+Plain words mean what they mean in YAML 1.2: 1e-4 is a number; 24:00:00, 2021-02-18, yes and off are text.
 """
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import yaml
 
@@ -19,12 +20,12 @@ COMMAND_LINE = "command line: "
 
 @dataclass(frozen=True)
 class Entry:
-    """One value of a YAML file, and where it stands."""
+    """One value of a YAML file, with its place."""
 
     value: Any
     """A scalar, a list of entries, or a mapping of text to entries."""
     location: str
-    """Where it is set, such as `configs/cifar10.yaml:12`."""
+    """Where the value is set, such as `configs/cifar10.yaml:12`."""
 
 
 # Reading YAML
@@ -47,7 +48,7 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None, "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": int, "float": float, "str": str}
 
-# What the parser says (a part of it), what that means, and whether the trouble lies where it began reading the thing.
+# A part of the parser's message, our words for the mistake, and whether its place is where the broken value begins.
 _PARSER_WORDS = (
     (r"'\t'", "a tab; YAML indents with spaces", False),
     ("mapping values are not allowed", "a ':' too many, or wrong indentation; text with ': ' needs quotes", False),
@@ -61,28 +62,32 @@ _PARSER_WORDS = (
 
 
 def _compose(text: str, location: Callable[[int], str]) -> yaml.Node | None:
-    """The node tree of one YAML document; `location` gives the place of a line number. Raises UserError."""
+    """Return the node tree of one YAML document, None where it is empty. `location` turns a line number into a place.
+
+    Raises UserError where the text is not YAML.
+    """
     try:
         return yaml.compose(text, _Loader)
     except yaml.reader.ReaderError as error:
         where = location(text.count("\n", 0, error.position) + 1)
         raise UserError(f"{where}: not valid YAML: the character {chr(error.character)!r} is not allowed") from error
     except yaml.MarkedYAMLError as error:
-        problem = error.problem or error.context or "cannot be read"
+        problem, mark = error.problem or error.context or "cannot be read", error.problem_mark
         for theirs, ours, at_start in _PARSER_WORDS:
             if theirs in problem:
-                mark = at_start and error.context_mark or error.problem_mark
-                raise UserError(f"{location(mark.line + 1)}: not valid YAML: {ours}") from error
-        raise UserError(f"{location(error.problem_mark.line + 1)}: not valid YAML: {problem}") from error
+                problem, mark = ours, at_start and error.context_mark or mark
+                break
+        raise UserError(f"{location(mark.line + 1 if mark else 1)}: not valid YAML: {problem}") from error
 
 
 class _Builder:
-    """Turns YAML nodes into entries; collects what is wrong on the way in `complaints`."""
+    """Turns YAML nodes into entries, and collects mistakes in `complaints`."""
 
     def __init__(self, location: Callable[[int], str]):
         self.location = location
         self.complaints: list[str] = []
         self.open: list[yaml.Node] = []
+        """The nodes around the one that is being read: an alias to one of them would never end."""
 
     def entry(self, node: yaml.Node, location: str | None = None) -> Entry:
         location = location or self._location(node)
@@ -139,7 +144,7 @@ class _Builder:
 
 
 def _parse(text: str, location: Callable[[int], str]) -> Entry | None:
-    """The entries of one YAML document, None where it is empty. Raises UserError with all that is wrong."""
+    """Return the entries of one YAML document, None where it is empty. Raises UserError with all mistakes."""
     builder = _Builder(location)
     try:
         node = _compose(text, location)
@@ -154,7 +159,7 @@ def _parse(text: str, location: Callable[[int], str]) -> Entry | None:
 # Files that extend others, and settings from the command line
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of a file. Raises UserError where that is not possible."""
+    """Return the UTF-8 text of a file. Raises UserError where the file cannot be read, or is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -173,7 +178,7 @@ def read_tree(text: str, source: str) -> Entry:
 
 
 def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
-    """Return the mapping in `path` on top of those of the files it extends; `chain` are the files that led here.
+    """Return the mapping in `path`, merged over the files that it extends. `chain`: the files that extend this one.
 
     Raises UserError with file and line where a file cannot be read, parsed or found.
     """
@@ -194,6 +199,7 @@ def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
 
 
 def _merge(under: Entry, over: Entry) -> Entry:
+    """Return `over` merged over `under`: mappings key by key; any other value replaces the one below."""
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
     both = {key: _merge(entry, over.value[key]) if key in over.value else entry for key, entry in under.value.items()}
@@ -201,7 +207,7 @@ def _merge(under: Entry, over: Entry) -> Entry:
 
 
 def override(entry: Entry, overrides: Sequence[str]) -> Entry:
-    """`entry` with each "dotted.key=value" of `overrides` in it. Raises UserError where one is not written so."""
+    """Return `entry` with each setting "dotted.key=value" of `overrides`. Raises UserError for a setting of another form."""
     seen: set[str] = set()
     for setting in overrides:
         location = COMMAND_LINE + setting
@@ -214,10 +220,15 @@ def override(entry: Entry, overrides: Sequence[str]) -> Entry:
         if key in seen:
             raise UserError(f"{location}: {key} is set twice on the command line")
         seen.add(key)
-        # The shell takes the quotes off key="", so nothing means empty text; null is written out.
-        value = _parse(text, lambda line: location) if text.strip() else Entry("", location)
+        # The shell removes the quotes of key="", so an empty value means empty text; null must be written out.
+        value = _parse(text, _always(location)) if text.strip() else Entry("", location)
         entry = _set(entry, path, value or Entry(None, location))
     return entry
+
+
+def _always(location: str) -> Callable[[int], str]:
+    """Return a function that gives this place for every line."""
+    return lambda line: location
 
 
 def _set(entry: Entry, path: Sequence[str], value: Entry) -> Entry:
@@ -229,7 +240,7 @@ def _set(entry: Entry, path: Sequence[str], value: Entry) -> Entry:
 
 
 def plain(entry: Entry) -> Any:
-    """The values without their places: nested dicts, lists and scalars."""
+    """Return the values without their places: nested dicts, lists and scalars."""
     if isinstance(entry.value, dict):
         return {key: plain(inner) for key, inner in entry.value.items()}
     if isinstance(entry.value, list):
@@ -238,12 +249,22 @@ def plain(entry: Entry) -> Any:
 
 
 def location_of(entry: Entry, path: KeyPath) -> str:
-    """The place of `path`, or of the nearest thing around it where it is not written."""
-    for key in path:
+    """Return the place of `path`; where `path` is not written, the place of the nearest value around it."""
+    return _follow(entry, path)[0].location
+
+
+def is_written(entry: Entry, path: KeyPath) -> bool:
+    """Return whether there is a value at `path`."""
+    return _follow(entry, path)[1] == len(path)
+
+
+def _follow(entry: Entry, path: KeyPath) -> tuple[Entry, int]:
+    """Return the entry where `path` ends or is no longer written, and how many keys lead there."""
+    for depth, key in enumerate(path):
         if isinstance(entry.value, dict) and key in entry.value:
             entry = entry.value[key]
         elif isinstance(entry.value, list) and isinstance(key, int) and key < len(entry.value):
             entry = entry.value[key]
         else:
-            break
-    return entry.location
+            return entry, depth
+    return entry, len(path)

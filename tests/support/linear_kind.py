@@ -24,7 +24,7 @@ class LinearSpecAsWritten(SpecAsWritten):
 
 
 class LinearSpec(LinearSpecAsWritten, Spec):
-    pass
+    evaluate: Evaluate
 
 
 class LinearKind:

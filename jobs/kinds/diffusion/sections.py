@@ -129,7 +129,7 @@ def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
                      f"use a multiple of {2 ** (levels - 1)}")]
     found = [("model.attention_resolutions", not_a_resolution(named, resolutions))
              for named in model.attention_resolutions if named not in resolutions]
-    attended = [mult for mult, at in zip(model.channel_mult, resolutions) if at in model.attention_resolutions]
+    attended = [mult for mult, at in zip(model.channel_mult, resolutions, strict=True) if at in model.attention_resolutions]
     for mult in {*attended, model.channel_mult[-1]}:  # the middle block always attends, at the deepest level
         if (channels := mult * model.num_channels) % model.num_heads:
             found.append(("model.num_heads",
