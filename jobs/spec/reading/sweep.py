@@ -20,9 +20,9 @@ from typing import Any
 from jobs.spec.fields import is_name
 from jobs.spec.keys import keys_of, merged, suggestion, types_at, value_at
 from jobs.spec.kinds import KINDS, kind_named
-from jobs.spec.run_names import run_names
+from jobs.spec.reading.run_names import run_names
+from jobs.spec.reading.yaml_tree import KeyPath
 from jobs.spec.sections import Spec, SpecAsWritten
-from jobs.spec.yaml_tree import KeyPath
 
 WAYS = ("grid", "zip", "list")
 MAX_RUNS = 100_000
