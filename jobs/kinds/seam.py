@@ -5,7 +5,7 @@ The module `Kind.model` of each kind has five functions:
     trainable(spec, device) -> Trainable              networks, losses and previews of one training run
     network(spec) -> nn.Module                        the network that samples, freshly initialised
     generate(spec, network, device, randn, labels, rows, begun) -> Iterator[Generated]      one chunk of samples
-    basis(spec, number) -> dict                       what a `OwnNumber` of the evaluation depends on besides the network
+    basis(spec, number) -> dict                       what an `OwnNumber` of the evaluation depends on besides the network
     measure(spec, network, number, group, on_pass) -> (summary, arrays)      that number
 """
 

@@ -68,7 +68,7 @@ class Kind(Protocol):
     written: type[SpecAsWritten]
     """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
     resolved: type[Spec]
-
+    """The spec with every default filled in."""
     number_labels: Mapping[str, Number]
     """What tables say of the kind's own numbers, by the numbers' keys in evaluation.json."""
 
