@@ -1,11 +1,10 @@
-"""What the commands of a login node take: python tests/benchmarks/commands.py [RUNS]
+"""Time the commands of a login node: python tests/benchmarks/commands.py [RUNS]
 
     --help, check, status   of a study of one run; nothing loads torch
     freeze, status --json   of a sweep of RUNS runs (10,000)
-    submit, status, cancel  of the same sweep on the SLURM that is found, such as `eval "$(iddpm cluster up)"`'s; without one
-                            it says so
+    submit, status, cancel  of that sweep on SLURM, such as that of `eval "$(iddpm cluster up)"`; left out where there is none
 
-Medians of five, and the extremes; what is done once, once.
+Times are medians of five with the extremes; of commands that can run only once, one time.
 """
 
 import os
@@ -22,7 +21,7 @@ from jobs.spec.reading.file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"
-# Small networks: `submit` looks whether all that the runs are going to store has room on the disk.
+# Small networks: `submit` checks that the disk has room for all that the runs will store.
 SWEEP = """extends: {quickstart}
 name: sweep
 model: {{num_channels: 8}}

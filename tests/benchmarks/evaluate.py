@@ -1,7 +1,7 @@
-"""What share of evaluating N images is our code and not the feature extractor: python tests/benchmarks/evaluate.py [N]
+"""Time how much of evaluating N images is our code, not the feature extractor: python tests/benchmarks/evaluate.py [N]
 
-A stand-in with Inception's widths (2048, 2023, 1008) and about a twentieth of its work: with the real one the share of the
-pass over the images is as much smaller. What comes after the pass (eigenvalues, neighbours) is told by metric.
+The extractor is a stand-in with Inception's widths (2048, 2023, 1008) and about a twentieth of its work; with Inception our
+share of the pass over the images is that much smaller. The work after the pass (eigenvalues, neighbours) has a time by metric.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Gathering 50,000 samples of 32x32x3 from chunks of 500, against writing their bytes: python tests/benchmarks/gather.py [N]
+"""Gather 50,000 samples of 32x32x3 from chunks of 500, against writing their bytes: python tests/benchmarks/gather.py [N]
 
-    plain      the images' bytes to a file, flushed to the disk (fsync)
-    sha256     nothing but the checksum of as many bytes, in memory
-    samples.h5 `jobs.sampling.gather` of a sampling: every chunk read and its checksum tested, written into its place beside the reading
-               of the next, sealed with a checksum of the whole, flushed
-    gather     the same of the main sampling: samples.npz and the pictures too
+    plain       write the images' bytes to a file, flushed to the disk (fsync)
+    sha256      compute the checksum of as many bytes, in memory
+    samples.h5  `gather` a sampling: read every chunk and test its checksum, write the chunk into its place while the next one
+                is read, seal the file with a checksum of the whole, flush
+    gather      `gather` the main sampling, which has samples.npz and pictures too
 
 Ratios are of medians over interleaved rounds, with quartiles.
 """
@@ -34,7 +34,7 @@ ROUNDS = 9
 
 
 def made(run: RunDir, sampling: Sampling, settings: dict) -> None:
-    """The chunks of `sampling`, random."""
+    """Write the chunks of `sampling`, with random images."""
     random, folder = np.random.default_rng(0), run.samples_folder(sampling)
     folder.mkdir(parents=True)
     for chunk in range(number_of_chunks(run.spec)):
@@ -47,7 +47,7 @@ def measure(count: int) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         (Path(folder) / "spec.yaml").write_text(SPEC % count)
         run = freeze(load(Path(folder) / "spec.yaml"), Path(folder) / "runs")[0]
-        (main,), other = samplings(run.spec), Sampling(1, "ddim", "")  # only the main sampling gets a samples.npz and pictures
+        (main,), other = samplings(run.spec), Sampling(1, (("sampler", "ddim"),))  # the main one alone has a samples.npz
         settings = sampling_settings(run.spec, "0" * 64)
         made(run, main, settings)
         made(run, other, settings)
@@ -73,7 +73,8 @@ def measure(count: int) -> None:
     for name, found in seconds.items():
         low, median, high = np.percentile(1e3 * np.array(found), [25, 50, 75])
         ratios = np.percentile(np.array(found) / np.array(seconds["plain"]), [25, 50, 75])
-        print(f"{name:10s} {median:7.0f} ms [{low:.0f}, {high:.0f}]   {ratios[1]:.2f} of plain [{ratios[0]:.2f}, {ratios[2]:.2f}]")
+        print(f"{name:10s} {median:7.0f} ms [{low:.0f}, {high:.0f}]   "
+              f"{ratios[1]:.2f} of plain [{ratios[0]:.2f}, {ratios[2]:.2f}]")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """What a reverse step takes around the network, and what precision and compiling do: python tests/benchmarks/sample.py [PART ...]
 
-    around     the sampler with a network that costs nothing, against the plain way: tables in float64 on the host, of which
-               every step copies what it needs, and the map of timesteps as a list
-    precision  a small network, trained here on digits: 256 samples of bf16 and fp16 beside those of fp32 at equal seeds; for
-               comparison also those of a chain shorter by one step, and of other seeds
-    compiled   the same network's steps, eager and compiled (minutes)
-    graph      on a GPU alone: the same network's steps, launched kernel by kernel and as a CUDA graph, none of which may wait for
-               the device; and their samples
+    around     the sampler with a network that costs nothing, against the plain way: tables in float64 on the host, from which
+               every step copies its numbers, and the map of timesteps as a list
+    precision  256 samples of a small network, trained here on digits, in bf16 and fp16 against fp32 at equal seeds; for
+               comparison also samples of a chain shorter by one step, and of other seeds
+    compiled   steps of that network, eager and compiled (minutes)
+    graph      on a GPU alone: steps of that network, launched kernel by kernel and as a CUDA graph, and their samples; no step
+               may wait for the device
 
 Ratios are of medians, with the quartiles of interleaved rounds.
 """
 
+import itertools
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,27 +26,29 @@ from torch import Tensor
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.samplers.ancestral import ancestral
-from diffusion.samplers.chain import Step, final
 from diffusion.schedules import betas_of
 from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_uint8
 from jobs.evaluation.metrics.frechet import GaussianFit, Moments, frechet_distance
-from jobs.kinds.diffusion.build import build_diffusion, build_network
+from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
+from jobs.kinds.seam import Generated
 from jobs.parallel.compiling import compile_options
 from jobs.parallel.group import Group, process_group
 from jobs.randomness import generator_for
-from jobs.sampling.chain import reverse_chain
+from jobs.sampling.loop import steps_of_chunk
+from jobs.spec.kinds import MODEL
 from jobs.training.batches import Batches
-from jobs.training.loop import new_learner, train_step
+from jobs.training.state import new_state
+from jobs.training.step import train_step
 
 CHUNKS = 4
-STEPS, EFFORT = 4000, Repeats(rounds=21, slice_s=0.1)
+STEPS, REPEATS = 4000, Repeats(rounds=21, slice_s=0.1)
 
 
 def table(name: str, times: dict[str, list[float]]) -> None:
-    """Milliseconds of each, and how much longer the first takes."""
+    """Print the milliseconds of each way, and how much longer the first way takes."""
     first = None
     for key, rates in times.items():
         low, median, high = np.percentile(1e3 / np.array(rates), [25, 50, 75])
@@ -55,7 +59,7 @@ def table(name: str, times: dict[str, list[float]]) -> None:
 # Around the network
 
 class Plain:
-    """The reverse step as equations are first written down: each number looked up where it is needed."""
+    """The reverse step as the papers' equations have it: each number is looked up where an equation has it."""
 
     def __init__(self, betas: np.ndarray):
         alphas_cumprod = np.cumprod(1 - betas)
@@ -92,19 +96,26 @@ def around() -> None:
     betas = betas_of("cosine", STEPS)
     diffusion, plain = GaussianDiffusion(betas, variance="learned_range", rescale_timesteps=True), Plain(betas)
     for batch_size in (1, 8, 32):
-        x, output = torch.randn(batch_size, 3, 16, 16), 0.1 * torch.randn(batch_size, 6, 16, 16)
-        def network(x_t, times):
-            return output
-        def walk():
-            while True:
-                yield from ancestral(diffusion, network, {"x": x}, torch.randn_like)
-        state, chain = {"x": x, "step": STEPS}, walk()
-        def plainly():
-            state["step"] = state["step"] - 1 or STEPS - 1
-            state["x"] = plain.step(network, state["x"], state["step"])
-        with torch.no_grad():
-            rates = rates_in_turns({"plain": plainly, "ours": lambda: next(chain)}, EFFORT, x.device)
-        table(f"around, batch {batch_size}", rates)
+        around_batch(diffusion, plain, batch_size)
+
+
+def around_batch(diffusion: GaussianDiffusion, plain: Plain, batch_size: int) -> None:
+    x, output = torch.randn(batch_size, 3, 16, 16), 0.1 * torch.randn(batch_size, 6, 16, 16)
+
+    def network(x_t: Tensor, times: Tensor) -> Tensor:
+        return output
+
+    def chain_without_end() -> Iterator[object]:
+        while True:
+            yield from ancestral(diffusion, network, {"x": x}, torch.randn_like)
+    chain, numbers = chain_without_end(), itertools.cycle(range(STEPS - 1, 0, -1))
+    state = {"x": x}
+
+    def plain_step() -> None:
+        state["x"] = plain.step(network, state["x"], next(numbers))
+    with torch.no_grad():
+        rates = rates_in_turns({"plain": plain_step, "ours": lambda: next(chain)}, REPEATS, x.device)
+    table(f"around, batch {batch_size}", rates)
 
 
 # Precision and compiling
@@ -117,27 +128,31 @@ SPEC = resolve(DiffusionSpecAsWritten.model_validate({
 
 
 def trained(group: Group) -> UNet:
-    learner, data = new_learner(SPEC, group), open_data("digits", 8, 1, 10)
-    for step, batch in enumerate(Batches(SPEC, data, learner.sampler, group)(0, SPEC.train.iterations)):
-        train_step(learner, batch, step)
-    network = learner.network.eval()
-    network.load_state_dict(learner.emas[0.995])
-    return network
+    state, data = new_state(SPEC, group), open_data("digits", 8, 1, 10)
+    for step, examples in enumerate(Batches(SPEC, data, group)(0, SPEC.train.iterations)):
+        train_step(state, examples, step)
+    part = state.parts[MODEL]
+    part.network.load_state_dict(part.averages["0.995"])
+    return part.network.eval()
 
 
-def chain_of(network: UNet, chunk: int = 0, **sample) -> Iterator[Step]:
+def chain_of(network: UNet, chunk: int = 0, **sample) -> Iterator[Generated]:
     spec = SPEC.model_copy(update={"sample": SPEC.sample.model_copy(update=sample)})
     device = next(network.parameters()).device
-    return reverse_chain(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing),
-                         generator_for(device, "benchmark", chunk), np.arange(64) % 10, 64, None)
+    return steps_of_chunk(spec, network, generator_for(device, "benchmark", chunk), np.arange(64) % 10, 64)
 
 
 def samples_of(network: UNet, first: int = 0, **sample) -> Tensor:
-    """CHUNKS x 64 of them, as integers."""
-    return torch.cat([to_uint8(final(chain_of(network, chunk, **sample))).cpu().int() for chunk in range(first, first + CHUNKS)])
+    """Return CHUNKS x 64 samples as int32 in 0 .. 255."""
+    found = []
+    for chunk in range(first, first + CHUNKS):
+        (last,) = deque(chain_of(network, chunk, **sample), maxlen=1)
+        found.append(to_uint8(last.x).cpu().int())
+    return torch.cat(found)
 
 
-def tell_apart(name: str, images: Tensor, from_images: Tensor) -> None:
+def compare(name: str, images: Tensor, from_images: Tensor) -> None:
+    """Print how far samples are from samples of fp32 at equal seeds."""
     apart = (images - from_images).abs().float().flatten()
     distance = frechet_distance(*(fitted(one.flatten(1)) for one in (images, from_images)))
     print(f"samples of {name:16s} to fp32's: mean {apart.mean():.3f}, 99 % {apart.quantile(0.99):.0f}, "
@@ -155,12 +170,12 @@ def precision(network: UNet) -> None:
     plain = samples_of(network)
     for name, sample in {"bf16": {"precision": "bf16"}, "249 steps": {"timestep_respacing": "249"},
                          "other seeds": {"first": CHUNKS}}.items():
-        tell_apart(name, samples_of(network, **sample), plain)
+        compare(name, samples_of(network, **sample), plain)
     short = {"timestep_respacing": "25"}  # on a CPU a step in fp16 takes seconds
-    tell_apart("fp16, 25 steps", samples_of(network, precision="fp16", **short), samples_of(network, **short))
+    compare("fp16, 25 steps", samples_of(network, precision="fp16", **short), samples_of(network, **short))
 
 
-def walk(network: UNet, **sample) -> Iterator[Step]:
+def steps_without_end(network: UNet, **sample) -> Iterator[Generated]:
     while True:
         yield from chain_of(network, **sample)
 
@@ -169,16 +184,16 @@ def compiled(network: UNet) -> None:
     other = build_network(SPEC).eval()
     other.load_state_dict(network.state_dict())
     other.compile(**compile_options("default"))
-    chains, began = {"eager": walk(network), "compiled": walk(other)}, time.perf_counter()
+    chains, began = {"eager": steps_without_end(network), "compiled": steps_without_end(other)}, time.perf_counter()
     next(chains["compiled"])
     print(f"compiled in {time.perf_counter() - began:.0f} s")
     works = {name: lambda chain=chain: next(chain) for name, chain in chains.items()}
-    table("a step, batch 64", rates_in_turns(works, EFFORT, torch.device("cpu")))
-    tell_apart("compiled", samples_of(other), samples_of(network))
+    table("a step, batch 64", rates_in_turns(works, REPEATS, torch.device("cpu")))
+    compare("compiled", samples_of(other), samples_of(network))
 
 
 def graph(network: UNet) -> None:
-    chains = {"launched": walk(network), "recorded": walk(network, cuda_graph=True)}
+    chains = {"launched": steps_without_end(network), "recorded": steps_without_end(network, cuda_graph=True)}
     for chain in chains.values():
         next(chain)
     torch.cuda.set_sync_debug_mode("error")
@@ -187,8 +202,8 @@ def graph(network: UNet) -> None:
             next(chain)
     torch.cuda.set_sync_debug_mode("default")
     works = {name: lambda chain=chain: next(chain) for name, chain in chains.items()}
-    table("a step, batch 64", rates_in_turns(works, EFFORT, next(network.parameters()).device))
-    tell_apart("a graph", samples_of(network, cuda_graph=True), samples_of(network))
+    table("a step, batch 64", rates_in_turns(works, REPEATS, next(network.parameters()).device))
+    compare("a graph", samples_of(network, cuda_graph=True), samples_of(network))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What a training step takes, against a plain loop written here: python tests/benchmarks/train.py [PART ...] [--config a|b]
+"""Time a training step against a plain one: python tests/benchmarks/train.py [PART ...] [--config a|b]
 
-    step        plain (x * sigmoid(x), attention by two batched products and a softmax, AdamW and average tensor by tensor,
-                a read-back per tensor for the gradient's norm, DDP and malloc as they are) against `train_step` in fp32 and in bf16
-    compiled    the same with train.compile: default (minutes)
+    step        plain_training.py (x * sigmoid(x), attention by two batched products and a softmax, AdamW and average tensor by
+                tensor, a read-back per tensor for the gradient's norm, default DDP and malloc) against `train_step` in fp32
+                and in bf16
+    compiled    plain_training.py against `train_step` with train.compile: default (minutes)
     malloc      `train_step` with freed memory kept (jobs.parallel.allocator) and without
-    layout      `train_step` with images, weights and all between in channels_last, and as they are
-    memory      the largest sum of storages alive in a step, parameters left out, and its time, by gradient_checkpointing
+    layout      `train_step` with images, weights and activations in channels_last, and in the default layout
+    memory      the largest sum of storages alive in a step, without parameters, and the time, by gradient_checkpointing
     ranks       images per second of two processes of one thread each, against one alone and against two apart; and with DDP's
-                static_graph, which `train_step` does without
+                static_graph, which `train_step` does not use
 
 Config a: 32x32, 96 channels, two blocks a level, batch 8, 22.3 M parameters. b: 16x16, 32 channels, batch 32, 1.2 M.
 Each way to do a step has a process of its own. Ratios are of medians over interleaved rounds, with quartiles.
@@ -31,19 +32,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from plain_training import made_plain, plain_step
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion.losses import training_losses
-from diffusion.networks.layers import Attention
 from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import ImageData
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, resolve
 from jobs.parallel import group as distributed
 from jobs.parallel.group import Group, process_group
-from jobs.training.batches import Batch, Batches
-from jobs.training.loop import Learner, new_learner, train_step
+from jobs.spec.kinds import MODEL
+from jobs.training.batches import Batches
+from jobs.training.state import new_state
+from jobs.training.step import TrainingState, train_step
 
 FOREVER = 10 ** 9
 THREADS = int(os.environ.get("THREADS", "1"))
@@ -61,15 +63,15 @@ def spec_of(config: str, **train) -> DiffusionSpec:
         "train": {"iterations": FOREVER, "batch_size": batch_size, **train}}))
 
 
-def work_of(learner: Learner, step: Callable) -> Callable[[], object]:
-    size, random = learner.spec.data.image_size, np.random.default_rng(0)
+def work_of(state: TrainingState, step: Callable) -> Callable[[], object]:
+    size, random = state.spec.data.image_size, np.random.default_rng(0)
     data = ImageData(random.integers(0, 256, (512, size, size, 3), dtype=np.uint8), None, [], "random")
-    batches, numbers = Batches(learner.spec, data, learner.sampler, learner.group)(0, FOREVER), itertools.count()
-    return lambda: step(learner, next(batches), next(numbers))
+    batches, numbers = Batches(state.spec, data, state.group)(0, FOREVER), itertools.count()
+    return lambda: step(state, next(batches), next(numbers))
 
 
 def table(title: str, rates: dict[str, list[float]]) -> None:
-    """Milliseconds a step of each, and the first's over it, round by round."""
+    """Print the milliseconds of a step of each way, and how much faster than the first way it is, round by round."""
     first = next(iter(rates.values()))
     for name, found in rates.items():
         low, median, high = np.percentile(1e3 / np.array(found), [25, 50, 75])
@@ -78,56 +80,7 @@ def table(title: str, rates: dict[str, list[float]]) -> None:
               f"{ratio:5.2f}x as fast [{lower:.2f}, {upper:.2f}]", flush=True)
 
 
-# The plain loop
-
-class Swish(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x)
-
-
-class PlainAttention(Attention):
-    """[N, C, T] as convolutions over positions have it; the T x T matrix is there in full."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, *size = x.shape
-        x = x.reshape(n, c, -1)
-        q, k, v = self.qkv(self.norm(x)).reshape(n * self.num_heads, -1, x.shape[-1]).chunk(3, dim=1)
-        scale = q.shape[1] ** -0.25
-        weight = torch.einsum("bct,bcs->bts", q * scale, k * scale).float().softmax(dim=-1)
-        attended = torch.einsum("bts,bcs->bct", weight, v).reshape(n, c, -1)
-        return (x + self.proj_out(attended)).reshape(n, c, *size)
-
-
-def made_plain(learner: Learner) -> Learner:
-    for module in list(learner.network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.SiLU):
-                setattr(module, name, Swish())
-        if isinstance(module, Attention):
-            module.__class__ = PlainAttention
-    learner.ddp = nn.parallel.DistributedDataParallel(learner.network)
-    learner.optimizer = torch.optim.AdamW(learner.network.parameters(), lr=1e-4, weight_decay=0.0, foreach=False)
-    return learner
-
-
-def plain_step(learner: Learner, batch: Batch, step: int) -> None:
-    for parameter in learner.parameters:
-        if parameter.grad is not None:
-            parameter.grad.zero_()
-    losses = training_losses(learner.diffusion, learner.ddp, batch.x_start, batch.t, batch.noise, "hybrid")
-    (losses["loss"] * batch.weights).mean().backward()
-    for values in losses.values():
-        for t, value in zip(batch.t.numpy(), values.detach().numpy()):
-            assert t >= 0 and value.item() == value.item()
-    squared = 0.0
-    for parameter in learner.parameters:
-        squared += (parameter.grad ** 2).sum().item()
-    assert np.sqrt(squared) > 0
-    learner.optimizer.step()
-    for rate, averages in learner.emas.items():
-        for average, parameter in zip(averages.values(), learner.parameters):
-            average.detach().mul_(rate).add_(parameter.detach(), alpha=1 - rate)
-
+# Ways to do a step
 
 @dataclass(frozen=True)
 class Way:
@@ -151,16 +104,16 @@ WAYS = {
 
 
 def served(config: str, way: Way, connection: Connection) -> None:
-    """A step for each message; the first answer comes when all is warm."""
+    """Do a step for each message. Send the first answer after three steps."""
     if way.default_malloc:
         distributed.keep_freed_memory = lambda: None
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", THREADS) as group:
-        learner = new_learner(spec_of(config, **way.train), group)
+        state = new_state(spec_of(config, **way.train), group)
         if way.channels_last:
-            learner.network.to(memory_format=torch.channels_last).register_forward_pre_hook(
+            state.parts[MODEL].network.to(memory_format=torch.channels_last).register_forward_pre_hook(
                 lambda _, given: (given[0].contiguous(memory_format=torch.channels_last), *given[1:]))
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        work = work_of(made_plain(learner), plain_step) if way.plain else work_of(learner, train_step)
+        work = work_of(made_plain(state), plain_step) if way.plain else work_of(state, train_step)
         for _ in range(3):
             work()
         connection.send(None)
@@ -189,7 +142,7 @@ def steps(config: str, ways: dict[str, Way]) -> None:
 # Memory
 
 class Alive(TorchDispatchMode):
-    """The most bytes of storages that were alive at once, of those made while the mode is on."""
+    """Count the most bytes that were alive at once in storages made while the mode is on."""
 
     def __init__(self):
         super().__init__()
@@ -211,11 +164,12 @@ def memory(config: str, group: Group) -> None:
     sizes = sorted({spec_of(config).data.image_size >> level for level in range(2)})
     works, peaks = {}, {}
     for name, checkpointing in {"none": False, "all": True, f"{sizes[-1:]}": sizes[-1:], f"{sizes}": sizes}.items():
-        learner = new_learner(spec_of(config, gradient_checkpointing=checkpointing), group)
-        works[name] = work_of(learner, train_step)
+        state = new_state(spec_of(config, gradient_checkpointing=checkpointing), group)
+        works[name] = work_of(state, train_step)
         works[name]()
-        network, x = learner.network, torch.randn(CONFIGS[config][2], 3, sizes[-1], sizes[-1])
-        for parameter in learner.parameters:
+        part = state.parts[MODEL]
+        network, x = part.network, torch.randn(CONFIGS[config][2], 3, sizes[-1], sizes[-1])
+        for parameter in part.parameters:
             parameter.grad = None
         with Alive() as alive:
             out = network(x, torch.zeros(len(x)))
@@ -224,21 +178,22 @@ def memory(config: str, group: Group) -> None:
         peaks[name] = alive.most
         print(f"{config}: gradient_checkpointing {name:9s} after forward {kept / 2 ** 20:6.1f} MiB, peak "
               f"{alive.most / 2 ** 20:6.1f} MiB, {alive.most / peaks['none']:.2f} of none", flush=True)
-        for parameter in learner.parameters:
+        for parameter in part.parameters:
             parameter.grad = None
-        learner.ddp = network  # its gradients are no longer DDP's views
+        part.ddp = network  # its gradients are no longer DDP's views
     table(f"{config}, checkpointing", rates_in_turns(works, Repeats(rounds=9, slice_s=0.5), group.device))
 
 
 # Ranks
 
 def one_rank(config: str, folder: Path, turn: str, world_size: int, static_graph: bool) -> None:
-    """Rank RANK of `world_size`, as this file starts itself: a few steps on its share of the batch, timed by rank 0."""
+    """Do a few steps as one rank of `world_size`, in a process that `ranks` started; rank 0 prints images per second."""
     with process_group(folder / f"meeting-{turn}-{world_size}", 1) as group:
-        learner = new_learner(spec_of(config, batch_size=CONFIGS[config][2] * world_size), group)
+        state = new_state(spec_of(config, batch_size=CONFIGS[config][2] * world_size), group)
+        part = state.parts[MODEL]
         if static_graph:
-            learner.ddp = nn.parallel.DistributedDataParallel(learner.network, gradient_as_bucket_view=True, static_graph=True)
-        work = work_of(learner, train_step)
+            part.ddp = nn.parallel.DistributedDataParallel(part.network, gradient_as_bucket_view=True, static_graph=True)
+        work = work_of(state, train_step)
         for _ in range(3):
             work()
         dist.barrier()
@@ -251,9 +206,9 @@ def one_rank(config: str, folder: Path, turn: str, world_size: int, static_graph
 
 
 def ranks(config: str, rounds: int = 5) -> None:
-    """One process of one thread, two that train together, and two that do not know of each other, in turns.
+    """Time one process of one thread, two that train together, and two that train apart, in turns.
 
-    The last is the ideal for the cores: two of them share memory and clock.
+    Two that train apart are the ideal: they share memory and clock, but wait for nothing.
     """
     found: dict[str, list[float]] = {"one": [], "two": [], "static graph": [], "two apart": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +216,7 @@ def ranks(config: str, rounds: int = 5) -> None:
             started = []
             for rank in range(1 if name == "one" else 2):
                 world = (rank, 2) if name in ("two", "static graph") else (0, 1)
-                place = dict(zip(("GLOBALID", "NTASKS", "LOCALID"), (*world, rank)))
+                place = {"GLOBALID": world[0], "NTASKS": world[1], "LOCALID": rank}
                 environment = os.environ | {f"SUBMITIT_LOCAL_{key}": str(value) for key, value in place.items()}
                 meeting = f"{turn}-{name}{rank if name == 'two apart' else ''}"
                 arguments = [config, folder, meeting, str(world[1]), name]
