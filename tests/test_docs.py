@@ -9,9 +9,9 @@ import pytest
 from click import Group
 from paths import ROOT
 
-from jobs.spec.file import load
 from jobs.spec.keys import keys_of, types_at
 from jobs.spec.kinds import kind_named
+from jobs.spec.reading.file import load
 from slurm.cli.main import cli
 from slurm.launch.profiles import Profile
 

@@ -10,7 +10,7 @@ from math import ceil
 
 from jobs.cost.bench.file import Bench, batch_in_network
 from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
-from jobs.spec.kinds import Number, kind_of
+from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.precisions import Precision
 from jobs.spec.samplings import samplings, with_sampling
 from jobs.spec.sections import Spec
@@ -116,7 +116,7 @@ def longest_queue(work: Sequence[int], ranks: int) -> int:
     return max(busy_until)
 
 
-def examples_of_first_rank(number: Number, ranks: int) -> int:
+def examples_of_first_rank(number: OwnNumber, ranks: int) -> int:
     """Return the examples of the rank that has the most: batches are dealt out in turn."""
     return sum(min(number.batch_size, number.examples - batch * number.batch_size) for batch in number.batches(0, ranks))
 

@@ -10,9 +10,9 @@ from jobs.cost.plan import START_S, StagePlan, plan_run, seconds_per_step
 from jobs.cost.rates import NOTHING, Band
 from jobs.errors import UserError
 from jobs.quantities import plural, size, three_digits
+from jobs.spec.reading.sweep import Study
 from jobs.spec.sections import StageResources
 from jobs.spec.stages import STAGES
-from jobs.spec.sweep import Study
 from jobs.storage.files import write_json
 
 

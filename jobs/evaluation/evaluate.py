@@ -27,7 +27,7 @@ from jobs.run.board import Board
 from jobs.run.directory import RunDir
 from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
-from jobs.spec.kinds import Number, kind_of
+from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.samplings import Sampling, sampling_facts, samplings, with_changes, with_sampling
 from jobs.storage.files import atomic_path, write_json
 
@@ -43,7 +43,7 @@ class Evaluation:
     sampled_with: dict[Sampling, dict]
     """The sampling settings of each sampling's samples."""
     metrics: dict[Sampling, dict[str, dict]] = field(default_factory=dict)
-    numbers: dict[Number, dict] = field(default_factory=dict)
+    numbers: dict[OwnNumber, dict] = field(default_factory=dict)
 
 
 def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
@@ -138,17 +138,17 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
 
 # Numbers of the kind
 
-def passes_of_rank(number: Number, group: Group) -> int:
+def passes_of_rank(number: OwnNumber, group: Group) -> int:
     """Return how often this rank evaluates the network for a number."""
     return len(number.batches(group.rank, group.world_size)) * number.passes
 
 
-def is_main(number: Number, numbers: Any) -> bool:
+def is_main(number: OwnNumber, numbers: Any) -> bool:
     """Return whether `number` is the first of its name: the one that the table shows and whose terms are kept."""
     return number == next(other for other in numbers if other.key == number.key)
 
 
-def compute_number(found: Evaluation, number: Number, main: bool) -> dict[str, Any]:
+def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str, Any]:
     """Return the summary of a number; write the main one's terms to KEY.npz."""
     run, group, spec = found.run, found.group, found.run.spec
     sampling = next(sampling for sampling in found.sampled_with if sampling.step == number.step)

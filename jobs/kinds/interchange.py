@@ -14,8 +14,8 @@ from jobs.errors import UserError
 from jobs.kinds.seam import model_of
 from jobs.run.checkpoints import Weights, average_of, final_checkpoint, load_weights, save_checkpoint, save_weights
 from jobs.run.directory import RunDir
-from jobs.spec.frozen import difference, parse_frozen
 from jobs.spec.kinds import MODEL
+from jobs.spec.reading.frozen import difference, parse_frozen
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
 

@@ -5,7 +5,7 @@ The module `Kind.model` of each kind has five functions:
     trainable(spec, device) -> Trainable              networks, losses and previews of one training run
     network(spec) -> nn.Module                        the network that samples, freshly initialised
     generate(spec, network, device, randn, labels, rows, begun) -> Iterator[Generated]      one chunk of samples
-    basis(spec, number) -> dict                       what a `Number` of the evaluation depends on besides the network
+    basis(spec, number) -> dict                       what a `OwnNumber` of the evaluation depends on besides the network
     measure(spec, network, number, group, on_pass) -> (summary, arrays)      that number
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from jobs.data.dataset import ImageData
 from jobs.parallel.group import Group
 from jobs.randomness import generator_for
-from jobs.spec.kinds import Number, kind_of
+from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.sections import Spec
 
 Network = Callable[..., Tensor]
@@ -161,9 +161,9 @@ class ModelModule(Protocol):
     def generate(self, spec: Any, network: nn.Module, device: torch.device, randn: Callable[[Tensor], Tensor],
                  labels: np.ndarray | None, rows: int, begun: Begun | None) -> Iterator[Generated]: ...
 
-    def basis(self, spec: Any, number: Number) -> dict[str, Any]: ...
+    def basis(self, spec: Any, number: OwnNumber) -> dict[str, Any]: ...
 
-    def measure(self, spec: Any, network: nn.Module, number: Number, group: Group,
+    def measure(self, spec: Any, network: nn.Module, number: OwnNumber, group: Group,
                 on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]: ...
 
 

@@ -88,12 +88,12 @@ def _comparison(evaluation: dict) -> str:
 
 def _of_kind(evaluation: dict) -> list[Metric]:
     found = []
-    for key, label in number_labels().items():
+    for key, number in number_labels().items():
         detail = evaluation.get(key) or {}
         if (value := finite(detail.get("value"))) is not None:
             examples = f"{detail['examples']} examples of {detail.get('data')}" if "examples" in detail else ""
-            basis = ", ".join(filter(None, [label.basis, examples]))
-            found.append(Metric(label.name, key, value, *_spread(detail), None, basis, _error(value, detail)))
+            basis = ", ".join(filter(None, [number.basis, examples]))
+            found.append(Metric(number.label, key, value, *_spread(detail), None, basis, _error(value, detail)))
     return found
 
 

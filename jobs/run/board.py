@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from jobs.data.pictures import grid
-from jobs.spec.frozen import dump
+from jobs.spec.reading.frozen import dump
 from jobs.spec.sections import Spec
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.frozen import dump
 from jobs.spec.kinds import MODEL
+from jobs.spec.reading.frozen import dump
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import Busy, UserError
-from jobs.spec.frozen import dump, load_frozen
+from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import read_json

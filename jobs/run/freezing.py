@@ -5,8 +5,8 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.provenance import provenance
-from jobs.spec.frozen import difference, dump
-from jobs.spec.sweep import Study
+from jobs.spec.reading.frozen import difference, dump
+from jobs.spec.reading.sweep import Study
 from jobs.storage.files import json_text, read_json, write_json, write_texts
 
 # Keys that may change under an existing run, because they do not change its weights and samples.

@@ -16,8 +16,8 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, chunk_reader, differences, read_chunk, sample_labels
-from jobs.spec.frozen import dump
 from jobs.spec.kinds import kind_of
+from jobs.spec.reading.frozen import dump
 from jobs.spec.samplings import Sampling, samplings, with_sampling
 from jobs.storage.files import atomic_path
 from jobs.storage.hdf5 import Layout, fill, lay_out

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from jobs.spec.layer_cost import LayerCost
+from jobs.spec.metrics import Number
 from jobs.spec.sections import Contradiction, Spec, SpecAsWritten
 
 KINDS: dict[str, str] = {
@@ -27,18 +28,7 @@ Changes = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
-class NumberLabel:
-    """What tables say of a number."""
-
-    name: str
-    """Such as "bits/dim"."""
-    basis: str
-    """What the number is, in words."""
-    higher_is_better: bool = False
-
-
-@dataclass(frozen=True)
-class Number:
+class OwnNumber:
     """A number that a kind computes from its own network, beside the metrics of samples; such as bits/dim."""
 
     name: str
@@ -79,7 +69,7 @@ class Kind(Protocol):
     """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
     resolved: type[Spec]
 
-    number_labels: Mapping[str, NumberLabel]
+    number_labels: Mapping[str, Number]
     """What tables say of the kind's own numbers, by the numbers' keys in evaluation.json."""
 
     def resolve(self, written: Any) -> Any:
@@ -112,7 +102,7 @@ class Kind(Protocol):
     def layers(self, spec: Any) -> Mapping[str, Sequence[LayerCost]]:
         """Return the layers of each network by name, in the order of its state dict; MODEL is the network that samples."""
 
-    def numbers(self, spec: Any) -> Sequence[Number]:
+    def numbers(self, spec: Any) -> Sequence[OwnNumber]:
         """Return the numbers that the evaluation stage computes from the network itself, the main one first."""
 
     def held_out(self, spec: Any) -> Sequence[HeldOut]:
@@ -137,6 +127,6 @@ def kind_of(spec: SpecAsWritten) -> Kind:
     return kind_named(spec.kind)
 
 
-def number_labels() -> dict[str, NumberLabel]:
+def number_labels() -> dict[str, Number]:
     """Return what tables say of the own numbers of all kinds, by key."""
     return {key: label for name in KINDS for key, label in kind_named(name).number_labels.items()}

@@ -20,6 +20,8 @@ class Number:
     label: str
     """The name in tables."""
     higher_is_better: bool = False
+    basis: str = ""
+    """What the number rests on, in words; the report adds it to what it knows of the samples."""
 
 
 @dataclass(frozen=True)

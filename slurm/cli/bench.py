@@ -12,7 +12,7 @@ from rich.table import Table
 from jobs.cost.bench.file import PAYS, Bench, Rate, Variant, batch_that_pays
 from jobs.errors import UserError
 from jobs.quantities import amount, figure, size
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.storage.files import write_json
 from slurm.cli.console import console
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from jobs.cost.count import Cost, run_cost
 from jobs.quantities import amount, size
 from jobs.run.preflight import input_problems
-from jobs.spec.file import load
-from jobs.spec.frozen import dump
 from jobs.spec.kinds import kind_of
+from jobs.spec.reading.file import load
+from jobs.spec.reading.frozen import dump
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec, StageResources
 from slurm.cli.console import console

@@ -10,7 +10,7 @@ from jobs.cost.bench.file import HOW, bench_to_plan_by, read_bench
 from jobs.cost.study_plan import StudyPlan, as_numbers, plan_study, remarks, totals
 from jobs.errors import UserError
 from jobs.quantities import count_span, plural, span
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.storage.files import json_text
 from slurm.cli.console import console
 from slurm.launch.profiles import load_profile

@@ -18,7 +18,7 @@ from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import duration
 from jobs.run.waiting import waits_for
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
 from slurm.cli.console import console

@@ -6,7 +6,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 
 def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_folder: Path) -> None:

@@ -16,7 +16,7 @@ from jobs.errors import StageFailed
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze, refuse_changes
 from jobs.run.preflight import check_inputs
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours

@@ -212,7 +212,7 @@ def _samples(run: RunDir) -> int:
         with os.scandir(run.samples) as entries:
             chunks = sum(entry.name.startswith("chunk-") for entry in entries)
         # By regular expression because the YAML parser takes 10 ms a run: 100 s for ten thousand runs. This is safe because
-        # jobs.spec.file.dump wrote the file: always a field a line, with plain numbers.
+        # jobs.spec.reading.file.dump wrote the file: always a field a line, with plain numbers.
         section = run.spec_file.read_text(encoding="utf-8").split("\nsample:\n", 1)[1]
         count, batch = (int(re.findall(rf"^  {field}: (\d+)$", section, re.M)[0]) for field in ("num_samples", "batch_size"))
     except (OSError, LookupError):

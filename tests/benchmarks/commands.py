@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IDDPM = Path(sys.executable).parent / "iddpm"

@@ -22,7 +22,7 @@ from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
 from jobs.sampling.gather import gather
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.spec.samplings import Sampling, samplings
 
 SPEC = """name: benchmark

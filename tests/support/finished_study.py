@@ -11,7 +11,7 @@ from jobs.data.dataset import open_data
 from jobs.run.board import Board
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
 
 SWEEP = {"grid": {"diffusion.noise_schedule": ["linear", "cosine"], "diffusion.loss": ["simple", "hybrid"]}}

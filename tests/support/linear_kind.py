@@ -4,8 +4,9 @@
 """
 
 from jobs.spec.fields import Count
-from jobs.spec.kinds import KINDS, MODEL, Number, NumberLabel
+from jobs.spec.kinds import KINDS, MODEL, OwnNumber
 from jobs.spec.layer_cost import LayerCost
+from jobs.spec.metrics import Number
 from jobs.spec.references import TrainedRun
 from jobs.spec.sections import Evaluate, Section, Spec, SpecAsWritten, contradictions
 
@@ -29,7 +30,7 @@ class LinearSpec(LinearSpecAsWritten, Spec):
 
 class LinearKind:
     model, written, resolved = "linear_model", LinearSpecAsWritten, LinearSpec
-    number_labels = {"reconstruction": NumberLabel("reconstruction error", "mean squared error")}
+    number_labels = {"reconstruction": Number("reconstruction error", basis="mean squared error")}
 
     def resolve(self, written):
         evaluate = Evaluate(**dict(written.evaluate) | {"reference": written.evaluate.reference or written.data.path})
@@ -64,7 +65,7 @@ class LinearKind:
         return {MODEL: [dense("encode", size, latent), dense("decode", latent, size)], "critic": [dense("judge", size, 1)]}
 
     def numbers(self, spec):
-        return [Number("reconstruction error", "reconstruction", spec.train.iterations, (), 12, 4, 1)]
+        return [OwnNumber("reconstruction error", "reconstruction", spec.train.iterations, (), 12, 4, 1)]
 
     def held_out(self, spec):
         return []

@@ -20,7 +20,8 @@ SPEC = {
 
 
 def spec_with(**sections) -> Spec:
-    return resolve(DiffusionSpecAsWritten.model_validate(SPEC | {name: SPEC[name] | changes for name, changes in sections.items()}))
+    changed = {name: SPEC[name] | changes for name, changes in sections.items()}
+    return resolve(DiffusionSpecAsWritten.model_validate(SPEC | changed))
 
 
 def stage_resources(**changes) -> dict:

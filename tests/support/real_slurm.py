@@ -104,7 +104,7 @@ class Cluster:
 def undisturbed(tmp_path_factory):
     """undisturbed(settings, ranks=2) -> samples of such a run, trained by so many ranks here, without SLURM or trouble."""
     from jobs.run.freezing import freeze
-    from jobs.spec.file import load
+    from jobs.spec.reading.file import load
 
     folders: dict[str, Path] = {}
 

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.errors import UserError
 from jobs.kinds.diffusion.sections import DiffusionSpec
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 SMALLEST = "name: x\ndata: {path: digits, image_size: 32}\ntrain: {iterations: 1000}\n"
 

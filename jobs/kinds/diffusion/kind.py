@@ -4,8 +4,9 @@ from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.layers import unet_layers
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
-from jobs.spec.kinds import MODEL, Changes, HeldOut, Number, NumberLabel
+from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
+from jobs.spec.metrics import Number
 from jobs.spec.samplings import samplings, with_sampling
 from jobs.spec.sections import Contradiction
 
@@ -16,7 +17,7 @@ class DiffusionKind:
     model = "jobs.kinds.diffusion.model"
     written = DiffusionSpecAsWritten
     resolved = DiffusionSpec
-    number_labels = {BITS_KEY: NumberLabel(BITS, "variational bound over all timesteps")}
+    number_labels = {BITS_KEY: Number(BITS, basis="variational bound over all timesteps")}
 
     def resolve(self, written: DiffusionSpecAsWritten) -> DiffusionSpec:
         return resolve(written)
@@ -52,14 +53,14 @@ class DiffusionKind:
     def layers(self, spec: DiffusionSpec) -> dict[str, list[LayerCost]]:
         return {MODEL: unet_layers(spec)}
 
-    def numbers(self, spec: DiffusionSpec) -> list[Number]:
+    def numbers(self, spec: DiffusionSpec) -> list[OwnNumber]:
         """Bits/dim over the full chain, then over that of each ancestral sampling: a sample of DDIM has no likelihood."""
         if not spec.evaluate.nll_examples:
             return []
         each = [(sampling.step, with_sampling(spec, sampling).sample) for sampling in samplings(spec)]
         chains = [(spec.train.iterations, ""),
                   *((step, sample.timestep_respacing) for step, sample in each if SAMPLERS[sample.sampler].has_likelihood)]
-        return [Number(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain)),
+        return [OwnNumber(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain)),
                        spec.evaluate.nll_examples, spec.evaluate.batch_size, chain_length(spec, chain))
                 for step, chain in dict.fromkeys(chains)]
 

@@ -19,7 +19,7 @@ from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.parallel.group import Group, any_rank, gather_rows
 from jobs.parallel.interruption import Stopped
 from jobs.randomness import generator_for, randn_from
-from jobs.spec.kinds import Number
+from jobs.spec.kinds import OwnNumber
 
 
 def open_held_out(spec: DiffusionSpec) -> ImageData:
@@ -33,14 +33,14 @@ def open_held_out(spec: DiffusionSpec) -> ImageData:
     return held_out
 
 
-def basis(spec: DiffusionSpec, number: Number) -> dict[str, Any]:
+def basis(spec: DiffusionSpec, number: OwnNumber) -> dict[str, Any]:
     """Return what bits/dim depend on besides the network."""
     return {"clip_denoised": spec.sample.clip_denoised, "timestep_respacing": dict(number.changes)["timestep_respacing"],
             "examples": number.examples, "data": fingerprint(open_held_out(spec)), "batch_size": number.batch_size,
             "seed": spec.evaluate.seed}
 
 
-def measure(spec: DiffusionSpec, network: UNet, number: Number, group: Group,
+def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
             on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute bits/dim of the first `number.examples` held-out examples over the chain that `number.changes` names.
 

@@ -11,7 +11,7 @@ from jobs.cost.bench.file import bench_to_plan_by, read_bench
 from jobs.cost.study_plan import plan_ahead, plan_study
 from jobs.errors import UserError
 from jobs.quantities import span
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
 
 

@@ -24,8 +24,8 @@ from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.kinds.interchange import read_weights, take_in, write_weights
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
-from jobs.spec.frozen import load_frozen
 from jobs.spec.kinds import MODEL
+from jobs.spec.reading.frozen import load_frozen
 
 # The spec of the network of tests/golden/unet_uncond32, with a chain of two steps.
 GOLDEN = ("data.image_size=32", "data.channels=3", "data.class_cond=false", "data.num_classes=null",

@@ -24,8 +24,8 @@ from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.waiting import waits_for
 from jobs.sampling.gather import check_samples, recorded_settings
-from jobs.spec.file import load
 from jobs.spec.kinds import KINDS, MODEL, kind_of
+from jobs.spec.reading.file import load
 from jobs.spec.samplings import samplings
 from jobs.storage.files import read_json
 

@@ -15,7 +15,7 @@ from paths import ROOT
 from jobs.report.write import report
 from jobs.run.failures import NEXT, Failure, write_failure
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"

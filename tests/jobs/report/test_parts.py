@@ -24,7 +24,7 @@ from jobs.report.page.pictures import denoising_picture, noising_picture
 from jobs.report.published import published_for
 from jobs.report.run import read_run
 from jobs.run.board import Board
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 
 def test_metrics_have_names_with_their_features_and_say_what_they_rest_on():

@@ -8,7 +8,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.provenance import provenance
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 
 def test_freezing_writes_spec_provenance_and_study(make_run):

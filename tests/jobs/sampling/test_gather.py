@@ -15,7 +15,7 @@ from jobs.errors import UserError
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings, write_chunk
 from jobs.sampling.gather import READERS, check_samples, gather, gather_run, recorded_settings
-from jobs.spec.frozen import load_frozen
+from jobs.spec.reading.frozen import load_frozen
 from jobs.spec.samplings import samplings
 
 WEIGHTS = "ab" * 32  # stands for the checksum of the weights

@@ -6,9 +6,9 @@ import pytest
 from spec_files import SMALLEST, complaints_about, one_spec
 
 from jobs.kinds.diffusion.sections import DiffusionSpec
-from jobs.spec.file import load
-from jobs.spec.frozen import difference, dump, load_frozen
 from jobs.spec.kinds import KINDS
+from jobs.spec.reading.file import load
+from jobs.spec.reading.frozen import difference, dump, load_frozen
 
 FOREIGN = "belongs to kind: linear, but this spec is of kind: diffusion"
 FOREIGN_TO_LINEAR = "belongs to kind: diffusion, but this spec is of kind: linear"

@@ -27,8 +27,8 @@ from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.sampling.gather import check_samples, gather, gather_run, recorded_settings
 from jobs.sampling.weights import load_sampler
-from jobs.spec.file import load
 from jobs.spec.kinds import MODEL
+from jobs.spec.reading.file import load
 from jobs.spec.samplings import sampling_facts, samplings, with_sampling
 from jobs.spec.sections import Data
 from jobs.storage.files import read_json

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
 
 CONFIGS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.yaml"))

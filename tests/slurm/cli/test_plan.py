@@ -13,7 +13,7 @@ from paths import ROOT
 from jobs.cost.bench.file import Rate
 from jobs.cost.count import stored_bytes
 from jobs.errors import UserError
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.storage.files import write_json
 from slurm.cli.plan import print_plan
 

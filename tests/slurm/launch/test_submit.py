@@ -7,7 +7,7 @@ import pytest
 from stand_in_job import leave_results
 
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
 from slurm.launch.records import Submission, record, recorded
 from slurm.launch.squeue import Job

@@ -7,7 +7,7 @@ from jobs.cost.bench import peaks as bench_peaks
 from jobs.cost.bench.measure import for_one_rank
 from jobs.cost.bench.timing import Repeats
 from jobs.parallel.group import process_group
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 
 @pytest.fixture

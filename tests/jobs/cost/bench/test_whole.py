@@ -7,7 +7,7 @@ import pytest
 from jobs.cost.bench.file import OPERATIONS, read_bench
 from jobs.cost.count import run_cost
 from jobs.cost.plan import plan_run
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
 from slurm.cli.bench import bench_machine, recommendation
 

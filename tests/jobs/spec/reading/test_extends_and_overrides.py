@@ -3,7 +3,7 @@
 import pytest
 from spec_files import SMALLEST, complaints_about, one_spec
 
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 # extends
 

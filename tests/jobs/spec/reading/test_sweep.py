@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.spec.keys import keys_of, suggestion
-from jobs.spec.run_names import MAX_NAME, run_names
-from jobs.spec.sweep import MAX_RUNS, expand
+from jobs.spec.reading.run_names import MAX_NAME, run_names
+from jobs.spec.reading.sweep import MAX_RUNS, expand
 
 KEYS = keys_of(DiffusionSpec)
 

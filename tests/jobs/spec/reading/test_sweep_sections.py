@@ -4,9 +4,9 @@ import deep_kind
 import pytest
 from spec_files import SMALLEST, complaints_about, one_spec
 
-from jobs.spec.file import load
-from jobs.spec.frozen import difference, dump, load_frozen
 from jobs.spec.kinds import KINDS
+from jobs.spec.reading.file import load
+from jobs.spec.reading.frozen import difference, dump, load_frozen
 
 DEEP = SMALLEST + "kind: deep\n"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from jobs.errors import UserError
-from jobs.spec.complaints import validate
 from jobs.spec.keys import in_order, keys_of, value_at
-from jobs.spec.location import refuse, with_location
+from jobs.spec.reading.complaints import validate
+from jobs.spec.reading.location import refuse, with_location
+from jobs.spec.reading.yaml_text import yaml_text
+from jobs.spec.reading.yaml_tree import plain, read_text, read_tree
 from jobs.spec.sections import Spec
-from jobs.spec.yaml_text import yaml_text
-from jobs.spec.yaml_tree import plain, read_text, read_tree
 
 END = "...\n"  # YAML's end of a document: a file without this line was cut off
 

@@ -6,15 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jobs.spec.complaints import FOREIGN, MISSING, validate
 from jobs.spec.keys import sections_in
 from jobs.spec.kinds import KINDS, kind_named, kind_of
-from jobs.spec.location import refuse, with_location
+from jobs.spec.reading.complaints import FOREIGN, MISSING, validate
+from jobs.spec.reading.location import refuse, with_location
+from jobs.spec.reading.run_names import run_names
+from jobs.spec.reading.sweep import Run, Study, SweepPoint, described, expand, repeated, with_point
+from jobs.spec.reading.yaml_tree import COMMAND_LINE, Entry, override, plain, read_file
 from jobs.spec.references import reference_problems
-from jobs.spec.run_names import run_names
 from jobs.spec.sections import DEFAULT_KIND, Spec, SpecAsWritten
-from jobs.spec.sweep import Run, Study, SweepPoint, described, expand, repeated, with_point
-from jobs.spec.yaml_tree import COMMAND_LINE, Entry, override, plain, read_file
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:

@@ -5,8 +5,8 @@ import re
 import pytest
 from spec_files import SMALLEST, complaints_about
 
-from jobs.spec.file import load
-from jobs.spec.run_names import MAX_NAME, run_names
+from jobs.spec.reading.file import load
+from jobs.spec.reading.run_names import MAX_NAME, run_names
 
 NAMED = "use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first"
 

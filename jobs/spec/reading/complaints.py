@@ -7,9 +7,9 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.spec.keys import in_order, sections_in, suggestion, types_at
 from jobs.spec.kinds import KINDS, kind_named
+from jobs.spec.reading.sweep import Complaint
+from jobs.spec.reading.yaml_text import yaml_text
 from jobs.spec.sections import DEFAULT_KIND, SpecAsWritten
-from jobs.spec.sweep import Complaint
-from jobs.spec.yaml_text import yaml_text
 
 MISSING = "required, but not given"
 FOREIGN = "belongs to kind: "

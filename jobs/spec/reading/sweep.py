@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.spec.fields import is_name
-from jobs.spec.keys import keys_of, merged, suggestion, types_at, value_at
+from jobs.spec.keys import all_keys, merged, suggestion, types_at, value_at
 from jobs.spec.kinds import KINDS, kind_named
-from jobs.spec.run_names import run_names
+from jobs.spec.reading.run_names import run_names
+from jobs.spec.reading.yaml_tree import KeyPath
 from jobs.spec.sections import Spec, SpecAsWritten
-from jobs.spec.yaml_tree import KeyPath
 
 WAYS = ("grid", "zip", "list")
 MAX_RUNS = 100_000
@@ -187,7 +187,7 @@ def _wrong_key(key: str, fixed: Mapping[str, str]) -> str | None:
         return f"is swept here, but also set by `{setter}`; drop one of the two"
     if any(types_at(kind_named(name).written, key.split(".")) for name in KINDS):
         return None
-    siblings = [known for name in KINDS for known in keys_of(kind_named(name).written) if known.startswith(section + ".")]
+    siblings = [known for known in all_keys() if known.startswith(section + ".")]
     return f"unknown key; {suggestion(key, siblings or ['section.key, such as train.lr'])}"
 
 

@@ -10,8 +10,8 @@ from spec_files import SMALLEST
 
 from jobs.errors import UserError
 from jobs.kinds.diffusion.sections import DiffusionSpec
-from jobs.spec.file import load
 from jobs.spec.keys import keys_of
+from jobs.spec.reading.file import load
 
 KEYS = keys_of(DiffusionSpec)
 YAML_VALUES = st.one_of(st.text("a1-:.{}[],'\"&*!#|> \n\t%@\\~<", max_size=12), st.integers().map(str),
@@ -42,7 +42,7 @@ def test_any_text_makes_a_spec_or_a_complaint(write, text, cut):
 
 def test_reading_specs_does_not_import_torch(write):
     write(SMALLEST)
-    code = "import sys; from jobs.spec.file import load; load('x.yaml'); assert 'torch' not in sys.modules"
+    code = "import sys; from jobs.spec.reading.file import load; load('x.yaml'); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr

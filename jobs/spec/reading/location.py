@@ -3,8 +3,8 @@
 from typing import NoReturn
 
 from jobs.errors import UserError
-from jobs.spec.sweep import Complaint, SweepPoint
-from jobs.spec.yaml_tree import Entry, KeyPath, is_written, location_of
+from jobs.spec.reading.sweep import Complaint, SweepPoint
+from jobs.spec.reading.yaml_tree import Entry, KeyPath, is_written, location_of
 
 MAX_COMPLAINTS = 50
 

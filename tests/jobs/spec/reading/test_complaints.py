@@ -3,7 +3,7 @@
 import pytest
 from spec_files import SMALLEST, complaints_about
 
-from jobs.spec.location import MAX_COMPLAINTS
+from jobs.spec.reading.location import MAX_COMPLAINTS
 
 TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
               "precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed, schedule_sampler")

@@ -12,7 +12,7 @@ from spec_files import SMALLEST, one_spec
 from jobs.errors import UserError
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.spec.fields import OneOf
-from jobs.spec.frozen import difference, dump, load_frozen
+from jobs.spec.reading.frozen import difference, dump, load_frozen
 
 
 def strategy(annotation: Any, limits: tuple = ()) -> st.SearchStrategy:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from spec_files import SMALLEST, complaints_about
 
-from jobs.spec.file import load
+from jobs.spec.reading.file import load
 
 
 def test_without_a_sweep_there_is_one_run(write):
