@@ -1,7 +1,7 @@
-"""What a run costs, counted from its spec alone: parameters, operations, memory and disk. No torch, no timing.
+"""The cost of a run, counted from its spec alone: parameters, operations, memory and disk. No torch, no timing.
 
-A kind of model counts the layers of its networks; `run_cost` adds them up. One operation (flop) is half a multiply-add, of
-matrix products, convolutions and attention's two products only, as torch.utils.flop_counter counts them.
+A kind of model counts the layers of its networks; `run_cost` adds them up. One operation (flop) is half a multiply-add. Only
+matrix products, convolutions and the two products of attention count, as in torch.utils.flop_counter.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ FP32 = PRECISIONS["fp32"].bytes
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes on one rank, each item at its most. Without the kernels' workspace, DDP's buckets and fragmentation."""
+    """Peak bytes of each item on one rank. Workspace of kernels, buckets of DDP and fragmentation are not counted."""
 
     parameters: int
     half_parameters: int
-    """Autocast's copy; 0 in fp32."""
+    """Autocast's copy of the parameters; 0 in fp32."""
     gradients: int
     optimizer: int
     """AdamW's two moments."""
@@ -44,16 +44,16 @@ class Cost:
     forward_flops: int
     """One image, one timestep."""
     recomputed_flops: int
-    """What the backward pass of one image runs again: 0 without gradient checkpointing."""
+    """Operations that the backward pass of one image repeats; 0 without gradient checkpointing."""
     training_step_flops: int
     """The global batch, forward and backward."""
     training_flops: int
     sampling_steps: int
-    """Of the main sampling's respaced chain."""
+    """Of the main sampling, for one sample."""
     sampling_flops: int
-    """Of all points."""
+    """Of all samplings."""
     evaluate_forward_passes: int
-    """Images through the network for bits/dim: every training timestep of every example."""
+    """Images through the network for the kind's own numbers, such as bits/dim."""
     training_memory: TrainingMemory
     chunks: int
     """Of one sampling."""
@@ -64,7 +64,7 @@ class Cost:
 
 
 def run_cost(spec: Spec) -> Cost:
-    """Count the run `spec`, which has no contradictions."""
+    """Count the cost of a run. `spec` must be without contradictions."""
     data, train, sample, kind = spec.data, spec.train, spec.sample, kind_of(spec)
     networks = kind.layers(spec)
     layers = list(chain.from_iterable(networks.values()))
@@ -93,7 +93,7 @@ def run_cost(spec: Spec) -> Cost:
 
 
 def stored_bytes(spec: Spec) -> int:
-    """Count what a run leaves on disk: the checkpoints that are kept, and all samples as chunks, samples.h5 and one .npz."""
+    """Count the bytes that a run leaves on disk: the kept checkpoints, and all samples as chunks, samples.h5 and one .npz."""
     cost, sampled = run_cost(spec), samplings(spec)
     kept = 2 + len({sampling.step for sampling in sampled})
     kept += spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
@@ -120,9 +120,9 @@ def _is_checkpointed(layer: LayerCost, train: Train) -> bool:
 
 
 def _activation_bytes(layers: Sequence[LayerCost], element: int, train: Train) -> int:
-    """Kept for the backward pass, per image."""
+    """Count the bytes per image that are kept for the backward pass."""
     whole = {layer: element * layer.activations + (FP32 - element) * layer.norm_inputs for layer in layers}
     again = [layer for layer in layers if _is_checkpointed(layer, train)]
     kept = sum(element * layer.checkpointed_activations if layer in again else whole[layer] for layer in layers)
-    # The backward pass computes anew one layer at a time; the largest counts.
+    # The backward pass recomputes one layer at a time; the largest one sets the peak.
     return kept + max((whole[layer] for layer in again), default=0)

@@ -1,7 +1,7 @@
-"""The evaluation stage: metrics of every sampling's samples, and the numbers that a kind of model has of its own.
+"""The evaluation stage: the metrics of the samples of every sampling, and the kind's own numbers, such as bits/dim.
 
-The result is evaluation.json. Every finished piece is kept in evaluated.json with all that it depends on: a stage that was
-stopped continues with the next piece, and changed settings compute again only what they change.
+The result is evaluation.json. Every finished piece is saved in evaluated.json with all that it depends on: a stage that was
+stopped resumes with the next piece, and changed settings compute again only the pieces that depend on them.
 """
 
 import re
@@ -34,7 +34,7 @@ from jobs.storage.files import atomic_path, write_json
 
 @dataclass
 class Evaluation:
-    """One evaluation stage on this rank: the run, its ranks, what is asked, and what is known already."""
+    """One evaluation stage on this rank: the run, the ranks, the progress, and the results so far."""
 
     run: RunDir
     group: Group
@@ -47,7 +47,7 @@ class Evaluation:
 
 
 def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
-    """Write evaluation.json: "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
+    """Write evaluation.json. Return "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
     spec, settings = run.spec, run.spec.evaluate
     sampled_with = on_main(lambda: check_sampled(run))
     numbers = kind_of(spec).numbers(spec)
@@ -71,7 +71,7 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
         result |= {"headline": headline, "curve": [curve_entry(found, sampling) for sampling in samplings(spec)]}
         if group.is_main:
             record_hparams(run, headline)
-            write_json(run.evaluation, result)  # last: where this file is, everything is there
+            write_json(run.evaluation, result)  # last: this file marks a finished stage
         state = "done"
     except Stopped:
         state = "interrupted"
@@ -91,7 +91,7 @@ def check_sampled(run: RunDir) -> dict[Sampling, dict]:
 # Metrics of samples
 
 def compare(found: Evaluation, measured: list[Sampling], batches: int) -> dict[str, Any]:
-    """Measure the samples against the reference. Return the entries of evaluation.json that say so."""
+    """Measure the samples of each sampling against the reference. Return the entries of evaluation.json about the main one."""
     measure_sampling, features, reference = comparison(found)
     for number, sampling in enumerate(measured, start=1):
         found.metrics[sampling] = measure_sampling(sampling)
@@ -102,9 +102,9 @@ def compare(found: Evaluation, measured: list[Sampling], batches: int) -> dict[s
 
 
 def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]], Features, Reference]:
-    """Return a function that gives the metrics of a sampling, the features, the reference.
+    """Return a function that measures the samples of a sampling, the features, and the reference.
 
-    Raises UserError where they do not fit together.
+    Raises UserError where metrics, features and reference do not fit together.
     """
     run, group, steps = found.run, found.group, found.steps
     spec, settings, data = run.spec, run.spec.evaluate, run.spec.data
@@ -139,17 +139,17 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
 # Numbers of the kind
 
 def passes_of_rank(number: OwnNumber, group: Group) -> int:
-    """Return how often this rank evaluates the network for a number."""
+    """Return how often this rank evaluates the network to compute `number`."""
     return len(number.batches(group.rank, group.world_size)) * number.passes
 
 
 def is_main(number: OwnNumber, numbers: Any) -> bool:
-    """Return whether `number` is the first of its name: the one that the table shows and whose terms are kept."""
+    """Return whether `number` is the first with its key: tables show this one, and its terms are saved."""
     return number == next(other for other in numbers if other.key == number.key)
 
 
 def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str, Any]:
-    """Return the summary of a number; write the main one's terms to KEY.npz."""
+    """Return the summary of a number. Write the terms of a `main` number to KEY.npz."""
     run, group, spec = found.run, found.group, found.run.spec
     sampling = next(sampling for sampling in found.sampled_with if sampling.step == number.step)
     file = run.path / f"{number.key}.npz"
@@ -171,7 +171,7 @@ def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str
 
 
 def own_numbers(found: Evaluation, numbers: Any) -> dict[str, Any]:
-    """Return the entries of evaluation.json for the main numbers. Remove terms of earlier settings."""
+    """Return the entries of evaluation.json for the main numbers. Remove the .npz files of numbers no longer asked for."""
     kept = {number.key: found.numbers[number] for number in numbers if is_main(number, numbers)}
     if found.group.is_main:
         for key in {key for key in kind_of(found.run.spec).number_labels if key not in kept}:
@@ -182,7 +182,7 @@ def own_numbers(found: Evaluation, numbers: Any) -> dict[str, Any]:
 # Results
 
 def curve_entry(found: Evaluation, sampling: Sampling) -> dict[str, Any]:
-    """Return what evaluation.json says of a sampling: its settings, and all its numbers by name."""
+    """Return the entry of a sampling in evaluation.json: its settings, and all its numbers by name."""
     spec = found.run.spec
     values = {name: measured["value"] for name, measured in found.metrics.get(sampling, {}).items()}
     own = with_sampling(spec, sampling)

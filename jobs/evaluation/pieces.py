@@ -1,4 +1,4 @@
-"""How far an evaluation is: a progress that stops on all ranks, and the pieces that are finished."""
+"""The progress of an evaluation, which all ranks stop together, and its finished pieces."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,12 @@ from jobs.run.directory import RunDir
 from jobs.run.progress import Progress
 from jobs.storage.files import read_json, write_json
 
-VERSION = 1  # raise to compute every piece again: of the code that pieces depend on besides what they name
+VERSION = 1
+"""Of the code that computes pieces. Raise this number to compute every saved piece again."""
 
 
 class EvaluationProgress:
-    """How far this rank is, in batches of images and evaluations of the network. Raises Stopped where all ranks are to stop."""
+    """The progress of this rank, in batches of images and evaluations of the network. Raises Stopped if all ranks must stop."""
 
     def __init__(self, run: RunDir, group: Group, interruption: Interruption, total: int):
         self.group, self.interruption, self.done = group, interruption, 0
@@ -30,17 +31,18 @@ class EvaluationProgress:
             self.check()
 
     def check(self) -> None:
-        """Show that the rank is alive, and look for a request to stop, without counting a step."""
+        """Write a sign of life, and look for a request to stop, without counting a step."""
         if self.progress:
             self.progress.update(self.done)
         if asked_to_stop(self.group, self.interruption):
             raise Stopped
 
     def reach(self, done: int) -> None:
-        """Count work that was known already as done."""
+        """Count work up to `done` as finished, where its result was saved earlier."""
         self.done = max(self.done, done)
 
     def close(self, state: str) -> None:
+        """Write the final state: "done", "interrupted" or "failed"."""
         if self.progress:
             self.progress.close(self.progress.total if state == "done" else min(self.done, self.progress.total), state)
 
@@ -55,12 +57,12 @@ class Pieces:
     def _read(self) -> dict:
         try:
             pieces = read_json(self.file)
-        except (OSError, UserError):  # the file only saves work
+        except (OSError, UserError):  # without the file all pieces are computed again
             return {}
         return pieces if isinstance(pieces, dict) else {}
 
     def piece(self, name: str, identity: dict, compute: Callable[[], dict]) -> dict:
-        """Return the result known under `name` and `identity`, or else that of `compute`, which all ranks call."""
+        """Return the saved result with this `name` and `identity`; without one, compute and save it. All ranks call `compute`."""
         identity = identity | {"version": VERSION}
         known = self.pieces.get(name)
         if known is None or known["identity"] != identity:
@@ -70,5 +72,5 @@ class Pieces:
         return self.pieces[name]["result"]
 
     def forget(self, name: str) -> None:
-        """Let the piece `name` be computed again."""
+        """Remove the piece `name`, so that it is computed again."""
         self.pieces.pop(name, None)

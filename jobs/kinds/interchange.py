@@ -1,4 +1,4 @@
-"""Weights from and to other code: the reference's plain .pt state dict, and .safetensors."""
+"""Weights from and to other code: the plain .pt state dict of the reference, and .safetensors."""
 
 import io
 import re
@@ -21,9 +21,9 @@ from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_jso
 
 
 def read_weights(path: Path, spec: Spec) -> Weights:
-    """A state dict for the spec's network, float32 on the CPU; nothing in the file is executed.
+    """Return the weights in a .pt or .safetensors file for the network of `spec`: float32, on the CPU. Runs no code in the file.
 
-    Raises UserError where the file is not one, or names the first keys that are not the network's.
+    Raises UserError where the file is no state dict, or has keys or shapes that do not fit the network.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -32,13 +32,13 @@ def read_weights(path: Path, spec: Spec) -> Weights:
             weights = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle protocols that it then reads, or refuses
+                warnings.simplefilter("ignore")  # about old pickle protocols
                 weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise almost anything
         raise UserError(f"{path}: not a plain state dict of tensors ({_reason(error)})") from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
-    # Copies: the tensors of one file may be views of another, which safetensors does not write.
+    # Copies, because tensors of a file may share memory, which safetensors refuses to write.
     weights = {key: value.detach().to(torch.float32, copy=True) for key, value in weights.items()}
     load_weights(model_of(spec).network(spec), weights, path)
     if path.suffix == ".safetensors":
@@ -47,7 +47,10 @@ def read_weights(path: Path, spec: Spec) -> Weights:
 
 
 def _check_recorded_spec(path: Path, spec: Spec) -> None:
-    """A .safetensors of ours says what it was trained as, much of which shows in no shape: UserError where `spec` differs."""
+    """Compare `spec` with the one in the metadata of a .safetensors file, where the file has one: shapes do not show all.
+
+    Raises UserError where settings that the weights depend on differ.
+    """
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("spec")
     if text is None:
@@ -60,7 +63,7 @@ def _check_recorded_spec(path: Path, spec: Spec) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What helps of a reader's message; torch's own advises to run the code in the file."""
+    """Return the useful part of a reader's message; torch's own message advises to run the code in the file."""
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it holds Python objects such as {found[1]}; loading them could run any code, so that is not done"
     lines = str(error).strip().splitlines()
@@ -68,11 +71,15 @@ def _reason(error: Exception) -> str:
 
 
 def _describe(value: object) -> str:
+    """Return the type of an object, and the first keys of a dict."""
     return f"a dict with {', '.join(map(str, list(value)[:5]))}" if isinstance(value, dict) else type(value).__name__
 
 
-def take_in(run: RunDir, weights: Weights, source: Path) -> None:
-    """Make `weights`, read from `source`, the result of the run's training. Raises UserError where it has been trained."""
+def import_weights(run: RunDir, weights: Weights, source: Path) -> None:
+    """Save `weights`, read from the file `source`, as the final checkpoint of the run: as trained, and as every average.
+
+    Raises UserError where the run has a checkpoint.
+    """
     if run.trained_steps():
         raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
     origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source)}
@@ -81,8 +88,11 @@ def take_in(run: RunDir, weights: Weights, source: Path) -> None:
     save_checkpoint(run, run.spec.train.iterations, {MODEL: averages}, None)
 
 
-def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
-    """The run's final weights as .safetensors, its spec in the metadata, or as .pt that the reference loads."""
+def export_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
+    """Write the run's final weights as .safetensors with the spec in the metadata, or as .pt that the reference loads.
+
+    `ema_rate`: which average; None: the weights as trained. Raises UserError for any other name, or unfinished training.
+    """
     if output.suffix not in (".safetensors", ".pt"):
         raise UserError(f"{output}: the name must end in .safetensors or .pt")
     checkpoint = final_checkpoint(run)
@@ -93,7 +103,7 @@ def write_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
     ordered = {key: weights[key] for key in network.state_dict()}
     with atomic_path(output) as temporary:
         if output.suffix == ".pt":
-            content = io.BytesIO()  # torch itself would not tell of a full disk by an OSError
+            content = io.BytesIO()  # written by Python, so that a full disk raises OSError
             torch.save(ordered, content)
             temporary.write_bytes(content.getbuffer())
         else:

@@ -1,4 +1,4 @@
-"""The half of a kind of model that needs torch: what training, sampling and evaluation ask for.
+"""The half of a kind of model that needs torch: training, sampling and evaluation use a kind through this protocol.
 
 The module `Kind.model` of each kind has five functions:
 
@@ -37,7 +37,7 @@ class Examples:
 
 
 class Inputs(Protocol):
-    """What the losses of one step depend on: a dataclass of tensors whose first dimension counts the n examples."""
+    """All that the losses of one step depend on: a dataclass of tensors whose first dimension counts the n examples."""
 
     @property
     def weights(self) -> Tensor:
@@ -62,9 +62,9 @@ def microbatches(inputs: AnyInputs, size: int) -> list[AnyInputs]:
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one training step: a function of seed, step and the example's place in the global batch.
+    """The randomness of one training step: a function of the seed, the step and the example's place in the global batch.
 
-    Every rank draws for the whole global batch and keeps its share: any number of ranks sees the same numbers.
+    Every rank draws for the whole global batch and keeps its share, so the numbers do not depend on the number of ranks.
     """
 
     seed: int
@@ -75,6 +75,7 @@ class Draw:
     device: torch.device
 
     def generator(self, stream: str, device: torch.device | str) -> torch.Generator:
+        """Return the generator of a random stream, by name; the stream starts anew at each step."""
         return generator_for(device, self.seed, stream, self.step)
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
@@ -111,7 +112,7 @@ class Trainable(Protocol):
     """By updated network, the loss terms that `losses` returns; "loss" is among them."""
 
     def inputs(self, examples: Examples, draw: Draw) -> Inputs:
-        """Return what the losses depend on: noise, timesteps, changed labels."""
+        """Draw all that the losses depend on: noise, timesteps, changed labels."""
 
     def losses(self, update: str, networks: Mapping[str, Network], inputs: Any) -> dict[str, Tensor]:
         """Return the loss terms of the network `update`, float32 [n] each. "loss" is minimised, times inputs.weights."""
@@ -120,9 +121,10 @@ class Trainable(Protocol):
         """Learn from the losses of all updates, such as how often to draw each timestep."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what `learn` learned, for a checkpoint."""
+        """Return the state of `learn`, for a checkpoint."""
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore the state of `learn` from a checkpoint."""
 
     def first_previews(self, data: ImageData) -> dict[str, Preview]:
         """Return pictures of the data, shown once."""
@@ -140,12 +142,12 @@ class Generated:
     x: Tensor
     """float32 [n, C, H, W], in [-1, 1] at the end."""
     state: Mapping[str, Tensor]
-    """All that is needed to go on after this step, besides the state of the random stream."""
+    """All that the next step needs, besides the state of the random stream."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A chunk half-way: what `Generated` said after its last step."""
+    """A chunk half-way, as its last `Generated` described it."""
 
     left: int
     state: Mapping[str, Tensor]

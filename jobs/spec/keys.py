@@ -66,7 +66,7 @@ def value_at(spec: SpecAsWritten, key: str) -> Any:
 
 
 def suggestion(key: str, allowed: Iterable[str]) -> str:
-    """Return how the message about an unknown key goes on: the key that was probably meant, or all `allowed` ones."""
+    """Return the end of the message about an unknown key: the key that was probably meant, or all `allowed` keys."""
     known, allowed = all_keys(), list(allowed)
     if key in known:
         section, _, field = key.rpartition(".")

@@ -1,7 +1,7 @@
-"""Kinds of model: the one table, and what a login node asks a kind. Nothing here imports torch.
+"""Kinds of model: the one table, and the protocol of the half that a login node needs. Nothing here imports torch.
 
-A kind is a folder jobs/kinds/KIND: `kind.py` is an object of the protocol `Kind`, `model.py` is its half that needs torch
-(jobs.kinds.seam says what is in it). Everything else asks the table; no code compares a spec's kind with a name.
+A kind is a folder jobs/kinds/KIND: `kind.py` holds KIND, an object of the protocol `Kind`; `model.py` is the half that needs
+torch (see jobs.kinds.seam). All other code asks the table; no code compares the kind of a spec with a name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from jobs.spec.sections import Contradiction, Spec, SpecAsWritten
 KINDS: dict[str, str] = {
     "diffusion": "jobs.kinds.diffusion.kind",
 }
-"""The module with the KIND of each name that `kind:` may have. Modules by name: a command loads only the kinds that it meets."""
+"""By each name that `kind:` may have, the module that holds KIND. A command imports only the kinds that it needs."""
 
 MODEL = "model"
-"""Name of the network that samples; a kind may train others beside this one."""
+"""Name of the network that samples; a kind may train other networks, too."""
 
 Changes = tuple[tuple[str, Any], ...]
 """Keys of a spec's `sample` section with values that replace its own."""
@@ -34,11 +34,11 @@ class OwnNumber:
     name: str
     """In tables: "bits/dim"."""
     key: str
-    """In evaluation.json, and of the .npz file with the terms of each example: "bits_per_dim"."""
+    """In evaluation.json, and the name of the .npz file with the terms of each example: "bits_per_dim"."""
     step: int
     """Training step of the weights."""
     changes: Changes
-    """Of the sampling that this number goes with."""
+    """The settings of the sampling that this number belongs to."""
     examples: int
     batch_size: int
     passes: int
@@ -54,17 +54,17 @@ class HeldOut:
     """A data set of the same shape and classes as data.path, of which the first `examples` images are used."""
 
     key: str
-    """The spec's key that names it."""
+    """The key of the spec that names the data set."""
     path: str
     examples_key: str
     examples: int
 
 
 class Kind(Protocol):
-    """What a login node asks a kind of model. `Any` stands for the kind's own spec."""
+    """The half of a kind of model that a login node needs. `Any` stands for the kind's own spec."""
 
     model: str
-    """Module with the half that needs torch; see jobs.kinds.seam."""
+    """Name of the module that needs torch; see jobs.kinds.seam."""
     written: type[SpecAsWritten]
     """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
     resolved: type[Spec]
@@ -76,28 +76,28 @@ class Kind(Protocol):
         """Return the `resolved` spec: `written` with every default filled in."""
 
     def contradictions(self, spec: Any) -> list[Contradiction]:
-        """Return what no single field shows, as (dotted key, message)."""
+        """Return the settings that contradict each other, as (dotted key, message)."""
 
     def samplings(self, spec: Any) -> Sequence[Changes]:
-        """Return the samplings of the final weights that `evaluate` asks for besides the main one."""
+        """Return the samplings of the final weights that `evaluate` needs besides the main one."""
 
     def steps(self, spec: Any) -> int:
-        """Return the steps in which a sample is generated, as spec.sample has it: the unit of progress."""
+        """Return the number of steps in which spec.sample generates a sample; progress counts these steps."""
 
     def evaluations(self, spec: Any) -> int:
-        """Return how often the network is evaluated for one sample, as spec.sample has it."""
+        """Return how often spec.sample evaluates the network for one sample."""
 
     def records_steps(self, spec: Any) -> bool:
         """Return whether sampling records a step on a GPU and replays it (a CUDA graph)."""
 
     def sampling_facts(self, spec: Any) -> dict[str, Any]:
-        """Return what evaluation.json says of a sampling, as spec.sample has it; `sampling_steps` among them."""
+        """Return the facts about spec.sample in evaluation.json; `sampling_steps` is one of them."""
 
     def sampling_attributes(self, spec: Any) -> dict[str, Any]:
-        """Return the attributes of samples.h5 that say how spec.sample samples."""
+        """Return the attributes of samples.h5 that describe spec.sample."""
 
     def identity(self, spec: Any) -> dict[str, Any]:
-        """Return the kind's own sections as far as samples depend on them."""
+        """Return those settings of the kind's own sections that samples depend on, by section."""
 
     def layers(self, spec: Any) -> Mapping[str, Sequence[LayerCost]]:
         """Return the layers of each network by name, in the order of its state dict; MODEL is the network that samples."""
@@ -109,7 +109,7 @@ class Kind(Protocol):
         """Return the data sets that the run reads besides data.path and evaluate.reference."""
 
     def headline_settings(self, spec: Any) -> dict[str, Any]:
-        """Return the settings that TensorBoard's HPARAMS shows of every run of this kind."""
+        """Return the settings of a run of this kind that TensorBoard's HPARAMS always shows."""
 
 
 @cache

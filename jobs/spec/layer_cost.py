@@ -27,6 +27,6 @@ class LayerCost:
     recomputed_flops: int = 0
     """Operations per image that the backward pass repeats with gradient checkpointing."""
     norm_inputs: int = 0
-    """Those of `activations` that stay fp32 in mixed precision; counted twice where a half copy is kept as well."""
+    """Elements of `activations` that stay fp32 in mixed precision; counted twice where a half-precision copy is kept, too."""
     recomputable: bool = False
     """Whether train.gradient_checkpointing recomputes this layer."""

@@ -82,7 +82,10 @@ def _stages(annotation: Any, *metadata: Any) -> list[str]:
 
 
 def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradiction]]:
-    """Return, by run, what is wrong with the runs that the `specs` of a study (by run) name: unknown ones, and circles."""
+    """Return, by run, the mistakes in the runs that the `specs` of a study name: unknown runs, and circles.
+
+    `specs`: by the name of the run.
+    """
     found: dict[str, list[Contradiction]] = {}
     named = {run: references(spec) for run, spec in specs.items()}
     if not any(named.values()):

@@ -16,11 +16,11 @@ class Sampling:
     step: int
     """Training step of the checkpoint."""
     changes: Changes = ()
-    """What differs from the spec's `sample` section; () for nothing."""
+    """Settings that replace those of the spec's `sample` section; () for none."""
 
 
 def samplings(spec: Spec) -> list[Sampling]:
-    """Return the main sampling, then those of `sample.at`, then those that `evaluate` asks for; each once."""
+    """Return the main sampling, then those of `sample.at`, then those that `evaluate` needs; each once."""
     last = spec.train.iterations
     steps = [last if step == "last" else step for step in spec.sample.at]
     others = [Sampling(last, _differing(spec, changes)) for changes in kind_of(spec).samplings(spec)]
@@ -44,12 +44,12 @@ def with_sampling(spec: AnySpec, sampling: Sampling) -> AnySpec:
 
 
 def sampling_facts(spec: Spec, sampling: Sampling) -> dict[str, Any]:
-    """Return what evaluation.json says of `sampling`: its training step and what the kind says of its settings."""
+    """Return the facts about `sampling` in evaluation.json: the training step and the kind's own facts."""
     return {"step": sampling.step, **kind_of(spec).sampling_facts(with_sampling(spec, sampling))}
 
 
 def folder_name(spec: Spec, sampling: Sampling) -> str:
-    """Return the name of the folder of `sampling` in samples/: such as step-00001000,ddim,25."""
+    """Return the name of the folder of `sampling` in samples/: such as "step-00001000,ddim,25"."""
     facts = kind_of(spec).sampling_facts(with_sampling(spec, sampling))
     words = [str(value) or "full" for key, value in facts.items() if key != "sampling_steps"]
     return ",".join([f"step-{sampling.step:08}", *words])

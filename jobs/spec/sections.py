@@ -112,8 +112,8 @@ class StageResources(Section):
     tasks_per_node: Count | None = None
     """null: one process per GPU, or one where there are none."""
     cpus_per_task: Count | None = None
-    """Also the threads of a process: on a CPU they are part of the arithmetic. null: one, and for a stage that asks for GPUs
-    as many cores as the cluster profile says."""
+    """Also the threads of a process, on which results on a CPU depend. null: one core; for a stage with GPUs, the number of
+    cores in the cluster profile."""
     mem_gb: Annotated[float, Field(gt=0)] | None = None
     time: WallTime = "24:00:00"
 
@@ -166,8 +166,10 @@ class Spec(SpecAsWritten):
 
 
 def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
-    """Return what is wrong in the sections that every kind has. `resolutions`: those of the network, in pixels;
-    empty where they are not known."""
+    """Return the contradictions in the sections that every kind has.
+
+    `resolutions`: the image sizes at which the network works, in pixels; empty where they are unknown.
+    """
     found: list[Contradiction] = []
     data, train, sample = spec.data, spec.train, spec.sample
     if data.class_cond and data.num_classes is None:

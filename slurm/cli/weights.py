@@ -14,23 +14,23 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
 
     Raises UserError, before anything is written, for a sweep and for weights that do not fit the network.
     """
-    from jobs.kinds.interchange import read_weights, take_in
+    from jobs.kinds.interchange import import_weights, read_weights
     study = load(spec, overrides)
     if len(study.runs) > 1:
         raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
     weights = read_weights(checkpoint, study.runs[0].spec)
     run = freeze(study, runs_folder)[0]
-    take_in(run, weights, checkpoint)
+    import_weights(run, weights, checkpoint)
     again = " ".join(["iddpm run", str(spec), *overrides, *([] if runs_folder == Path("runs") else ["--runs", str(runs_folder)])])
     print(f"{run.path}: imported; `{again}` samples and evaluates it")
 
 
 def export_run(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
     """Write weights of `run` to `output`: the average of `ema_rate` (None: the spec's sample.ema_rate), or the raw ones."""
-    from jobs.kinds.interchange import write_weights
+    from jobs.kinds.interchange import export_weights
     if raw and ema_rate is not None:
         raise UserError("--raw and --ema-rate exclude each other")
     directory = RunDir(run)
     rate = None if raw else ema_rate if ema_rate is not None else directory.spec.sample.ema_rate
-    write_weights(directory, output, rate)
+    export_weights(directory, output, rate)
     print(output)

@@ -5,7 +5,7 @@ from jobs.spec.layer_cost import LayerCost
 
 
 def unet_layers(spec: DiffusionSpec) -> list[LayerCost]:
-    """Every layer of the network of `spec` (resolved), in the order of its state dict."""
+    """Return every layer of the network of `spec`, in the order of its state dict."""
     model, data = spec.model, spec.data
     resolution, channels = data.image_size, model.num_channels
     layers = [_time_embed(model)]
@@ -49,7 +49,7 @@ def unet_layers(spec: DiffusionSpec) -> list[LayerCost]:
 
 
 def _time_embed(model: Model) -> LayerCost:
-    """Linear, SiLU, Linear."""
+    """Count the embedding of t: Linear, SiLU, Linear."""
     width, hidden = model.num_channels, 4 * model.num_channels
     products = width * hidden + hidden * hidden
     kept = width + 2 * hidden
@@ -57,7 +57,7 @@ def _time_embed(model: Model) -> LayerCost:
 
 
 def _conv(name: str, kind: str, resolution: int, in_channels: int, out_channels: int, stride: int = 1) -> LayerCost:
-    """A 3x3 convolution whose output has `resolution`."""
+    """Count a 3x3 convolution whose output has `resolution`."""
     products = 9 * in_channels * out_channels  # per pixel
     kept = in_channels * (stride * resolution) ** 2
     return LayerCost(name, kind, resolution, out_channels, products + out_channels, 2,
@@ -65,9 +65,10 @@ def _conv(name: str, kind: str, resolution: int, in_channels: int, out_channels:
 
 
 def _res_block(name: str, resolution: int, channels: int, out_channels: int, model: Model, skip: int = 0) -> LayerCost:
-    """Norm, SiLU, conv; plus the embedding; norm, SiLU, dropout, conv; plus the input, by a 1x1 if channels change.
+    """Count a residual block: norm, SiLU, conv; the embedding is added; norm, SiLU, dropout, conv; the input is added, after
+    a 1x1 convolution if the number of channels changes.
 
-    On the way up `skip` channels of an input block's output are joined to the `channels` of its input.
+    In the decoder, `skip` channels of the encoder's output are joined to the `channels` of the input.
     """
     pixels, embedding, in_channels = resolution ** 2, 4 * model.num_channels, channels + skip
     projected = out_channels * (1 + model.use_scale_shift_norm)
@@ -80,9 +81,9 @@ def _res_block(name: str, resolution: int, channels: int, out_channels: int, mod
         parameters=products + embedding * projected + norms + biases,
         tensors=10 + 2 * changed,
         flops=2 * (products * pixels + embedding * projected),
-        # What enters norm, SiLU and convolution, twice; scale and dropout, where there are any.
+        # The inputs of norm, SiLU and convolution, twice; those of scale and dropout, if used.
         activations=pixels * (3 * in_channels + (3 + model.use_scale_shift_norm + dropout) * out_channels),
-        # The input, and on the way up what the first convolution gives. That of `skip` is an input elsewhere too.
+        # The input; in the decoder also the output of the first convolution. `skip` is counted where it is another input.
         checkpointed_activations=pixels * (channels + (out_channels if skip else 0)),
         recomputed_flops=2 * ((one_by_one if skip else first + one_by_one) * pixels + embedding * projected),
         norm_inputs=pixels * (in_channels + out_channels + changed * in_channels),  # the 1x1 keeps a half copy
@@ -91,14 +92,14 @@ def _res_block(name: str, resolution: int, channels: int, out_channels: int, mod
 
 
 def _attention(name: str, resolution: int, channels: int) -> LayerCost:
-    """Norm, queries, keys and values, attention of all pixels to all, projection; the input."""
+    """Count an attention block: norm; queries, keys and values; attention between all pixels; projection; the input is added."""
     pixels, products = resolution ** 2, 4 * channels ** 2  # products per pixel
     return LayerCost(
         name, "attention", resolution, channels,
         parameters=products + 6 * channels,
         tensors=6,
         flops=2 * products * pixels + 4 * channels * pixels ** 2,
-        # Norm's input and output, queries, keys, values and their result; fast kernels keep no pixels x pixels matrix.
+        # Input and output of the norm; queries, keys, values and their result. Fast kernels keep no pixels x pixels matrix.
         activations=6 * channels * pixels,
         checkpointed_activations=channels * pixels,
         recomputed_flops=2 * 3 * channels ** 2 * pixels + 4 * channels * pixels ** 2,  # all but the projection
@@ -108,7 +109,7 @@ def _attention(name: str, resolution: int, channels: int) -> LayerCost:
 
 
 def _out(resolution: int, channels: int, out_channels: int) -> LayerCost:
-    """Norm, SiLU, conv."""
+    """Count the output block: norm, SiLU, conv."""
     products, entering = 9 * channels * out_channels, channels * resolution ** 2
     return LayerCost("out", "out", resolution, out_channels, products + out_channels + 2 * channels, 4,
                      2 * products * resolution ** 2, 3 * entering, 3 * entering, entering)

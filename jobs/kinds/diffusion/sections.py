@@ -110,14 +110,15 @@ def resolve(written: DiffusionSpecAsWritten) -> DiffusionSpec:
 
 
 def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
-    """Return what no single field of a diffusion spec shows. Empty where all is well."""
+    """Return all contradictions of a diffusion spec, none where the spec is in order."""
     resolutions, found = _resolutions(spec)
     found += contradictions(spec, resolutions)
     return found + _variance(spec) + _chains(spec) + _likelihood(spec)
 
 
 def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
-    """Return the sizes in pixels at which the network works (none where they make no sense), and what is wrong with them."""
+    """Return the image sizes at which the network works, in pixels (none where the spec allows no network), and the
+    contradictions of the network's settings."""
     size, model = spec.data.image_size, spec.model
     levels = len(model.channel_mult)
     if not levels:

@@ -1,4 +1,4 @@
-"""Resolved specs as files: written, read again, compared."""
+"""Resolved specs as files, and the differences between two specs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,13 +32,13 @@ def _dump_lines(section: BaseModel, indent: str) -> Iterator[str]:
 
 
 def load_frozen(path: str | Path) -> Spec:
-    """Return the spec in a file that `dump` made. Raises UserError where the file is damaged or does not fit the schema."""
+    """Return the spec in a file that `dump` wrote. Raises UserError where the file is damaged or does not fit the schema."""
     path = Path(path)
     return parse_frozen(read_text(path), str(path))
 
 
 def parse_frozen(text: str, source: str) -> Spec:
-    """Return the spec in `text`, which `dump` made and which lies in `source`. Raises UserError as `load_frozen` does."""
+    """Return the spec in `text`, which `dump` wrote. `source` names the file in messages. Raises UserError as `load_frozen`."""
     tree = read_tree(text, source)
     if not text.endswith("\n" + END):
         raise UserError(f"{source}: damaged: the end is missing")
@@ -50,7 +50,7 @@ def parse_frozen(text: str, source: str) -> Spec:
 
 def difference(old: Spec, new: Spec, ignore: Sequence[str] = ()) -> list[str]:
     """Return the fields that differ, such as `train.lr: 0.0001 -> 0.0002`, except for those at or below the keys `ignore`."""
-    if old == new:  # large sweeps compare equal specs nearly always
+    if old == new:  # the usual case in large sweeps
         return []
     keys = dict.fromkeys([*keys_of(type(old)), *keys_of(type(new))])
     seen = [key for key in keys if not any(f"{key}.".startswith(f"{prefix}.") for prefix in ignore)]

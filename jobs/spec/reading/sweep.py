@@ -3,7 +3,7 @@
     sweep:
       grid: {diffusion.loss: [simple, hybrid], train.lr: [1e-4, 2e-4]}           every combination
       zip:  {model.num_channels: [64, 128], model.num_heads: [2, 4]}             first with first, second with second
-      list: [{train.seed: 0}, {name: wet, train.seed: 1, model.dropout: 0.1}]    point by point; a name becomes the run's
+      list: [{train.seed: 0}, {name: wet, train.seed: 1, model.dropout: 0.1}]    point by point; a name becomes that of the run
 
 Keys are dotted, of any depth; a key may also name a whole section, or null where null is allowed. Several ways together
 multiply: every point of the grid with every one of zip and every one of list.
@@ -28,7 +28,7 @@ WAYS = ("grid", "zip", "list")
 MAX_RUNS = 100_000
 
 Complaint = tuple[KeyPath, str]
-"""Where in the spec file, and what is wrong there."""
+"""A place in the spec file, and what is wrong there."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """What one run sets."""
+    """The swept settings of one run."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
     """By dotted key."""
@@ -63,11 +63,13 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Run:
-    """One point of a study: its name, what the point sets (dotted key -> value; empty without a sweep), its resolved spec."""
+    """One point of a study."""
 
     name: str
     differs: dict[str, Any]
+    """The swept settings by dotted key; empty without a sweep."""
     spec: Spec
+    """Resolved."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,10 @@ class Study:
 
 
 def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[SweepPoint], list[Complaint]]:
-    """Return the points of the `sweep` section (plain values). What is written last varies fastest, and list faster than zip
-    faster than grid.
+    """Return the points of the `sweep` section (plain values), or no points and the complaints.
 
-    `fixed` are the keys that cannot be swept because something else sets them: dotted key -> what does.
-    Values are not checked here. Where there are complaints, the points are empty.
+    The key that is written last varies fastest; list varies faster than zip, and zip faster than grid. `fixed`: dotted keys
+    that the command line sets and that cannot be swept, each with its setting. Values are not checked here.
     """
     if not isinstance(sweep, dict) or not sweep:
         return [], [(("sweep",), f"must be a mapping with some of {', '.join(WAYS)}")]

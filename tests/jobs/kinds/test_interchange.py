@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save, save_file
 from jobs.errors import UserError
 from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
-from jobs.kinds.interchange import read_weights, take_in, write_weights
+from jobs.kinds.interchange import export_weights, import_weights, read_weights
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import load_frozen
@@ -57,7 +57,7 @@ def test_a_published_checkpoint_becomes_a_run_that_samples(make_run, alone, gold
     file = tmp_path / "published.pt"
     torch.save(published, file)
     run = make_run(*GOLDEN)
-    take_in(run, read_weights(file, run.spec), file)
+    import_weights(run, read_weights(file, run.spec), file)
 
     checkpoint = final_checkpoint(run)
     assert checkpoint.step == 12
@@ -87,7 +87,7 @@ def test_weights_of_other_precisions_become_float32(make_run, tmp_path, suffix):
     (torch.save if suffix == ".pt" else save_file)(weights, file)
     taken = read_weights(file, run.spec)
     assert_same(taken, weights)
-    take_in(run, taken, file)
+    import_weights(run, taken, file)
     assert_same(final_checkpoint(run).weights("0.9"), weights)
 
 
@@ -102,7 +102,7 @@ def test_parameters_and_views_of_one_buffer_are_taken_as_well(make_run, tmp_path
         start += value.numel()
     views["out.0.bias"] = views["out.0.weight"]
     torch.save(views, tmp_path / "views.pt")
-    take_in(run, read_weights(tmp_path / "views.pt", run.spec), tmp_path / "views.pt")
+    import_weights(run, read_weights(tmp_path / "views.pt", run.spec), tmp_path / "views.pt")
     assert_same(final_checkpoint(run).weights(None), plain | {"out.0.bias": plain["out.0.weight"]})
 
 
@@ -205,7 +205,7 @@ def test_a_trained_run_takes_in_nothing(make_run, tmp_path):
     torch.save(noise(run, 1), tmp_path / "a.pt")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=f"^{run.path}: has a checkpoint of step 4; import into a new run"):
-        take_in(run, read_weights(tmp_path / "a.pt", run.spec), tmp_path / "a.pt")
+        import_weights(run, read_weights(tmp_path / "a.pt", run.spec), tmp_path / "a.pt")
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
@@ -224,7 +224,7 @@ def test_safetensors_carry_their_spec(exporting, tmp_path):
     run, averaged, raw = exporting
     for rate, weights in ((0.9, averaged), (None, raw)):
         file = tmp_path / "new" / "folder" / f"{rate}.safetensors"
-        write_weights(run, file, rate)
+        export_weights(run, file, rate)
         assert_same(load_file(file), weights)
         with safe_open(file, "pt") as opened:
             facts = opened.metadata()
@@ -235,7 +235,7 @@ def test_safetensors_carry_their_spec(exporting, tmp_path):
 
 
 def test_a_spec_that_contradicts_the_one_inside_is_refused(exporting, make_run, tmp_path):
-    write_weights(exporting[0], tmp_path / "a.safetensors", 0.9)
+    export_weights(exporting[0], tmp_path / "a.safetensors", 0.9)
     other = make_run("model.num_heads=1", "diffusion.noise_schedule=linear", "train.lr=3e-3", folder="other")
     with pytest.raises(UserError) as error:
         read_weights(tmp_path / "a.safetensors", other.spec)
@@ -247,7 +247,7 @@ def test_pt_files_are_the_networks_plain_state_dict(exporting, tmp_path):
     run, averaged, raw = exporting
     for rate, weights in ((0.9, averaged), (None, raw)):
         file = tmp_path / f"{rate}.pt"
-        write_weights(run, file, rate)
+        export_weights(run, file, rate)
         loaded = torch.load(file, weights_only=True)
         assert list(loaded) == list(build_network(run.spec).state_dict())
         build_network(run.spec).load_state_dict(loaded)
@@ -258,14 +258,14 @@ def test_pt_files_are_the_networks_plain_state_dict(exporting, tmp_path):
 def test_what_cannot_be_exported_is_refused_and_leaves_what_is_there(exporting, make_run, tmp_path):
     run, averaged, _ = exporting
     file = tmp_path / "a.pt"
-    write_weights(run, file, 0.9)
+    export_weights(run, file, 0.9)
     before = file.read_bytes()
     with pytest.raises(UserError, match="has no ema-0.5.safetensors; it has ema-0.9.safetensors, model.safetensors"):
-        write_weights(run, file, 0.5)
+        export_weights(run, file, 0.5)
     with pytest.raises(UserError, match="a.ckpt: the name must end in .safetensors or .pt"):
-        write_weights(run, tmp_path / "a.ckpt", 0.9)
+        export_weights(run, tmp_path / "a.ckpt", 0.9)
     with pytest.raises(UserError, match="training is not finished"):
-        write_weights(make_run(folder="untrained"), file, 0.9)
+        export_weights(make_run(folder="untrained"), file, 0.9)
     assert file.read_bytes() == before and not list(tmp_path.glob(".a*"))
 
 

@@ -2,39 +2,39 @@
 
 import ast
 
+import linear_kind
 import pytest
 from finished_study import finish
+from linear_kind import LinearSpec
 from paths import ROOT
 
 from jobs.report.study import read_study
 from jobs.report.write import report
 from jobs.run.directory import RunDir
-from jobs.spec.sections import Data, Evaluate, Resources, Sample, Section, Train
+from jobs.spec.kinds import KINDS
+from jobs.spec.sections import Evaluate, Sample, Section, Train
 from jobs.storage.files import read_json, write_json
 
 DIFFUSION_ONLY = {"diffusion", "model", "diffusion_steps", "noise_schedule", "learn_sigma", "nll_data", "nll_examples",
                   "respacings"}
 
 
-class OtherSpec(Section):
-    """A spec with the sections that every kind of model has."""
-
-    name: str
-    data: Data
-    train: Train
-    sample: Sample
-    evaluate: Evaluate
-    resources: Resources
+def common(section: type[Section], values: Section) -> Section:
+    """Return the keys of a section that all kinds share."""
+    return section(**{name: getattr(values, name) for name in section.model_fields})
 
 
 @pytest.fixture
 def study_of_another_kind(runs, monkeypatch):
-    """Two runs that leave what a kind without a chain leaves."""
-    def without_sections(run: RunDir) -> OtherSpec:
-        return OtherSpec(**{name: getattr(known[run.path.name], name) for name in OtherSpec.model_fields})
+    """Two runs that leave what a kind without a chain leaves. Their specs have the sections that all kinds share."""
+    def of_another_kind(run: RunDir) -> LinearSpec:
+        spec = known[run.path.name]
+        return LinearSpec(name=spec.name, kind="linear", data=spec.data, train=common(Train, spec.train),
+                          sample=common(Sample, spec.sample), evaluate=common(Evaluate, spec.evaluate), resources=spec.resources)
 
+    monkeypatch.setitem(KINDS, *linear_kind.ADD)
     known = {run.path.name: run.spec for run in runs}
-    monkeypatch.setattr(RunDir, "spec", property(without_sections))
+    monkeypatch.setattr(RunDir, "spec", property(of_another_kind))
     for index, run in enumerate(runs[:2]):
         finish(run, 5.0 + index)
         (run.path / "bits_per_dim.npz").unlink()
