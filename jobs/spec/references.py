@@ -7,6 +7,7 @@ a section of no stage) waits until the named run has done the stage that the typ
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -14,6 +15,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel
 
 from jobs.spec.fields import Text, is_name
+from jobs.spec.keys import sections_in
 from jobs.spec.sections import Contradiction, Spec
 from jobs.spec.stages import STAGES
 
@@ -62,8 +64,18 @@ class Reference:
 
 def references(spec: Spec) -> list[Reference]:
     """Return the runs that `spec` names."""
+    if not naming_fields(type(spec)):  # large sweeps ask for each of their runs
+        return []
     return [Reference(key, run, key.split(".")[0] if key.split(".")[0] in STAGES else "train", needs)
             for key, run, needs in _named(spec, "")]
+
+
+@cache
+def naming_fields(section: type[BaseModel]) -> frozenset[str]:
+    """Return the names of the fields, at any depth below `section`, that may name a run."""
+    fields = section.model_fields.items()
+    own = {name for name, field in fields if _stages(field.annotation, *field.metadata)}
+    return frozenset(own).union(*(naming_fields(inner) for _, field in fields for inner in sections_in(field.annotation)))
 
 
 def _named(section: BaseModel, prefix: str) -> Iterator[tuple[str, str, str]]:

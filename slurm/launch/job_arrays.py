@@ -1,7 +1,9 @@
 """Plan the job arrays of a study: the elements of each, its dependencies, and how many elements may run at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
@@ -27,6 +29,11 @@ class Array:
     """Indices of arrays in the plan. All their elements must end, successful or not, before any element starts."""
     after_queued: tuple[str, ...] = ()
     """Ids of jobs that are in the queue already. These jobs must end before any element starts."""
+    after_named: tuple[tuple[int, int | None], ...] = ()
+    """Named runs, as (index of an array in the plan, element; None for a single job). These jobs must succeed before any
+    element starts."""
+    after_named_queued: tuple[str, ...] = ()
+    """Ids of jobs of named runs that are in the queue already. These jobs must succeed before any element starts."""
     at_once: int | None = None
     """How many elements may run at the same time; None: all."""
 
@@ -37,6 +44,16 @@ class Array:
 
 
 @dataclass(frozen=True)
+class Need:
+    """`stage` of `run` must succeed before a stage of another run, which names `run`, can start."""
+
+    run: RunDir
+    stage: str
+    job: str | None = None
+    """The job in the queue; None if the plan has an array for this stage."""
+
+
+@dataclass(frozen=True)
 class Chain:
     """Runs that lack the same stages, with the same resources: one array for each of `stages`, one after another."""
 
@@ -44,15 +61,23 @@ class Chain:
     runs: tuple[RunDir, ...]
     behind: str | None = None
     """Id of an array in the queue: element i of the first stage waits for element i of that array."""
+    needs: Mapping[str, frozenset[Need]] = field(default_factory=dict)
+    """What every run of the chain waits for before a stage, beside its own stages. Stages that wait for nothing may be absent."""
 
 
-def chains_of(left: Mapping[RunDir, tuple[Spec, Sequence[str]]], max_size: int) -> list[Chain]:
-    """Group the runs by their missing stages (the value's second part) and resources; at most `max_size` runs a chain."""
+def chains_of(left: Mapping[RunDir, tuple[Spec, Sequence[str]]], max_size: int,
+              needs: Mapping[tuple[RunDir, str], frozenset[Need]] | None = None) -> list[Chain]:
+    """Group the runs by their missing stages (the value's second part), resources and needs; at most `max_size` runs a chain.
+
+    `needs`: by run and stage. Runs with unlike needs cannot share an array, because all its elements have one dependency.
+    """
     groups: dict[tuple, list[RunDir]] = {}
     for run, (spec, stages) in left.items():
-        groups.setdefault(tuple((stage, getattr(spec.resources, stage)) for stage in stages), []).append(run)
-    return [Chain(stages, tuple(runs[start:start + max_size]))
-            for stages, runs in groups.items() for start in range(0, len(runs), max_size)]
+        key = tuple((stage, getattr(spec.resources, stage), (needs or {}).get((run, stage), frozenset())) for stage in stages)
+        groups.setdefault(key, []).append(run)
+    return [Chain(tuple((stage, resources) for stage, resources, _ in key), tuple(runs[start:start + max_size]),
+                  needs={stage: needed for stage, _, needed in key if needed})
+            for key, runs in groups.items() for start in range(0, len(runs), max_size)]
 
 
 def build_arrays(chains: Sequence[Chain], max_parallel: int | None, queued: Sequence[str] = ()) -> list[Array]:
@@ -60,26 +85,56 @@ def build_arrays(chains: Sequence[Chain], max_parallel: int | None, queued: Sequ
 
     `max_parallel`: the most GPUs (processes, for a stage without GPUs) that the study may use at once. The arrays then run
     one after another, each with as many elements as fit. `queued`: ids of the study's jobs that are in the queue already.
-    Raises UserError if not even one run fits.
+    Raises UserError if not even one run fits, or if runs wait for each other in a circle.
     """
     arrays: list[Array] = []
     last: dict[int, int] = {}  # index of a chain -> index of its newest array
-    # All training first: with `max_parallel` the arrays run in this order.
-    for stage in STAGES:
-        for number, chain in enumerate(chains):
-            resources = dict(chain.stages).get(stage)
-            if resources is None:
-                continue
-            arrays.append(Array(
-                stage, resources, chain.runs, after_own=last.get(number),
-                after_own_queued=chain.behind if number not in last else None,
-                after_all=(len(arrays) - 1,) if max_parallel and arrays else (),
-                after_queued=tuple(queued) if max_parallel and not arrays else (),
-                at_once=at_once(stage, resources, max_parallel) if max_parallel else None))
-            last[number] = len(arrays) - 1
+    places: dict[tuple[RunDir, str], tuple[int, int | None]] = {}  # (run, stage) -> its place as in Array.after_named
+    for number, stage in _in_order(chains):
+        chain, resources = chains[number], dict(chains[number].stages)[stage]
+        needed = chain.needs.get(stage, frozenset())
+        arrays.append(Array(
+            stage, resources, chain.runs, after_own=last.get(number),
+            after_own_queued=chain.behind if number not in last else None,
+            after_all=(len(arrays) - 1,) if max_parallel and arrays else (),
+            after_queued=tuple(queued) if max_parallel and not arrays else (),
+            after_named=tuple(sorted(places[need.run, need.stage] for need in needed if need.job is None)),
+            after_named_queued=tuple(sorted(need.job for need in needed if need.job is not None)),
+            at_once=at_once(stage, resources, max_parallel) if max_parallel else None))
+        last[number] = len(arrays) - 1
+        places |= {(run, stage): (last[number], element if len(chain.runs) > 1 else None)
+                   for element, run in enumerate(chain.runs)}
     if arrays:
         arrays.append(Array(REPORT, REPORT_RESOURCES, (), after_all=tuple(sorted(last.values())), after_queued=tuple(queued)))
     return arrays
+
+
+def _in_order(chains: Sequence[Chain]) -> Iterator[tuple[int, str]]:
+    """Yield (index of the chain, stage) for each array: all training first, but no array before one that it waits for.
+
+    With `max_parallel` the arrays run in this order.
+    """
+    wanted = [(number, stage) for stage in STAGES for number, chain in enumerate(chains) if stage in dict(chain.stages)]
+    array_of = {(run, stage): place for place, (number, stage) in enumerate(wanted) for run in chains[number].runs}
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    last: dict[int, int] = {}
+    for place, (number, stage) in enumerate(wanted):
+        sorter.add(place, *(array_of[need.run, need.stage] for need in chains[number].needs.get(stage, ()) if need.job is None))
+        if number in last:
+            sorter.add(place, last[number])
+        last[number] = place
+    try:
+        sorter.prepare()
+    except CycleError as error:  # a spec that names a run of its own study by the run's folder
+        names = [chains[wanted[place][0]].runs[0].path.name for place in error.args[1]]
+        raise UserError(f"runs wait for each other in a circle: {' -> '.join(names)}") from error
+    ready: list[int] = []
+    while sorter.is_active():
+        for place in sorter.get_ready():
+            heappush(ready, place)
+        place = heappop(ready)
+        yield wanted[place]
+        sorter.done(place)
 
 
 def at_once(stage: str, resources: StageResources, max_parallel: int) -> int:
@@ -120,6 +175,12 @@ def _dependencies(array: Array) -> Iterator[str]:
         yield f"element i after i of {array.after_own + 1}" if array.size > 1 else f"after {array.after_own + 1} succeeded"
     if array.after_own_queued:
         yield f"element i after i of {array.after_own_queued} in the queue"
+    if array.after_named:
+        named = [f"element {element} of {index + 1}" if element is not None else str(index + 1)
+                 for index, element in array.after_named]
+        yield f"after {', '.join(named)} succeeded"
+    if array.after_named_queued:
+        yield f"after {', '.join(array.after_named_queued)} in the queue succeeded"
     if array.after_all:
         yield f"after {', '.join(str(index + 1) for index in array.after_all)} ended"
     if array.after_queued:

@@ -61,6 +61,10 @@ def dependency(array: Array, ids: list[str]) -> str | None:
     if own is not None:
         # aftercorr: element i waits for element i, not for the whole array.
         terms.append(f"{'aftercorr' if array.size > 1 else 'afterok'}:{own}")
+    named = [*array.after_named_queued, *(ids[index] if element is None else f"{ids[index]}_{element}"
+                                          for index, element in array.after_named)]
+    if named:
+        terms.append(f"afterok:{':'.join(named)}")
     ended = [*array.after_queued, *(ids[index] for index in array.after_all)]
     if ended:
         terms.append(f"afterany:{':'.join(ended)}")

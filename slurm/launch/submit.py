@@ -22,6 +22,7 @@ from jobs.spec.stages import STAGES
 from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
 from slurm.launch.job_entry import report_in_slurm, run_in_slurm
 from slurm.launch.limits import check_cluster, check_folder, cluster_limits
+from slurm.launch.named_runs import needs
 from slurm.launch.profiles import Profile, load_profile
 from slurm.launch.records import Submission, jobs_by_run, record, recorded, reports
 from slurm.launch.sbatch_script import dependency, executor, script
@@ -79,7 +80,8 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
                max_parallel: int | None) -> list[Array]:
     """The arrays to submit for these runs of the study in `folder`: at most `array_size` elements each.
 
-    Skips runs that have `live` jobs. Completes submissions that were interrupted. Raises UserError as `build_arrays` does.
+    Skips runs that have `live` jobs. Completes submissions that were interrupted. Stages wait for the runs that their specs
+    name. Raises UserError as `build_arrays` and `needs` do.
     """
     queued = {run for run, _ in jobs_by_run(folder, live)}
     left = {}
@@ -90,8 +92,14 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
         stages = [stage for stage in STAGES if not (run.spec_file.is_file() and run.is_done(stage))]
         if stages:
             left[run] = spec, stages
-    chains = [*incomplete_submissions(folder, live), *chains_of(left, array_size)]
-    return build_arrays(chains, max_parallel, last_in_queue(folder, live))
+    incomplete = incomplete_submissions(folder, live)
+    planned = {run: [stage for stage, _ in chain.stages] for chain in incomplete for run in chain.runs}
+    planned |= {run: stages for run, (_, stages) in left.items()}
+    # The runs of an array in the queue have the same needs: they could not share it otherwise. One of them answers for all.
+    needed = needs([*(chain.runs[0] for chain in incomplete), *left], planned, live)
+    incomplete = [replace(chain, needs={stage: needed[chain.runs[0], stage] for stage, _ in chain.stages
+                                        if (chain.runs[0], stage) in needed}) for chain in incomplete]
+    return build_arrays([*incomplete, *chains_of(left, array_size, needed)], max_parallel, last_in_queue(folder, live))
 
 
 def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:

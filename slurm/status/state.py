@@ -15,15 +15,18 @@ from typing import Any
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, read_failure
+from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
 from slurm.launch.records import Submission, recorded
 from slurm.launch.squeue import Job, Slurm
 from slurm.status.ends import how_it_ended
 from slurm.status.logs import end_of_log
+from slurm.status.waits import unmet
 
 HUNG_S = 300  # a stage writes its heartbeat once a second or once a step, whichever is slower
 NEXT_STAGE_S = 30  # `iddpm run` starts the next stage within this time
+NOT_STARTED = ("pending", "held", "stopped", "new", "unknown")  # states in which a stage may wait for another run
 LOGS_READ = 100  # at most, to find out how jobs ended
 
 
@@ -60,6 +63,8 @@ class RunStatus:
     failure: Failure | None
     of_plan: float | None = None
     """Measured over planned time per step: 1.2 is a fifth slower than planned."""
+    waits_for: tuple[Reference, ...] = ()
+    """The runs that must do a stage before `stage` can start."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
                        planned.get(name, {})) for name in names]
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
-    return StudyStatus(study, runs, _read(study / "held.json"), notes)
+    return StudyStatus(study, with_waits(runs, study), _read(study / "held.json"), notes)
 
 
 def stage_jobs(study: Path, submissions: list[Submission], live: Mapping[str, Job]) -> dict[tuple[str, str], StageJob]:
@@ -238,6 +243,12 @@ def with_causes(runs: list[RunStatus], jobs: Mapping[tuple[str, str], StageJob],
         runs[index] = replace(run, state="failed" if kind else run.state, failure=failure, node=node,
                               slurm=ended.state if ended else "", reason="" if kind else message)
     return runs
+
+
+def with_waits(runs: list[RunStatus], study: Path) -> list[RunStatus]:
+    """Add the named runs that a stage waits for to the runs whose stage has not started."""
+    found = unmet(study, {run.run: run.stage for run in runs}, [run.run for run in runs if run.state in NOT_STARTED])
+    return [replace(run, waits_for=found[run.run]) if run.run in found else run for run in runs]
 
 
 def _read(file: Path) -> Any:

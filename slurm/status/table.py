@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ STYLES: dict[str, dict[str, Any]] = {
 NUMBERS = ("done", "rate", "of plan", "loss", "left", "updated", "restarts", "samples")  # aligned to the right
 # Columns that a narrow terminal leaves out, in this order; after them the metrics, from the last to the first.
 SPARED = ("job", "restarts", "samples", "node", "loss", "of plan", "rate", "updated", "left", "stage")
+REASON_SIZE, SMALLEST_REASON = 30, 13  # characters of the column `why` while there are columns to leave out, and after that
 # SLURM's reasons that a user would not understand.
 REASONS = {"BeginTime": "requeued, starts within 2 min", **dict.fromkeys(HELD_REASONS, "on hold")}
 ADVICE = {"failed": "`iddpm logs {run}` shows why",
@@ -72,7 +74,8 @@ def _plain(status: StudyStatus, run: RunStatus) -> dict:
     """`run` for JSON, which has no NaN: a loss or metric that is not finite becomes null."""
     failure = run.failure and {"stage": run.failure.stage, "kind": run.failure.kind, "message": run.failure.message,
                                "next": run.failure.next_step(status.path / run.run)}
-    return {**vars(run), "failure": failure, "loss": _finite(run.loss),
+    waits = [{"run": each.run, "stage": each.needs, "key": each.key} for each in run.waits_for]
+    return {**vars(run), "failure": failure, "waits_for": waits, "loss": _finite(run.loss),
             "metrics": {name: _finite(value) for name, value in run.metrics.items()}}
 
 
@@ -137,8 +140,11 @@ def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
     lines = [click.style(line({name: name for name in widths}), bold=True),
              "─" * (sum(widths.values()) + 2 * len(widths) - 2)]
     for row, run in zip(rows, runs, strict=True):
-        first, *rest = textwrap.wrap(row["run"], widths["run"], break_on_hyphens=False)
-        lines += [line(row | {"run": first}, run.state), *(f"  {piece}" for piece in rest)]
+        names = textwrap.wrap(row["run"], widths["run"], subsequent_indent="  ", break_on_hyphens=False)
+        reasons = textwrap.wrap(row["why"], widths.get("why", 1), break_on_hyphens=False)
+        lines.append(line(row | {"run": names[0], "why": reasons[0] if reasons else ""}, run.state))
+        lines += [line(dict.fromkeys(widths, "") | {"run": name, "why": why})
+                  for name, why in zip_longest(names[1:], reasons[1:], fillvalue="")]
     hidden = [name for name in metrics if name in columns and name not in widths]
     if not hidden:
         return lines
@@ -146,26 +152,39 @@ def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
 
 
 def _fitted(widths: dict[str, int], width: int, metrics: Sequence[str]) -> dict[str, int]:
-    """The columns that fit into `width`, with their widths. A run's name longer than half a line continues on the next."""
-    name_size, widths = widths["run"], widths | {"run": min(widths["run"], width // 2)}
+    """The columns that fit into `width`, with their widths. Long names of runs and long reasons continue on the next line."""
+    wanted, widths = widths, widths | {"run": min(widths["run"], width // 2)}
+    if "why" in widths:
+        widths["why"] = min(widths["why"], REASON_SIZE)
     for name in (*SPARED, *reversed(metrics)):
         if sum(widths.values()) + 2 * len(widths) > width:
             widths.pop(name, None)
-    free = width - sum(widths.values()) - 2 * len(widths)
-    return widths | {"run": min(name_size, widths["run"] + max(0, free))}
+    for name, least in (("run", widths["run"]), ("why", SMALLEST_REASON)):
+        if name in widths:
+            free = width - sum(widths.values()) - 2 * len(widths)
+            widths[name] = min(wanted[name], max(least, widths[name] + free))
+    return widths
 
 
 def _cells(run: RunStatus) -> dict[str, str]:
-    failure = run.failure.kind if run.failure else ""
-    reason = REASONS.get(run.reason, run.reason)
-    waits = reason if run.slurm in ("PENDING", "") or run.slurm in reason else " ".join(filter(None, (run.slurm, reason)))
-    why = failure or (waits if run.state not in ("running", "hung", "done") else "")
-    return {"run": run.run, "state": run.state, "stage": run.stage or "", "why": why,
+    return {"run": run.run, "state": run.state, "stage": run.stage or "", "why": _why(run),
             "done": "" if run.done is None else f"{run.done:,}/{run.total:,}", "rate": _rate(run.rate),
             "of plan": _formatted(run.of_plan, "{:.2g}x"), "loss": _formatted(run.loss, "{:.4f}"),
             "left": "" if run.eta_s is None else duration(run.eta_s),
             "updated": "" if run.heartbeat_s is None else f"{duration(run.heartbeat_s)} ago", "job": run.job or "",
             "node": run.node, "restarts": str(run.restarts or ""), "samples": f"{run.samples:,}" if run.samples else ""}
+
+
+def _why(run: RunStatus) -> str:
+    """Why the run does not run: its failure, SLURM's reason, or the runs that it waits for."""
+    if run.failure or run.state in ("running", "hung", "done"):
+        return run.failure.kind if run.failure else ""
+    named = [f"{each.run} ({each.needs})" for each in run.waits_for]
+    # SLURM's reasons Dependency and DependencyNeverSatisfied say less than the names.
+    reason = "" if named and run.reason.startswith("Dependency") else REASONS.get(run.reason, run.reason)
+    state = "" if run.slurm in ("PENDING", "") or run.slurm in reason else run.slurm
+    words = " ".join(filter(None, (state, reason)))
+    return "; ".join(filter(None, (words, f"waits for {_names(named)}" if named else "")))
 
 
 def _formatted(value: float | None, form: str) -> str:

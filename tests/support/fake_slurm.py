@@ -105,10 +105,10 @@ def reason_to_wait(job, state):
 
 
 def is_fulfilled(term, job, state):
-    """Whether a dependency such as afterok:12:13 is met; None: it never can be."""
+    """Whether a dependency such as afterok:12:13_4 is met; None: it never can be."""
     kind, *bases = term.split(":")
     others = [other for other in state["jobs"].values()
-              if other["base"] in bases and (kind != "aftercorr" or other["index"] == job["index"])]
+              if {other["id"], other["base"]} & set(bases) and (kind != "aftercorr" or other["index"] == job["index"])]
     ended = [other["state"] for other in others if other["state"] not in LIVE]
     if kind != "afterany" and any(end != "COMPLETED" for end in ended):
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())  # as `python -m` has it: the code as it was submitted
 
+import linear_kind  # noqa: E402
 from submitit.core.submission import process_job  # noqa: E402
 
 from jobs.errors import StageFailed  # noqa: E402
@@ -85,6 +86,7 @@ def report(study_path: str, workdir: str) -> str:
 
 
 if __name__ == "__main__":
+    linear_kind.add()
     job_entry.run_stage, job_entry.report_in_slurm = stage, report
     with open(os.environ["STAND_IN_CODE"], "w") as file:
         file.write(job_entry.__file__)

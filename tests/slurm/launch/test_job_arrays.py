@@ -11,7 +11,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.spec.sections import Resources, StageResources
 from jobs.spec.stages import STAGES
-from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
+from slurm.launch.job_arrays import REPORT, REPORT_RESOURCES, Array, Chain, Need, build_arrays, chains_of, graph, hours
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import dependency, executor, script
 
@@ -55,6 +55,49 @@ def test_a_cap_holds_over_all_arrays(left, cap):
         assert array.after_queued == (() if place else ("7",))
 
 
+@given(left=runs, longest=st.integers(1, 10), cap=st.sampled_from([None, 4]), queued=st.sampled_from([(), ("7",)]))
+def test_where_no_run_names_another_all_training_comes_first(left, longest, cap, queued):
+    expected, newest, chains = [], {}, chains_of(left, longest)
+    for stage in STAGES:
+        for number, chain in enumerate(chains):
+            if resources := dict(chain.stages).get(stage):
+                place = len(expected)
+                width = resources.nodes * max(resources.gpus_per_node, 1)
+                expected.append(Array(stage, resources, chain.runs, newest.get(number), None,
+                                      (place - 1,) if cap and place else (), queued if cap and not place else (),
+                                      at_once=cap and cap // width))
+                newest[number] = place
+    report = [Array(REPORT, REPORT_RESOURCES, (), after_all=tuple(sorted(newest.values())), after_queued=queued)]
+    assert build_arrays(chains, cap, queued) == (expected + report if expected else [])
+
+
+named = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29), st.sampled_from(STAGES), st.sampled_from(STAGES)))
+
+
+@given(left=runs, named=named, longest=st.integers(1, 10), cap=st.sampled_from([None, 4]))
+def test_all_elements_of_an_array_wait_for_the_same_runs_which_come_before(left, named, longest, cap):
+    needs = {}
+    for first, second, stage, needed in named:
+        earlier, later = (RunDir(Path(f"r{number}")) for number in sorted((first, second)))
+        if first != second and later in left and stage in left[later][1] and needed in left[earlier][1]:
+            needs[later, stage] = needs.get((later, stage), frozenset()) | {Need(earlier, needed)}
+    arrays = build_arrays(chains_of(left, longest, needs), cap)
+    assert sum(len(array.runs) for array in arrays) == sum(len(stages) for _, stages in left.values())
+    for place, array in enumerate(arrays):
+        waits = set()
+        for index, element in array.after_named:
+            assert index < place and (element is None) == (arrays[index].size == 1)
+            waits.add(Need(arrays[index].runs[element or 0], arrays[index].stage))
+        assert all(needs.get((run, array.stage), frozenset()) == waits for run in array.runs)
+
+
+def test_runs_that_wait_for_each_other_are_refused():
+    a, b = RunDir(Path("a")), RunDir(Path("b"))
+    needs = {(a, "train"): frozenset({Need(b, "train")}), (b, "train"): frozenset({Need(a, "train")})}
+    with pytest.raises(UserError, match="in a circle: (a -> b -> a|b -> a -> b)"):
+        build_arrays(chains_of({run: (Asking(1), STAGES) for run in (a, b)}, 10, needs), None)
+
+
 def test_a_cap_below_one_run_is_refused_with_what_it_needs():
     with pytest.raises(UserError, match="--max-parallel 3: one run needs 4 GPUs in resources.train"):
         build_arrays(chains_of({RunDir(Path("a")): (Asking(2), STAGES)}, 10), 3)
@@ -68,6 +111,9 @@ def test_dependencies_in_the_words_of_sbatch():
     assert dependency(Array("sample", resources, two[:1], after_own=1), ids) == "afterok:11"
     assert dependency(Array("sample", resources, two, after_own=0, after_all=(1,)), ids) == "aftercorr:10,afterany:11"
     assert dependency(Array("sample", resources, two, after_own_queued="7"), ids) == "aftercorr:7"
+    assert dependency(Array("train", resources, two, after_named=((0, 3), (1, None))), ids) == "afterok:10_3:11"
+    assert dependency(Array("sample", resources, two, after_own=0, after_named=((1, 0),), after_named_queued=("7_1",),
+                            after_all=(1,)), ids) == "aftercorr:10,afterok:7_1:11_0,afterany:11"
     assert dependency(Array(REPORT, resources, (), after_all=(0, 1), after_queued=("5",)), ids) == "afterany:5:10:11"
 
 
