@@ -8,8 +8,8 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.waiting import named_run
-from jobs.spec.frozen import parse_frozen
 from jobs.spec.kinds import KINDS, kind_named
+from jobs.spec.reading.frozen import parse_frozen
 from jobs.spec.references import Reference, naming_fields, references
 from jobs.spec.stages import STAGES
 
@@ -51,7 +51,7 @@ def _references(text: str) -> tuple[Reference, ...]:
     """The runs that a frozen spec names. Most specs name none, and are not parsed: that takes 10 ms."""
     kind = re.search(r"^kind: (\S+)$", text, re.M)
     fields = naming_fields(kind_named(kind[1]).resolved) if kind and kind[1] in KINDS else ()
-    # jobs.spec.frozen.dump wrote the text: one field a line.
+    # jobs.spec.reading.frozen.dump wrote the text: one field a line.
     if not any(re.search(rf"^ *{field}: (?!null$)", text, re.M) for field in fields):
         return ()
     return tuple(references(parse_frozen(text, "spec.yaml")))

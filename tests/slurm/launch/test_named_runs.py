@@ -10,8 +10,8 @@ from stand_in_job import leave_results
 
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
 from jobs.spec.kinds import KINDS
+from jobs.spec.reading.file import load
 
 STUDY = {"name": "study", "kind": "linear", "data": {"path": "digits", "image_size": 8, "channels": 1},
          "train": {"iterations": 12, "batch_size": 12}, "sample": {"num_samples": 10}, "resources": ONE}

@@ -9,8 +9,8 @@ import pytest
 from recorded_slurm import by_name
 
 from jobs.run.freezing import freeze
-from jobs.spec.file import load
 from jobs.spec.kinds import KINDS
+from jobs.spec.reading.file import load
 from jobs.spec.references import Reference
 from jobs.storage.files import write_json
 from slurm.launch.squeue import Slurm
