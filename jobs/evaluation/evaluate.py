@@ -20,7 +20,7 @@ from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.metrics.registry import measure, named, parts_needed
 from jobs.evaluation.pieces import EvaluationProgress, Pieces
 from jobs.evaluation.reference import reference_identity, reference_statistics
-from jobs.kinds.seam import model_of
+from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group, from_main, on_main
 from jobs.parallel.interruption import Interruption, Stopped
 from jobs.run.board import Board

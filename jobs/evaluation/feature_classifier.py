@@ -50,7 +50,7 @@ def open_extractor(reference: Reference, cache: Path, group: Group) -> Extractor
     """The extractor of `classifier`. Raises UserError where the reference has no labelled images."""
     data = reference.images
     if data is None:
-        raise UserError(f"{reference.path}: has no images, which features: classifier is trained on")
+        raise UserError(f"{reference.path}: has no images, but features: classifier is trained on images of the reference")
     file = on_main(lambda: trained_classifier(data, cache))
     network, accuracy = load_classifier(file)
     network.to(group.device)
@@ -112,7 +112,7 @@ def _train(data: ImageData, all_labels: np.ndarray) -> tuple[Classifier, float]:
 
 
 def _test_and_scale(network: Classifier, images: np.ndarray, labels: Tensor, tested: np.ndarray) -> float:
-    """The accuracy on the images of indices `tested`, by which the network's `scales` are set too."""
+    """Return the accuracy on the images of indices `tested`. Also set the network's `scales` from these images."""
     right, squares = 0, []
     with torch.no_grad():
         for rows in np.array_split(tested, -(-len(tested) // BATCH_SIZE)):

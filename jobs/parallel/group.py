@@ -105,7 +105,7 @@ def process_group(meeting: Path, threads: int) -> Iterator[Group]:
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
-    # Name the network interface to gloo, which otherwise looks up the host's name, and that may not resolve.
+    # Name the network interface to gloo. Otherwise gloo looks up the host's name, and the lookup may fail.
     if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         interface = _interface_of(_own_address())
         if interface:

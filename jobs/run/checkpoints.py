@@ -104,7 +104,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], spec: Spec, notes: d
 
 
 def _prune(run: RunDir, newest: int) -> None:
-    """Later ones than `newest` are damaged, or training would have gone on from them: they do not count."""
+    """Remove old checkpoints. Ignore those after step `newest`: they are damaged, since training did not resume from them."""
     folders = [folder for folder in run.checkpoint_folders() if _step_of(folder) <= newest]
     every, sampled = run.spec.train.keep_interval, {sampling.step for sampling in samplings(run.spec)}
     for folder in folders[:-KEPT]:
@@ -177,7 +177,7 @@ def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
 
 
 def sha256_of_weights(weights: Weights) -> str:
-    """Of names, types, shapes and values: the same for the same weights, which a .safetensors file's own is not."""
+    """Return a sha256 of names, types, shapes and values. Equal weights give equal results; their files may differ."""
     digest = hashlib.sha256()
     for key, value in sorted(weights.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -12,7 +12,7 @@ from torch import nn
 
 from jobs.data.pictures import as_images
 from jobs.errors import UserError
-from jobs.kinds.seam import Begun, Generated, model_of
+from jobs.kinds.protocol import Begun, Generated, model_of
 from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, any_rank, on_main

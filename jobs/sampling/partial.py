@@ -29,7 +29,7 @@ class Partial:
     left: int
     """Steps that are left."""
     state: Mapping[str, np.ndarray]
-    """All that the sampler needs to continue; see jobs.kinds.seam.Generated."""
+    """All that the sampler needs to continue; see jobs.kinds.protocol.Generated."""
     generator: np.ndarray
     """State of the random stream."""
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from jobs.kinds.seam import model_of
+from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group
 from jobs.run.checkpoints import average_of, checkpoint_at, load_weights, sha256_of_weights, weights_name
 from jobs.run.directory import RunDir

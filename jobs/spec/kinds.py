@@ -1,7 +1,7 @@
 """Kinds of model: the one table, and the protocol of the half that a login node needs. Nothing here imports torch.
 
 A kind is a folder jobs/kinds/KIND: `kind.py` holds KIND, an object of the protocol `Kind`; `model.py` is the half that needs
-torch (see jobs.kinds.seam). All other code asks the table; no code compares the kind of a spec with a name.
+torch (see jobs.kinds.protocol). All other code asks the table; no code compares the kind of a spec with a name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class Kind(Protocol):
     """The half of a kind of model that a login node needs. `Any` stands for the kind's own spec."""
 
     model: str
-    """Name of the module that needs torch; see jobs.kinds.seam."""
+    """Name of the module that needs torch; see jobs.kinds.protocol."""
     written: type[SpecAsWritten]
     """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
     resolved: type[Spec]

@@ -1,6 +1,6 @@
 """The sections of a spec that every kind of model has: fields, defaults, allowed values.
 
-Field names are those of the field's own code and papers. A kind adds sections of its own, and keys to these ones
+Keys have the names that the papers on diffusion and their code use. A kind adds sections of its own, and keys to these ones
 (jobs/kinds/KIND/sections.py). `AsWritten` marks what a person writes; the class without it has every default filled in.
 """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from jobs.data.dataset import ImageData, load_batch
 from jobs.data.order import batch_indices, flip_mask
 from jobs.data.pictures import to_x
-from jobs.kinds.seam import Examples
+from jobs.kinds.protocol import Examples
 from jobs.parallel.group import Group
 from jobs.spec.sections import Spec
 

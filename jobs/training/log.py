@@ -6,7 +6,7 @@ from math import isfinite
 
 import torch
 
-from jobs.kinds.seam import Examples
+from jobs.kinds.protocol import Examples
 from jobs.run.board import Board
 from jobs.run.progress import Progress
 from jobs.spec.kinds import MODEL

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from jobs.data.dataset import open_data
 from jobs.errors import StageFailed, UserError
-from jobs.kinds.seam import Preview
+from jobs.kinds.protocol import Preview
 from jobs.parallel.agreement import Agreement
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Interruption

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from jobs.kinds.seam import Inputs
+from jobs.kinds.protocol import Inputs
 
 
 class LossStatistics:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.kinds.seam import Draw, Examples, model_of
+from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed

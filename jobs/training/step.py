@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffusion.ema import update_ema
-from jobs.kinds.seam import Draw, Examples, Inputs, Network, Trainable, microbatches
+from jobs.kinds.protocol import Draw, Examples, Inputs, Network, Trainable, microbatches
 from jobs.parallel.group import Group
 from jobs.parallel.precision import autocasting
 from jobs.randomness import derived_seed
@@ -34,7 +34,7 @@ class Part:
     averages: dict[str, dict[str, Tensor]]
     """Moving averages of the parameters, by rate as text, such as "0.9999"."""
     bad_steps: Tensor
-    """int64 [] on the device: how many updates in a row, up to the last one, had a gradient that was not finite."""
+    """int64 [] on the device: how many of the latest updates in a row had a gradient that was not finite."""
     parameters: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,10 +89,10 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
         set_lr(part.optimizer, lr_at(step, train))
         part.optimizer.zero_grad()
         terms = []
-        parts = microbatches(inputs, train.microbatch or len(examples.images))
+        batches = microbatches(inputs, train.microbatch or len(examples.images))
         with only_training(state.parts, name):
-            for micro in parts:
-                with contextlib.nullcontext() if micro is parts[-1] else part.ddp.no_sync():
+            for micro in batches:
+                with contextlib.nullcontext() if micro is batches[-1] else part.ddp.no_sync():
                     found = kind.losses(name, networks, micro)
                     # Microbatches add up to the mean over the share; DDP then takes the mean over ranks.
                     loss = (found["loss"] * micro.weights).sum() / len(examples.images)

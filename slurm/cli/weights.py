@@ -14,7 +14,7 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
 
     Raises UserError, before anything is written, for a sweep and for weights that do not fit the network.
     """
-    from jobs.kinds.interchange import import_weights, read_weights
+    from jobs.kinds.weight_files import import_weights, read_weights
     study = load(spec, overrides)
     if len(study.runs) > 1:
         raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
@@ -27,7 +27,7 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
 
 def export_run(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
     """Write weights of `run` to `output`: the average of `ema_rate` (None: the spec's sample.ema_rate), or the raw ones."""
-    from jobs.kinds.interchange import export_weights
+    from jobs.kinds.weight_files import export_weights
     if raw and ema_rate is not None:
         raise UserError("--raw and --ema-rate exclude each other")
     directory = RunDir(run)

@@ -40,7 +40,8 @@ def hold_if_alike(run: Path) -> None:
 def hold(study: Path, failing: str) -> list[str]:
     """Hold the study's pending jobs of the stages up to `failing`, and let its report start. Returns the held job ids.
 
-    Jobs of later stages depend on the held ones. They stay free, so that SLURM can cancel those of the failed runs.
+    Jobs of later stages are not held: they wait for the held jobs anyway, and SLURM must be able to cancel the later jobs of
+    failed runs.
     """
     live, stages = live_jobs(), STAGES[:STAGES.index(failing) + 1]
     pending = [job.id for (_, stage), job in jobs_by_run(study, live).items() if stage in stages and job.state == "PENDING"]

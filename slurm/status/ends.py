@@ -1,4 +1,4 @@
-"""Find out how a job ended that left neither a result nor a failure.json: from SLURM's accounting, else from its log."""
+"""Find out how a job ended if the job left no result and no failure.json: from SLURM's accounting, else from the log."""
 
 import re
 

@@ -192,7 +192,7 @@ def _stage(run: RunDir, progress: dict) -> str:
 
 
 def _state(progress: dict, job: Job | None, submitted: bool, queue_known: bool) -> str:
-    """`progress` belongs to the stage in question, or to the stage before, which is done then."""
+    """Return the state of a run. `progress` is of the current stage or, if that has not started, of the finished one before."""
     recorded_state = progress.get("state", "new")
     if job and job.state == "COMPLETING" and recorded_state in ("interrupted", "failed"):
         return recorded_state
@@ -217,7 +217,7 @@ def _samples(run: RunDir) -> int:
         with os.scandir(run.samples) as entries:
             chunks = sum(entry.name.startswith("chunk-") for entry in entries)
         # By regular expression because the YAML parser takes 10 ms a run: 100 s for ten thousand runs. This is safe because
-        # jobs.spec.reading.file.dump wrote the file: always a field a line, with plain numbers.
+        # jobs.spec.reading.frozen.dump wrote the file: always a field a line, with plain numbers.
         section = run.spec_file.read_text(encoding="utf-8").split("\nsample:\n", 1)[1]
         count, batch = (int(re.findall(rf"^  {field}: (\d+)$", section, re.M)[0]) for field in ("num_samples", "batch_size"))
     except (OSError, LookupError):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from diffusion.losses import training_losses
 from diffusion.networks.layers import Attention
-from jobs.kinds.seam import Examples
+from jobs.kinds.protocol import Examples
 from jobs.spec.kinds import MODEL
 from jobs.training.step import TrainingState
 

@@ -33,7 +33,7 @@ from jobs.data.pictures import to_uint8
 from jobs.evaluation.metrics.frechet import GaussianFit, Moments, frechet_distance
 from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
-from jobs.kinds.seam import Generated
+from jobs.kinds.protocol import Generated
 from jobs.parallel.compiling import compile_options
 from jobs.parallel.group import Group, process_group
 from jobs.randomness import generator_for

@@ -1,4 +1,4 @@
-"""The half of tests/support/linear_kind.py that needs torch; see jobs.kinds.seam."""
+"""The half of tests/support/linear_kind.py that needs torch; see jobs.kinds.protocol."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from jobs.data.dataset import open_data
 from jobs.data.pictures import as_images, to_x
-from jobs.kinds.seam import Generated, Preview
+from jobs.kinds.protocol import Generated, Preview
 from jobs.spec.kinds import MODEL
 
 

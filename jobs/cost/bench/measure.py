@@ -35,7 +35,7 @@ from jobs.cost.bench.split import counted_flops, time_split
 from jobs.cost.bench.timing import FULL, QUICK, Repeats, Work, rates_in_turns, synchronize
 from jobs.cost.bench.work import FOREVER, random_images, sampling_work, training_work, with_variant
 from jobs.cost.count import run_cost
-from jobs.kinds.seam import model_of
+from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group, process_group
 from jobs.quantities import size
 from jobs.spec.kinds import MODEL

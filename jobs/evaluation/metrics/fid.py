@@ -28,8 +28,8 @@ def distance_with_interval(moments: Moments, reference: GaussianFit) -> dict:
     N < LINEAR_FROM * D. This line is the jackknife's estimate. The ten distances also give the jackknife's standard error,
     and with it `interval`, the 95 % interval of the value at N; None for N < 2 * GROUPS.
 
-    We do not use the bootstrap: it draws examples with replacement, and repeated examples change the covariance as fewer
-    examples would. On normal distributions with known distance, the bootstrap's error was up to nine times too large; the
+    We do not use the bootstrap: it draws some examples twice, which has the same effect on the covariance as fewer examples.
+    On normal distributions with known distance, the bootstrap's error was up to nine times too large; the
     jackknife's error was within 40 % and never much too small.
     """
     count, fit = moments.examples, moments.fitted()

@@ -28,7 +28,7 @@ def precision_and_recall(ours: Tensor, theirs: Tensor, on_block: Callable[[], No
 
 
 def radii(rows: Tensor, on_block: Callable[[], None] = lambda: None) -> Tensor:
-    """Squared distance float64 [N] of each of `rows` [N, D] to the K-th nearest other row; a copy of a row is another row."""
+    """Squared distance float64 [N] of each of `rows` [N, D] to the K-th nearest other row. Equal rows count as different rows."""
     found = []
     for x in rows.split(_BLOCK):
         nearest = x.new_full((len(x), 0), 0, dtype=torch.float64)

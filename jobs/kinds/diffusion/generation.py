@@ -11,7 +11,7 @@ from diffusion.networks.unet import UNet
 from diffusion.samplers.table import SAMPLERS, sampler_function
 from jobs.kinds.diffusion.build import build_diffusion, conditions
 from jobs.kinds.diffusion.sections import DiffusionSample, DiffusionSpec
-from jobs.kinds.seam import Begun, Generated
+from jobs.kinds.protocol import Begun, Generated
 from jobs.parallel.precision import autocasting
 
 OWN_SETTINGS: dict[str, Callable[[DiffusionSample], Any]] = {"eta": lambda sample: sample.ddim_eta}

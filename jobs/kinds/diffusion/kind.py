@@ -2,7 +2,7 @@
 
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
-from jobs.kinds.diffusion.layers import unet_layers
+from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
 from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost

@@ -1,4 +1,4 @@
-"""The kind `diffusion`: its half that needs torch (see jobs.kinds.seam)."""
+"""The kind `diffusion`: its half that needs torch (see jobs.kinds.protocol)."""
 
 from jobs.kinds.diffusion.build import build_network as network
 from jobs.kinds.diffusion.generation import generate

@@ -11,7 +11,7 @@ from jobs.data.dataset import ImageData
 from jobs.data.pictures import as_images, to_x
 from jobs.kinds.diffusion.build import build_diffusion, conditions
 from jobs.kinds.diffusion.sections import DiffusionSpec
-from jobs.kinds.seam import Weights
+from jobs.kinds.protocol import Weights
 from jobs.randomness import generator_for, randn_from
 
 SAMPLES, STEPS, STRIP = 16, 50, 9

@@ -54,7 +54,7 @@ class Diffusion(Section):
     sigma_small: bool = False
     """Fixed variance only: the posterior's (small) instead of beta (large)."""
     rescale_timesteps: bool = True
-    """Give the network t * 1000 / diffusion_steps. No checkpoint records this setting; see the table in README."""
+    """Give the network t * 1000 / diffusion_steps. No checkpoint records this setting; README has it for published ones."""
 
 
 class DiffusionTrain(Train):
@@ -77,7 +77,7 @@ class DiffusionEvaluateAsWritten(EvaluateAsWritten):
     nll_examples: CountOrZero = 0
     """How many of its examples, from the first on; 0: none."""
     respacings: list[Respacing] = []
-    """Shorter chains to sample with besides the main one, each with both samplers, for a curve over their lengths."""
+    """Shorter chains to sample with besides the main one, each with ancestral and ddim, for a curve over their lengths."""
 
 
 class DiffusionEvaluate(DiffusionEvaluateAsWritten, Evaluate):

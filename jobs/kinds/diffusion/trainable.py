@@ -13,7 +13,7 @@ from jobs.data.dataset import ImageData
 from jobs.kinds.diffusion.build import build_diffusion, build_network, conditions
 from jobs.kinds.diffusion.previews import STRIP, denoising_preview, noising_preview
 from jobs.kinds.diffusion.sections import DiffusionSpec
-from jobs.kinds.seam import Draw, Examples, Preview, Weights
+from jobs.kinds.protocol import Draw, Examples, Preview, Weights
 from jobs.parallel.group import gather_rows
 from jobs.spec.kinds import MODEL
 
@@ -31,7 +31,7 @@ class DiffusionInputs:
 
 
 class DiffusionTrainable:
-    """The U-Net and the process that it learns to reverse; see jobs.kinds.seam.Trainable."""
+    """The U-Net and the process that it learns to reverse; see jobs.kinds.protocol.Trainable."""
 
     def __init__(self, spec: DiffusionSpec, device: torch.device):
         self.spec, self.device = spec, device

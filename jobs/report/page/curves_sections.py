@@ -6,6 +6,8 @@ from jobs.report.page.chart import Style
 from jobs.report.page.panels import bound_panel, curve_panels, effect_panels, quartile_panels, schedule_panels, training_panels
 from jobs.report.study import StudyReport
 
+HOLLOW = "Hollow markers: samplers that leave the trained chain, such as DDIM. Filled: ancestral sampling."
+
 
 def effects_blocks(study: StudyReport) -> list[Block]:
     if not study.effects:
@@ -50,4 +52,4 @@ def curves_blocks(study: StudyReport, drawn: dict[str, Style]) -> list[Block]:
         return []
     samplers = any(point.sampler for run in study.shown for point in run.curve)
     return [Legend({run.name: drawn[run.name] for run in study.shown if run.curve}),
-            Panels(panels, "Hollow markers: DDIM. Filled: ancestral sampling." if samplers else "")]
+            Panels(panels, HOLLOW if samplers else "")]

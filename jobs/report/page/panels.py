@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from markupsafe import Markup
 
+from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.kind import BITS
 from jobs.report.board import BoardLog
 from jobs.report.curves import bound_points, evenly_spaced, smoothed
@@ -71,7 +72,7 @@ def _curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style], metric: st
         over_chain += _over_chain(run, metric, drawn[run.name], len(runs) == 1)
     return [panel(f"{metric} over {what}", x_label, metric, series, log) for series, what, x_label, log in (
         (over_training, "training", "iteration", ""),
-        (over_chain, "sampling steps", "steps (hollow: DDIM)", "x"),
+        (over_chain, "sampling steps", "steps (hollow: not the trained chain)", "x"),
         (over_compute, "training compute", "FLOPs", "x")) if series]
 
 
@@ -85,7 +86,7 @@ def _over_training(run: RunReport, metric: str, style: Style) -> Series | None:
 
 
 def _over_chain(run: RunReport, metric: str, style: Style, alone: bool) -> list[Series]:
-    """The metric over the lengths of the chain, a line for each sampler. DDIM has hollow markers.
+    """The metric over the lengths of the chain, a line for each sampler. Hollow markers: samplers that leave the trained chain.
 
     `alone`: no other run is drawn, so the lines can have the samplers' names. Fewer than two points make no line.
     """
@@ -97,7 +98,8 @@ def _over_chain(run: RunReport, metric: str, style: Style, alone: bool) -> list[
         samplers.setdefault(point.sampler, []).append(point)
     in_order = dict.fromkeys(point.sampler for point in points)
     return [Series([point.sampling_steps for point in samplers[name]], [point.metrics[metric] for point in samplers[name]],
-                   replace(style, hollow=name == "ddim"), name if alone else "") for name in in_order]
+                   replace(style, hollow=name in SAMPLERS and not SAMPLERS[name].has_likelihood), name if alone else "")
+            for name in in_order]
 
 
 def effect_panels(effects: Sequence[Effect]) -> list[Markup]:

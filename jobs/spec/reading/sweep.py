@@ -5,7 +5,7 @@
       zip:  {model.num_channels: [64, 128], model.num_heads: [2, 4]}             first with first, second with second
       list: [{train.seed: 0}, {name: wet, train.seed: 1, model.dropout: 0.1}]    point by point; a name becomes that of the run
 
-Keys are dotted, of any depth; a key may also name a whole section, or null where null is allowed. Several ways together
+Keys are dotted, of any depth. A key may name a whole section. A value may be null where null is allowed. Several ways together
 multiply: every point of the grid with every one of zip and every one of list.
 """
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.networks.unet import UNet
 from jobs.cost.count import run_cost
-from jobs.kinds.diffusion.layers import unet_layers
+from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.sections import (
     Diffusion,
     DiffusionEvaluateAsWritten,

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
-from jobs.kinds.seam import model_of
+from jobs.kinds.protocol import model_of
 from jobs.report.write import report
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze

@@ -13,7 +13,7 @@ from jobs.data.pictures import to_x
 from jobs.kinds.diffusion.build import conditions
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, resolve
 from jobs.kinds.diffusion.trainable import DiffusionInputs, DiffusionTrainable
-from jobs.kinds.seam import Draw, microbatches
+from jobs.kinds.protocol import Draw, microbatches
 from jobs.parallel.group import Group
 from jobs.training.batches import Batches, share_of
 

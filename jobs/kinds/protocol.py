@@ -84,7 +84,7 @@ class Draw:
         return torch.randn((self.batch_size, *shape), device=self.device, generator=generator)[self.share]
 
     def own(self, values: Tensor) -> Tensor:
-        """Return this rank's share of `values` [batch_size, ...], drawn on the CPU, on the device."""
+        """Return this rank's share of `values` [batch_size, ...], copied from the CPU to the device."""
         share = values[self.share]
         if self.device.type == "cuda":
             share = share.pin_memory()

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save, save_file
 from jobs.errors import UserError
 from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
-from jobs.kinds.interchange import export_weights, import_weights, read_weights
+from jobs.kinds.weight_files import export_weights, import_weights, read_weights
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import load_frozen

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from jobs.errors import UserError
-from jobs.kinds.seam import model_of
+from jobs.kinds.protocol import model_of
 from jobs.run.checkpoints import Weights, average_of, final_checkpoint, load_weights, save_checkpoint, save_weights
 from jobs.run.directory import RunDir
 from jobs.spec.kinds import MODEL
