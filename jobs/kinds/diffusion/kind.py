@@ -26,7 +26,7 @@ class DiffusionKind:
         return diffusion_contradictions(spec)
 
     def samplings(self, spec: DiffusionSpec) -> list[Changes]:
-        """Each chain of evaluate.respacings, with both samplers."""
+        """Return each chain of evaluate.respacings, with ancestral and ddim."""
         return [(("sampler", sampler), ("timestep_respacing", chain))
                 for chain in spec.evaluate.respacings for sampler in ("ancestral", "ddim")]
 

@@ -6,7 +6,7 @@ from jobs.report.page.chart import Style
 from jobs.report.page.panels import bound_panel, curve_panels, effect_panels, quartile_panels, schedule_panels, training_panels
 from jobs.report.study import StudyReport
 
-HOLLOW = "Hollow markers: samplers that leave the trained chain, such as DDIM. Filled: ancestral sampling."
+HOLLOW = "Hollow markers: DDIM. Filled: ancestral sampling."
 
 
 def effects_blocks(study: StudyReport) -> list[Block]:

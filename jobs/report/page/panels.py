@@ -72,7 +72,7 @@ def _curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style], metric: st
         over_chain += _over_chain(run, metric, drawn[run.name], len(runs) == 1)
     return [panel(f"{metric} over {what}", x_label, metric, series, log) for series, what, x_label, log in (
         (over_training, "training", "iteration", ""),
-        (over_chain, "sampling steps", "steps (hollow: not the trained chain)", "x"),
+        (over_chain, "sampling steps", "steps (hollow: DDIM)", "x"),
         (over_compute, "training compute", "FLOPs", "x")) if series]
 
 
