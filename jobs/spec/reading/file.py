@@ -29,7 +29,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     if "sweep" in tree.value:
         points, wrong = expand(base.pop("sweep"), dict(_from_command_line(tree)))
         if wrong:
-            # A sweep may give keys that are missing, and a kind to sections that look foreign without it.
+            # The sweep may set the missing keys, or the kind that has the sections which are foreign to the base.
             wrong += [complaint for complaint in validate(base)[1]
                       if complaint[1] != MISSING and not complaint[1].startswith(FOREIGN)]
             refuse([with_location(tree, None, complaint) for complaint in wrong])
