@@ -72,7 +72,8 @@ class GaussianDiffusion:
         self._posterior_log_variance = self._table(c.posterior_log_variance_clipped)
         self._x_start = self._combination(self.parameterisation.x_start(c))
         self._target = self._combination(self.parameterisation.target(c))
-        self._log_variance = [self._table(values) for values in self.variance.log_variance(c)]
+        offset, slope = self.variance.log_variance(c)
+        self._log_variance = self._table(offset - slope), self._table(offset + slope)  # at v = -1 and at v = 1
         self._sqrt_recip_alphas_cumprod = self._table(np.sqrt(1 / c.alphas_cumprod))
         self._sqrt_recipm1_alphas_cumprod = self._table(np.sqrt(1 / c.alphas_cumprod - 1))
 
@@ -134,8 +135,11 @@ class GaussianDiffusion:
         if clip_denoised:
             pred_xstart = pred_xstart.clamp(-1, 1)
         mean = output if self.parameterisation.output_is_mean else self._posterior_mean(pred_xstart, x_t, t)
-        offset, slope = (_at(table, t) for table in self._log_variance)
-        return Prediction(mean, offset.expand_as(x_t) if v is None else offset + slope * v, pred_xstart)
+        low, high = (_at(table, t) for table in self._log_variance)
+        if v is None:
+            return Prediction(mean, low.expand_as(x_t), pred_xstart)
+        fraction = (v + 1) / 2  # as IDDPM eq. 15 has it: offset + slope * v rounds otherwise, and so would every trained weight
+        return Prediction(mean, fraction * high + (1 - fraction) * low, pred_xstart)
 
     def epsilon(self, x_t: Tensor, t: Tensor, pred_xstart: Tensor) -> Tensor:
         """The noise that leads from `pred_xstart` to `x_t` (DDPM eq. 4, solved for epsilon)."""
