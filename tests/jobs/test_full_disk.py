@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from noisy_runs import trained
 
 from jobs.sampling.chunks import chunk_file
@@ -51,6 +52,7 @@ def assert_refused_for_want_of_space(trials):
         assert json.loads(run.progress.read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_samples_is_named_and_nothing_is_half_written(make_run, alone):
     chunk, h5, npz, png = (trained(make_run("diffusion.diffusion_steps=10", folder=name))
                            for name in ("chunk", "h5", "npz", "png"))
@@ -70,6 +72,7 @@ def test_a_disk_too_full_for_samples_is_named_and_nothing_is_half_written(make_r
         assert alone(run, stage) == "done" and file.exists()
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_a_checkpoint_is_named_and_nothing_is_half_written(make_run, alone):
     model, state = make_run(folder="model"), make_run("train.ema_rate=[]", "sample.ema_rate=null", folder="state")
     assert_refused_for_want_of_space([(60_000, "train", model, model.checkpoints / "step-00000004"),

@@ -100,6 +100,7 @@ def test_a_step_is_few_kernels_and_neither_copies_nor_waits(sampler, expected):
     assert kernels.names == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {}), (ddim, {"eta": 0.5})])
 @pytest.mark.parametrize("name", ["unet_uncond32", "unet_classcond32"])
 def test_a_recorded_step_replayed_is_every_step(golden, graphs_without_gpu, name, sampler, options):

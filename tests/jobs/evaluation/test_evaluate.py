@@ -106,6 +106,7 @@ def test_two_processes_find_what_one_does(sampled, ranks, alone):
 CURVE = ("sample.at=[6, last]", "evaluate.respacings=[10]", "sample.num_samples=8", "evaluate.nll_examples=4")
 
 
+@pytest.mark.slow
 def test_every_point_has_its_metrics_and_an_ancestral_one_its_bound(sampled, alone):
     run = sampled(*CURVE)
     assert alone(run, "evaluate") == "done"
@@ -128,6 +129,7 @@ def test_every_point_has_its_metrics_and_an_ancestral_one_its_bound(sampled, alo
     assert short["bits/dim"] == pytest.approx(bound.total.mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_was_evaluated_survives_a_stop(sampled, alone, monkeypatch):
     run = sampled(*CURVE)
     kill_at, measured, bounded = [3], [], []

@@ -15,6 +15,7 @@ from jobs.kinds.diffusion.build import build_diffusion
 from jobs.randomness import generator_for, randn_from
 
 
+@pytest.mark.slow
 def test_bits_per_dim_of_every_held_out_example_once_and_in_order(sampled, alone):
     run = sampled("evaluate.nll_examples=7", "evaluate.batch_size=3", "evaluate.metrics=[]")
     assert alone(run, "evaluate") == "done"

@@ -271,6 +271,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_what_is_there(exporting, 
 
 # The installed command ------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_from_the_command_line_there_and_back(make_run, published, tmp_path):
     spec = make_run(*GOLDEN, folder="elsewhere").spec_file
     torch.save(published, tmp_path / "published.pt")

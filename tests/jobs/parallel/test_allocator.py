@@ -26,6 +26,7 @@ with distributed.process_group(Path(sys.argv[2]), threads=1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("malloc, share", [("default", 1.0), ("kept", 0.0)])
 def test_a_stage_on_a_cpu_takes_its_memory_from_the_system_once(tmp_path, malloc, share):
     done = subprocess.run([sys.executable, "-c", ALLOCATING, malloc, tmp_path / "meeting"], capture_output=True, text=True,

@@ -58,6 +58,7 @@ def test_compiled_sampling_gives_the_same_bytes_for_any_number_of_processes(make
     assert np.abs(made["one"] - made["eager"]).max() <= 1 and len(np.unique(made["one"], axis=0)) == 9
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_trained_and_the_network_itself_stays_as_it_is(make_run, tmp_path):
     with process_group(tmp_path / "meeting", threads=1) as group:
         kinds = {"default": torch._dynamo.OptimizedModule, "max-autotune": torch._dynamo.OptimizedModule, "false": UNet}
@@ -85,6 +86,7 @@ def test_a_missing_compiler_is_bad_input_that_names_the_setting(make_run, ranks,
     assert "/nowhere/g++" in said and said.endswith(f"such as g++. Without one, set {stage}.compile: false\n")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_named_even_if_it_worked_before(monkeypatch):
     device = torch.device("cpu")
     check_compiler("train.compile", device)

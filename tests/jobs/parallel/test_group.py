@@ -43,6 +43,7 @@ print(*(os.wait()[1] for _ in range(3)))
 """
 
 
+@pytest.mark.slow
 def test_collectives_over_three_processes_that_meet_by_a_file(tmp_path):
     command = [sys.executable, "-c", COLLECTIVES, str(tmp_path / "meeting")]
     assert subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120).stdout == "0 0 0\n"

@@ -212,6 +212,7 @@ def test_what_is_no_study_is_refused(tmp_path):
         report(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_report_loads_no_torch(study):
     code = ("import sys\nfrom pathlib import Path\nfrom jobs.report.write import report\n"
             "report(Path(sys.argv[1]))\nassert 'torch' not in sys.modules")

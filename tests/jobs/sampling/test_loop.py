@@ -65,6 +65,7 @@ def test_more_samples_leave_those_before_as_they_are(make_run, alone, overrides)
     assert len(np.unique(theirs, axis=0)) == 13
 
 
+@pytest.mark.slow
 def test_settings_show_in_the_samples(make_run, alone):
     changes = [(), ("sample.seed=1",), ("sample.sampler=ddim",), ("sample.sampler=ddim", "sample.ddim_eta=0.5"),
                ("sample.timestep_respacing=7",), ("sample.clip_denoised=false",), ("sample.batch_size=2",),
@@ -103,6 +104,7 @@ def test_labels_go_round_and_reach_the_network(make_run, alone):
 
 # Weights --------------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_the_average_that_the_spec_names_is_sampled_from(make_run, alone):
     averaged = trained(make_run(folder="averaged"), averaged=0, raw=1)
     raw = trained(make_run("sample.ema_rate=null", folder="raw"), averaged=1, raw=0)

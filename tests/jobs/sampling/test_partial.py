@@ -63,6 +63,7 @@ def partials(run):
 UNCONDITIONAL = ("data.class_cond=false", "data.num_classes=null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [
     (), ("sample.sampler=ddim", "sample.ddim_eta=0.5"), ("sample.sampler=ddim", *UNCONDITIONAL),
     ("sample.timestep_respacing=25", "diffusion.loss=simple"),
@@ -173,6 +174,7 @@ HARMS = [(_cut, "cannot be read (damaged"), (_flip, "cannot be read (damaged"), 
          (_other_torch, f"{OTHER} torch 1.0"), (_other_chunk, f"{OTHER} indices [0, 4] instead of [4, 8]")]
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_foreign_is_passed_over_with_a_note(make_run, alone, at_question, walked, capsys):
     run, unbroken = (trained(make_run("diffusion.diffusion_steps=20", folder=name)) for name in ("run", "unbroken"))
     assert alone(unbroken, "sample") == "done"

@@ -128,6 +128,7 @@ def test_counts_may_be_written_as_yaml_reads_them(make_run):
 
 # Training keeps their checkpoints ------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_training_saves_at_these_steps_and_keeps_them(make_run, alone):
     run, plain = make_run("sample.at=[3, 5, last]", folder="points"), make_run(folder="plain")
     for either in (run, plain):

@@ -69,6 +69,7 @@ def test_two_ranks_compare_the_mean_of_their_parts_with_the_whole_batch(make_run
     assert expected and logged[TAG][1] == pytest.approx(expected[TAG], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_does_not_depend_on_how_often_noise_is_measured(make_run, alone):
     weights = []
     for interval in (1, 12):

@@ -63,6 +63,7 @@ def test_other_objectives_log_their_own_terms(make_run, alone, loss, keys):
     assert set(events(run).Tags()["scalars"]) & {"loss", "mse", "vb", "loss_scale"} == keys
 
 
+@pytest.mark.slow
 def test_fp16_scales_its_loss(make_run, alone):
     run = make_run("train.iterations=30", "train.precision=fp16", "train.log_interval=1", "train.save_interval=30",
                    "diffusion.diffusion_steps=4")

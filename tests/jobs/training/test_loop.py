@@ -35,6 +35,7 @@ def test_two_ranks_learn_as_one_does_and_one_may_continue_their_run(make_run, ra
     np.testing.assert_allclose(list(continued.values()), list(one.values()), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_divergence_ends_the_stage_with_advice_and_leaves_a_checkpoint_of_finite_weights(make_run, alone):
     run = make_run("train.lr=1e30", "train.iterations=200", "train.log_interval=4", "train.save_interval=8",
                    "diffusion.diffusion_steps=4")

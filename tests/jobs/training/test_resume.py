@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from small_checkpoints import assert_same_checkpoint, contents, continued, steps_of, truncate
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -99,6 +100,7 @@ def test_a_signal_and_then_a_kill_leave_no_trace(make_run, ranks):
             assert shown[tag] == steps
 
 
+@pytest.mark.slow
 def test_three_ranks_add_up_in_the_same_order_after_a_restart(make_run):
     run = make_run("train.iterations=8", "model.dropout=0.1", "diffusion.diffusion_steps=4")
     train_forked(run, 3)
@@ -118,6 +120,7 @@ def test_the_scaler_of_fp16_is_resumed(make_run, alone):
     assert_same_checkpoint(resumed.checkpoints / "step-00000008", run.checkpoints / "step-00000008")
 
 
+@pytest.mark.slow
 def test_points_beyond_the_checkpoint_are_logged_once(make_run, alone):
     run = make_run("train.iterations=8", "train.log_interval=1", "diffusion.diffusion_steps=4")
     assert alone(run, "train") == "done"
@@ -131,6 +134,7 @@ def test_points_beyond_the_checkpoint_are_logged_once(make_run, alone):
         assert steps_by_tag(run) == before
 
 
+@pytest.mark.slow
 def test_the_log_is_on_disk_up_to_a_checkpoint_before_the_checkpoint_is(make_run, alone, monkeypatch):
     run, seen = make_run("train.log_interval=1", "diffusion.diffusion_steps=4"), {}
     save, write = jobs.training.loop.save, RecordWriter.write

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_cancelled_study_has_saved_stays_cancelled_and_goes_on_when_submitted_again(fake_slurm):
     waiting = fake_slurm.act("run", "train", "wait")
     fake_slurm.submit("spec.yaml")

@@ -44,6 +44,7 @@ def dependencies(cluster) -> dict[str, str]:
             for each in submissions if first[each["job_id"]]["state"] == "PENDING"}
 
 
+@pytest.mark.slow
 def test_pupils_are_trained_after_their_teachers_and_status_says_so(fake_slurm, write):
     assert "# " in fake_slurm.submit("pupils.yaml", "--dry-run") and not Path("runs").exists()
     waiting = fake_slurm.act("teacher", "train", "wait")
@@ -67,6 +68,7 @@ def test_pupils_are_trained_after_their_teachers_and_status_says_so(fake_slurm, 
     assert set(fake_slurm.states().values()) == {"done"} and events[-1] == "begin report"
 
 
+@pytest.mark.slow
 def test_after_a_teacher_failed_its_pupils_are_cancelled_and_requeue_brings_all_back(fake_slurm, write):
     failing = fake_slurm.act("teacher", "train", "fail no such thing")
     fake_slurm.submit("pupils.yaml", "--max-parallel", 1)
@@ -82,6 +84,7 @@ def test_after_a_teacher_failed_its_pupils_are_cancelled_and_requeue_brings_all_
     assert set(fake_slurm.states().values()) == {"done"}
 
 
+@pytest.mark.slow
 def test_a_run_of_another_study_must_be_done_or_in_the_queue(fake_slurm, write):
     assert "linear.teacher: runs/teachers/b: there is no such run" in fake_slurm.submit("pupil.yaml", status=2)
     teacher = freeze(load("teachers.yaml", ()), Path("runs"))[1]
@@ -100,6 +103,7 @@ def test_a_run_of_another_study_must_be_done_or_in_the_queue(fake_slurm, write):
     assert "afterok:1_1" not in fake_slurm.submit("pupil.yaml", "--dry-run")
 
 
+@pytest.mark.slow
 def test_a_submission_that_broke_off_is_completed_with_what_its_runs_wait_for(fake_slurm, write, monkeypatch):
     fake_slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
     fake_slurm.submit("pupils.yaml")

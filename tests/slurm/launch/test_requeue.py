@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_running_job_saves_goes_back_into_the_queue_and_goes_on(fake_slurm):
     waiting = fake_slurm.act("run", "train", "wait")
     fake_slurm.submit("spec.yaml")
@@ -18,6 +21,7 @@ def test_a_running_job_saves_goes_back_into_the_queue_and_goes_on(fake_slurm):
     assert "train of run, from step 20" in fake_slurm.iddpm("logs", "runs/study/run", "--stage", "train")  # in the same log
 
 
+@pytest.mark.slow
 def test_all_ranks_are_told_to_save_and_the_job_is_requeued_once(fake_slurm):
     fake_slurm.act("run", "train", "wait")
     fake_slurm.submit("spec.yaml", "resources.train.nodes=2")
@@ -28,6 +32,7 @@ def test_all_ranks_are_told_to_save_and_the_job_is_requeued_once(fake_slurm):
     assert json.loads(Path("runs/study/run/requeues.json").read_text())["train"]["done"] == 10
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_submitted_again_with_the_same_profile(fake_slurm):
     fake_slurm.act("run", "sample", "fail no such thing")
     fake_slurm.submit("spec.yaml", "--max-parallel", 1)
@@ -39,6 +44,7 @@ def test_a_failed_run_is_submitted_again_with_the_same_profile(fake_slurm):
     assert len(submissions) == 7 and {(each["cluster"], each["max_parallel"]) for each in submissions} == {("stand-in", 1)}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_fails_alike_is_held_and_requeue_brings_it_home(fake_slurm):
     fake_slurm.spec("sweep.yaml", sweep={"grid": {"train.seed": [1, 2, 3, 4, 5]}})
     acts = [fake_slurm.act(f"seed={seed}", "train", "fail no such thing") for seed in range(1, 6)]

@@ -39,6 +39,7 @@ def test_equal_code_has_one_copy_and_a_changed_template_another(checkout, tmp_pa
     assert len(list((tmp_path / "study" / "code").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_report_can_be_written_by_the_copied_code(study):
     code = snapshot(study)
     assert not list(code.rglob("__pycache__"))

@@ -45,6 +45,7 @@ def test_a_sweep_runs_in_order_ends_with_a_report_and_is_not_submitted_twice(fak
         assert "COMPLETED" in fake_slurm("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State")
 
 
+@pytest.mark.slow
 def test_of_a_run_that_fails_the_later_stages_are_cancelled_and_submit_goes_on_with_it(fake_slurm):
     failing = fake_slurm.act("seed=1", "train", "fail no such thing")
     fake_slurm.submit("sweep.yaml")
@@ -58,6 +59,7 @@ def test_of_a_run_that_fails_the_later_stages_are_cancelled_and_submit_goes_on_w
     assert submitted(again) == ["train", "sample", "evaluate", "report"] and again.count("1 run\n") == 3 and "1 done" in again
 
 
+@pytest.mark.slow
 def test_max_parallel_holds_for_the_whole_study(fake_slurm):
     two = {stage: {"nodes": 2 if stage == "train" else 1, "tasks_per_node": 1, "time": "0:20:00"}
            for stage in ("train", "sample", "evaluate")}
@@ -118,6 +120,7 @@ def test_a_sweep_larger_than_the_clusters_arrays_becomes_several(fake_slurm):
     assert "10 jobs, and the cluster holds at most 9" in fake_slurm.submit("sweep.yaml", "--runs", "other", status=2)
 
 
+@pytest.mark.slow
 def test_jobs_run_the_code_that_was_submitted_from_the_folder_of_the_submission(fake_slurm):
     fake_slurm.submit("spec.yaml", "--runs", "my runs, [new]")
     fake_slurm.until_empty()

@@ -105,6 +105,7 @@ STAGES_OF_A = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, "train"])
 def test_following_goes_from_stage_to_stage_and_ends_with_the_last(study, capfd, monkeypatch, stage):
     monkeypatch.setattr(logs, "POLL_S", 0.02)

@@ -16,6 +16,7 @@ from jobs.training.state import new_state
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_every_combination_is_measured_where_there_is_time(spec, group, short):
     rates, _, _ = measure_training(spec, group, ["bf16"], short, False, False)
     assert {(rate.precision, rate.gradient_checkpointing, rate.batch_size) for rate in rates} == {
@@ -24,6 +25,7 @@ def test_every_combination_is_measured_where_there_is_time(spec, group, short):
     assert [rate.batch_size for rate in rates] == [4, 2, 1, 8]
 
 
+@pytest.mark.slow
 def test_checkpointing_at_some_resolutions_is_measured_besides(spec, group, short):
     listed = spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": [8]})})
     rates, _, _ = measure_training(listed, group, ["fp32"], short, True, False)
@@ -48,6 +50,7 @@ def test_rates_are_of_images(spec, short):
     assert (one.per_second.median, hundred.per_second.median, hundred.per_second.q75) == (2, 300, 450)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_row_and_not_tried(spec, group, monkeypatch, short):
     needs = {batch: run_cost(bench_work.with_variant(spec, Variant(work="train", precision="fp32", batch_size=batch))
                              ).training_memory.total for batch in (6, 12, 24)}
@@ -74,6 +77,7 @@ def test_a_full_gpu_is_a_row_and_training_goes_on(spec, group):
         warm_up(VariantStep(variant, lambda: 1 / 0), CPU)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_a_row(spec, group, monkeypatch, short):
     def at_once(self):
         raise ImportError("no inductor")

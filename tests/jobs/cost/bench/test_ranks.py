@@ -6,6 +6,7 @@ from jobs.cost.bench import ranks as bench_ranks
 from jobs.cost.bench.ranks import measure_scaling, started
 
 
+@pytest.mark.slow
 def test_two_ranks_are_measured_against_one(spec, short):
     [scaling] = measure_scaling(spec, short)
     assert (scaling.ranks, scaling.threads, scaling.problem) == (2, 1, "")
@@ -32,6 +33,7 @@ def test_scaling_that_fails_is_a_row(spec, monkeypatch, short):
     assert (scaling.ranks, scaling.efficiency, scaling.problem) == (2, None, "a rank was killed")
 
 
+@pytest.mark.slow
 def test_ranks_train_with_checkpointing_at_some_resolutions(spec):
     listed = spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": [8]})})
     with started(listed, 1, 1) as ranks:

@@ -12,6 +12,7 @@ from jobs.spec.stages import STAGES
 from slurm.cli.bench import bench_machine, recommendation
 
 
+@pytest.mark.slow
 def test_a_whole_measurement(folder, capsys):
     bench_machine(Path("small.yaml"), ("train.microbatch=6",), True, False, Path("here.json"))
     out, bench = capsys.readouterr().out, read_bench(Path("here.json"))

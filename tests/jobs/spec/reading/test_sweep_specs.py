@@ -90,6 +90,7 @@ def test_points_that_make_the_same_run(write, sweep, expected):
     assert complaints_about(write(f"{SMALLEST}sweep: {{{sweep}}}\n")) == [f"x.yaml:4: {expected}"]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_ten_thousand_runs_loads_in_seconds(write):
     seeds = ", ".join(map(str, range(2500)))
     path = write(SMALLEST + f"sweep: {{grid: {{train.seed: [{seeds}], diffusion.loss: [simple, hybrid], "

@@ -67,6 +67,7 @@ def test_line_ends_and_byte_order_mark(write):
 
 # What is not YAML, or not allowed in it
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text, expected", [
     ("name: x\ndata:\n\tpath: digits\n", "x.yaml:3: not valid YAML: a tab; YAML indents with spaces"),
     ("name: x\n data: 1\n",
