@@ -137,12 +137,6 @@ def fingerprint(data: ImageData) -> str:
     return digest.hexdigest()
 
 
-def load_batch(data: ImageData, indices: np.ndarray, flip: np.ndarray | None) -> np.ndarray:
-    """Read the images at `indices` [n], in that order: uint8 [n, C, H, W], contiguous.
-
-    `flip`, bool [n], says which images to mirror left-right; None mirrors none.
-    """
-    batch = data.images[indices]
-    if flip is not None:
-        batch[flip] = batch[flip, :, ::-1]
-    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+def load_batch(data: ImageData, indices: np.ndarray) -> np.ndarray:
+    """Read the images at `indices` [n], in that order: uint8 [n, C, H, W], contiguous."""
+    return np.ascontiguousarray(data.images[indices].transpose(0, 3, 1, 2))

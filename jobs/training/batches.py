@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jobs.data.dataset import ImageData, load_batch
 from jobs.data.order import batch_indices, flip_mask
-from jobs.data.pictures import to_x
+from jobs.data.pictures import mirrored, to_x
 from jobs.kinds.protocol import Examples
 from jobs.parallel.group import Group
 from jobs.spec.sections import Spec
@@ -45,23 +45,19 @@ class Batches:
                 yield self._assemble(*read)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return images uint8 [n, C, H, W], None and labels [n].
-
-        If the images are on the device, return indices [n] and which images to flip, bool [n], instead of the first two.
-        """
+        """Return images uint8 [n, C, H, W], or indices [n] where images are on the device; which to mirror [n]; labels [n]."""
         train, data = self.spec.train, self.data
         indices = batch_indices(len(data), train.batch_size, step, train.seed)[self.share]
         flip = flip_mask(train.batch_size, step, train.seed)[self.share] if self.spec.data.random_flip else None
         labels = self._pinned(data.labels[indices]) if self.spec.data.class_cond and data.labels is not None else None
-        if self.images is None:
-            return self._pinned(load_batch(data, indices, flip)), None, labels
-        return self._pinned(indices), None if flip is None else self._pinned(flip), labels
+        images = load_batch(data, indices) if self.images is None else indices
+        return self._pinned(images), None if flip is None else self._pinned(flip), labels
 
     def _assemble(self, images: Tensor, flip: Tensor | None, labels: Tensor | None) -> Examples:
         images = self._send(images)
         if self.images is not None:
             images = self.images[images].permute(0, 3, 1, 2).contiguous()
-            images = images if flip is None else torch.where(self._send(flip)[:, None, None, None], images.flip(3), images)
+        images = mirrored(images, None if flip is None else self._send(flip))
         return Examples(to_x(images), None if labels is None else self._send(labels))
 
     def _pinned(self, array: np.ndarray) -> Tensor:
