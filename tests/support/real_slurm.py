@@ -96,7 +96,9 @@ class Cluster:
 
     def until_sampled(self) -> None:
         """Wait for the samples, and do without evaluation and report, which are those of any run."""
-        self("scancel", *(line.split()[0] for line in self.queue() if "-evaluate-" in line or "-report-" in line))
+        later = [line.split()[0] for line in self.queue() if "-evaluate-" in line or "-report-" in line]
+        if later:  # on a quick machine they may have ended already; --quiet: one may end at this moment
+            self("scancel", "--quiet", *later)
         self.until_empty()
 
 

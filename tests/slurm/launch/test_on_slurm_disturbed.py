@@ -13,7 +13,8 @@ from slurm.testbed import daemons
 # One after another, beside the tests of the other file: those wait for SLURM more than they compute.
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm, disturbed"), pytest.mark.timeout(400)]
 # Long enough to be disturbed in training and in sampling; what is evaluated does not matter here.
-LONG = ["train.iterations=200", "train.save_interval=40", "diffusion.diffusion_steps=500", "evaluate.nll_examples=0"]
+LONG = ["train.iterations=200", "diffusion.diffusion_steps=500", "evaluate.nll_examples=0", "train.keep_interval=40",
+        "train.save_interval=5"]  # frequent checkpoints and pictures: training takes a while on any machine
 # SLURM may announce a time limit of one minute as soon as the job starts, or half a minute later. A checkpoint and pictures every
 # few steps make training slow enough on any machine, and change no weights.
 LONGER = ["train.iterations=600", "evaluate.nll_examples=0"]
