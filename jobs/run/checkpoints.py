@@ -158,7 +158,7 @@ def final_checkpoint(run: RunDir) -> Checkpoint:
     try:
         return open_checkpoint(last)
     except UserError as error:
-        raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` goes on from the one before.") from error
+        raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` resumes from the one before.") from error
 
 
 def checkpoint_at(run: RunDir, step: int) -> Checkpoint:

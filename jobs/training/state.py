@@ -70,7 +70,7 @@ def resume(state: TrainingState, run: RunDir) -> int:
     state.kind.load_state_dict(saved["kind"])
     state.noise = GradientNoise(**saved["gradient_noise"])
     if state.group.is_main:
-        note(f"going on from {checkpoint.path}")
+        note(f"resuming from {checkpoint.path}")
     return checkpoint.step
 
 

@@ -71,7 +71,7 @@ def test_sampling_needs_the_last_checkpoint_whole(make_run, alone):
         with pytest.raises(UserError, match=rf"training is not finished \(step {step or 0} of 12\); run `iddpm train"):
             alone(run, "sample")
     flip_a_bit(save_untrained(run, 12) / "ema-0.9.safetensors")
-    with pytest.raises(UserError, match="ema-0.9.safetensors: damaged .* goes on from the one before"):
+    with pytest.raises(UserError, match="ema-0.9.safetensors: damaged .* resumes from the one before"):
         alone(run, "sample")
     assert not run.samples.exists()
     save_untrained(run, 12)

@@ -87,7 +87,7 @@ def test_a_signal_and_then_a_kill_leave_no_trace(make_run, ranks):
 
     assert ranks(run, "train", 2) == 0
     log = (run.path / "train-0.log").read_text()
-    assert [int(step) for step in re.findall(r"going on from \S*step-(\d+)", log)] == [stopped, killed]
+    assert [int(step) for step in re.findall(r"resuming from \S*step-(\d+)", log)] == [stopped, killed]
     assert_same_checkpoint(run.checkpoints / "step-00000060", last)
 
     # TensorBoard has every point once, the kill notwithstanding; only pictures that follow a checkpoint may be missing.
@@ -165,6 +165,6 @@ def test_training_falls_back_to_an_older_checkpoint_and_ends_with_equal_bits(mak
     assert alone(run, "train") == "done"
     said = capsys.readouterr().out
     assert re.search(r"step-00000008/ema-0.9.safetensors: damaged .*falling back to .* \(step-00000004\)\n", said)
-    assert re.search(r"going on from \S*step-00000004\n", said)
+    assert re.search(r"resuming from \S*step-00000004\n", said)
     assert_same_checkpoint(run.checkpoints / "step-00000008", whole.checkpoints / "step-00000008")
     assert newest_checkpoint(run).step == 8
