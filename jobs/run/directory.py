@@ -1,8 +1,5 @@
 """The directory of a run: the paths in it, its frozen spec, and how far the run is."""
 
-import fcntl
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import Busy, UserError
+from jobs.errors import UserError
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import read_json
+from jobs.storage.locks import locked
 
 
 @dataclass(frozen=True)
@@ -134,14 +132,5 @@ class RunDir:
         Raises Busy, a UserError, if another process holds the lock, and UserError if `path` is not a run's directory.
         """
         _ = self.spec  # raises before a lock file is written into another kind of folder
-        with open(self.path / "lock", "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise Busy(f"{self.path}: another process is at work on this run ({file.read().strip() or 'unknown'}); "
-                           "wait for it or stop it") from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+        with locked(self.path / "lock", f"{self.path}: another process is at work on this run"):
             yield
