@@ -64,12 +64,15 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
     from jobs.evaluation.evaluate import evaluate
     from jobs.parallel.group import on_main, process_group
+    from jobs.parallel.precision import computing_in
     from jobs.sampling.loop import sample
     from jobs.training.loop import train
 
     work = {"train": train, "sample": sample, "evaluate": evaluate}[stage]
-    threads = getattr(run.spec.resources, stage).threads
-    with process_group(meeting_file, threads) as group, contextlib.ExitStack() as held:
+    resources = getattr(run.spec.resources, stage)
+    precision = getattr(getattr(run.spec, stage), "precision", "fp32")  # an evaluation is always in fp32
+    with (process_group(meeting_file, resources.threads, gpu=resources.gpus_per_node > 0) as group,
+          computing_in(precision, group.device), contextlib.ExitStack() as held):
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
         on_main(lambda: remove_failure(run.path))

@@ -90,6 +90,8 @@ def _plain_rate(bench: Bench, wanted: Variant, problem: str) -> MeasuredRate:
         if getattr(wanted, setting):
             rate = measured_rate(bench, wanted.model_copy(update={setting: False}))
             return MeasuredRate(rate.per_second, rate.threads, [*rate.assumed, sentence])
+    if wanted.precision == "tf32" and bench.device == "cpu":  # where tf32 is fp32
+        return measured_rate(bench, wanted.model_copy(update={"precision": "fp32"}))
     words = f"{wanted.work} in {wanted.precision}"
     if wanted.work == "train":
         where = wanted.gradient_checkpointing

@@ -38,7 +38,7 @@ def open_torchscript(file: str, device: torch.device) -> Extractor:
     def call(images: Tensor, **chosen: bool):
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         try:
-            # TensorFloat-32, the default for convolutions, changes features in their third digit.
+            # TensorFloat-32 would change features in their third digit; the process group has switched it off.
             with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
                 return network(rgb, **chosen)
         except torch.OutOfMemoryError:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.parallel.allocator import keep_freed_memory
+from jobs.parallel.devices import VISIBLE, gpu_index, own_slice
+from jobs.parallel.precision import exact_products
 from jobs.storage.files import write_text
 
 SIOCGIFADDR = 0x8915  # linux/sockios.h
@@ -89,19 +91,32 @@ def _interface_of(address: str) -> str | None:
     return None
 
 
+def choose_device(gpu: bool, local_rank: int) -> torch.device:
+    """Return the device of a rank: its GPU if `gpu` is wanted and CUDA shows one, else the CPU."""
+    if not gpu:
+        return torch.device("cpu")
+    if own := own_slice(os.environ, local_rank):
+        os.environ[VISIBLE] = own  # before torch asks CUDA for the first time
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", gpu_index(os.environ, torch.cuda.device_count(), local_rank))
+
+
 @contextmanager
-def process_group(meeting: Path, threads: int) -> Iterator[Group]:
+def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Group]:
     """Join the other ranks of this stage while the block lasts.
 
     `meeting` is a path that all ranks see and no other group uses. Rank 0 writes its address to that file; under torchrun
-    the launcher's address is used instead. `threads` is the number of CPU threads of this process. Without a GPU, the
-    process keeps the memory that it frees (see jobs.parallel.allocator). Raises TimeoutError if rank 0 does not come.
+    the launcher's address is used instead. `threads` is the number of CPU threads of this process. `gpu`: compute on a GPU
+    where there is one, whichever launcher started the ranks. Without a GPU, the process keeps the memory that it frees (see
+    jobs.parallel.allocator). Products of float32 numbers are exact (see jobs.parallel.precision). Raises TimeoutError if rank
+    0 does not come.
     """
     here = rank_info()
     torch.set_num_threads(threads)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
+    device = choose_device(gpu, here.local_rank)
+    exact_products()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()

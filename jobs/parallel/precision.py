@@ -1,6 +1,12 @@
-"""Precisions by name, and networks that compute in them."""
+"""Precisions by name, and networks that compute in them.
 
-from collections.abc import Callable
+Products and convolutions of float32 numbers are exact to float32 unless a stage asks for tf32. torch's own default is
+TensorFloat-32 in convolutions, which keeps ten bits of each input. The switches are those that torch 2.6 to 2.13 share; the
+newer ones (`fp32_precision`) must not be mixed with these, which torch's compiler and `torch.backends.cudnn.flags` still read.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,5 +40,28 @@ class Autocast:
 
 
 def autocasting(network: torch.nn.Module, precision: Precision) -> torch.nn.Module | Autocast:
-    """`network` itself for fp32, else `network` under autocast. Losses and samplers around the network stay in float32."""
-    return network if precision == "fp32" else Autocast(network, DTYPES[precision])
+    """`network` itself for fp32 and tf32, else `network` under autocast. Losses and samplers around the network stay in float32."""
+    return network if DTYPES[precision] == torch.float32 else Autocast(network, DTYPES[precision])
+
+
+def exact_products() -> None:
+    """From now on, compute products and convolutions of float32 numbers in float32."""
+    _allow_tf32(False)
+
+
+@contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """In this block, let a GPU round the inputs of products of float32 numbers to TensorFloat-32 if `precision` is tf32.
+
+    Backward passes must run in the block, too. A CPU has no such numbers: there tf32 is fp32.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    _allow_tf32(precision == "tf32" and device.type == "cuda")
+    try:
+        yield
+    finally:
+        _allow_tf32(before)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed

@@ -8,11 +8,15 @@ from jobs.report.board import BoardLog
 from jobs.report.diffusion_facts import cost_of, doubled, layers_of, sampling_lengths
 from jobs.report.run import Attempt, RunReport
 from jobs.spec.layer_cost import LayerCost
+from jobs.spec.precisions import Precision
 from jobs.spec.sections import Spec
 
 # Dense peak of half-precision matrix products in FLOP/s, by torch's name of the device (NVIDIA's data sheets).
 PEAK_HALF = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA A100": 312e12,
              "Tesla V100": 125e12, "NVIDIA L40S": 362e12, "NVIDIA GeForce RTX 4090": 165e12}
+# GPUs that have TensorFloat-32, all but Volta, compute in it at half that rate.
+PEAK_TF32 = {name: peak / 2 for name, peak in PEAK_HALF.items() if "V100" not in name}
+PEAKS: dict[Precision, dict[str, float]] = {"tf32": PEAK_TF32, "bf16": PEAK_HALF, "fp16": PEAK_HALF}
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,9 @@ def achieved_flops(run: RunReport, log: BoardLog) -> tuple[float, float | None] 
     train = run.known_spec.train
     achieved = speeds[len(speeds) // 2] * cost.training_step_flops / train.batch_size
     last = next((attempt for attempt in reversed(run.attempts) if attempt.stage == "train"), None)
-    if last is None or train.precision == "fp32":
-        return achieved, None
-    peak = next((peak for name, peak in PEAK_HALF.items() if last.device.startswith(name)), None)
-    return achieved, achieved / (peak * last.world_size) if peak else None
+    peaks = PEAKS.get(train.precision, {})
+    peak = next((peak for name, peak in peaks.items() if last and last.device.startswith(name)), None)
+    return achieved, achieved / (peak * last.world_size) if peak and last else None
 
 
 @dataclass(frozen=True)

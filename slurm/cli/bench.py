@@ -98,7 +98,7 @@ def recommendation(bench: Bench) -> str:
     checkpointing = next(where for where in (False, bench.asked.gradient_checkpointing, True) if where in works)
     (best, speed), *others = [(rate, rate.per_second) for rate in training
                               if rate.gradient_checkpointing == checkpointing and rate.per_second]
-    for rate, per_second in others:  # fp32 is the first: half precision must be clearly faster
+    for rate, per_second in others:  # fp32 is the first: another precision must be clearly faster
         if per_second.q25 > speed.q75:
             best, speed = rate, per_second
     where = str(checkpointing).lower() if isinstance(checkpointing, bool) else f"[{','.join(map(str, checkpointing))}]"

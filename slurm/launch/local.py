@@ -11,6 +11,7 @@ from submitit import LocalExecutor
 from submitit.core.core import Job
 
 from jobs.errors import StageFailed, UserError
+from jobs.parallel.devices import VISIBLE, gpus_here
 from jobs.run.directory import RunDir
 from jobs.run.progress import NOTE, Bar
 from jobs.spec.sections import StageResources
@@ -34,12 +35,17 @@ def run_locally(run: RunDir, stage: str) -> None:
     Raises UserError or StageFailed with the stage's own message, Interrupted after Ctrl-C or a kill.
     """
     resources = getattr(run.spec.resources, stage)
-    tasks, gpus = processes_here(resources)
+    tasks, gpus = processes_here(resources, gpus_here())
     if resources.gpus_per_node and not gpus:
         print(f"note: {stage} asks for GPUs and there are none here; using the CPU, processes: {tasks}", flush=True)
     make_dir(run.logs)
     executor = LocalExecutor(folder=run.logs / stage / "%j")
-    executor.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
+    executor.update_parameters(tasks_per_node=tasks, timeout_min=FOREVER_MIN, stderr_to_stdout=True)
+    if resources.gpus_per_node and not gpus and VISIBLE in os.environ:
+        gpus = [os.environ[VISIBLE]]  # CUDA may know better: hand the user's list on as it is
+    # submitit makes CUDA_VISIBLE_DEVICES of the ranks from these, whatever the user set. Its own check takes only numbers, but
+    # a GPU may also have a name (GPU-..., MIG-...).
+    executor.parameters |= {"visible_gpus": tuple(gpus), "gpus_per_node": len(gpus)}
     began = time.time()
     with _Stopping() as stopping:
         job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
@@ -51,21 +57,13 @@ def run_locally(run: RunDir, stage: str) -> None:
         raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
 
 
-def processes_here(resources: StageResources) -> tuple[int, int]:
-    """(processes, GPUs) for a stage on this machine: those of all nodes in the spec, limited by the GPUs that exist here."""
-    present = gpus_here()
+def processes_here(resources: StageResources, present: list[str]) -> tuple[int, list[str]]:
+    """(processes, names of their GPUs) for a stage where the GPUs called `present` exist: those of all nodes in the spec,
+    limited by the GPUs."""
     if resources.gpus_per_node and present:
-        gpus = min(resources.gpus_per_node * resources.nodes, present)
-        return (resources.tasks_per_node * resources.nodes if resources.tasks_per_node else gpus), gpus
-    return resources.tasks_per_node or 1, 0
-
-
-def gpus_here() -> int:
-    """Count the NVIDIA GPUs that this process may use, without loading torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*")])
+        gpus = present[:resources.gpus_per_node * resources.nodes]
+        return (resources.tasks_per_node * resources.nodes if resources.tasks_per_node else len(gpus)), gpus
+    return resources.tasks_per_node or 1, []
 
 
 def _controller(job: Job) -> int:

@@ -71,7 +71,7 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
     spec = for_one_rank(spec)
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads["train"]) as group:
         device, device_name = group.device, group.device_name
-        usual: list[Precision] = ["fp32", "bf16", "fp16"] if device.type == "cuda" else ["fp32", "bf16"]
+        usual: list[Precision] = ["fp32", "tf32", "bf16", "fp16"] if device.type == "cuda" else ["fp32", "bf16"]
         precisions = list(dict.fromkeys([*usual, spec.train.precision, spec.sample.precision]))
         report("peak rates")
         peaks = measure_peaks(device, precisions, repeats)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from jobs.cost.bench.file import PeakKind
 from jobs.cost.bench.timing import Repeats, Work, rates_in_turns
-from jobs.parallel.precision import DTYPES
+from jobs.parallel.precision import DTYPES, computing_in
 from jobs.spec.precisions import Precision
 
 SQUARES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # rows and columns
@@ -26,11 +26,12 @@ def measure_peaks(device: torch.device, precisions: Iterable[Precision],
     flops: dict[Product, int] = {}
     for precision in precisions:
         for size in SQUARES[device.type]:
-            works["gemm", precision, size] = product(size, DTYPES[precision], device)
+            works["gemm", precision, size] = in_precision(precision, device, product(size, DTYPES[precision], device))
             flops["gemm", precision, size] = 2 * size ** 3
         for shape in CONVOLUTIONS[device.type]:
             images, channels, pixels = shape
-            works["convolution", precision, shape] = convolution(*shape, DTYPES[precision], device)
+            works["convolution", precision, shape] = in_precision(precision, device,
+                                                                  convolution(*shape, DTYPES[precision], device))
             flops["convolution", precision, shape] = 2 * images * (channels * pixels * 3) ** 2
     with torch.no_grad():
         for work in works.values():
@@ -41,6 +42,13 @@ def measure_peaks(device: torch.device, precisions: Iterable[Precision],
         kind, precision, _ = name
         best[kind][precision] = max(best[kind].get(precision, 0.0), median(found) * flops[name])
     return best
+
+
+def in_precision(precision: Precision, device: torch.device, work: Work) -> Work:
+    def computed() -> None:
+        with computing_in(precision, device):
+            work()
+    return computed
 
 
 def product(size: int, dtype: torch.dtype, device: torch.device) -> Work:

@@ -10,6 +10,7 @@ from torch import nn
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.timing import Work
 from jobs.data.dataset import ImageData
+from jobs.parallel.precision import computing_in
 from jobs.randomness import generator_for
 from jobs.sampling.loop import steps_of_chunk
 from jobs.spec.kinds import MODEL
@@ -32,7 +33,8 @@ def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Wo
         state.spec, part.scaler = spec, scaler
         if recompute := getattr(part.network, "checkpoint_gradients", None):  # a network may have nothing to recompute
             recompute(variant.gradient_checkpointing)
-        train_step(state, next(batches), next(steps))
+        with computing_in(variant.precision, state.group.device):
+            train_step(state, next(batches), next(steps))
     return work
 
 
@@ -62,4 +64,8 @@ def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torc
             yield from steps_of_chunk(spec, network, generator, labels, variant.batch_size)
 
     chain = steps()
-    return lambda: next(chain)
+
+    def work() -> object:
+        with computing_in(variant.precision, device):
+            return next(chain)
+    return work

@@ -64,7 +64,7 @@ def _speed(study: StudyReport, run: RunReport) -> str:
         return ""
     achieved, share = found
     text = f"While training, {run.name} did {amount(achieved)}FLOP/s over all processes at the median logged speed"
-    return text + (f", {100 * share:.0f} % of the devices' dense half-precision peak." if share is not None else
+    return text + (f", {100 * share:.0f} % of the devices' dense peak in {run.known_spec.train.precision}." if share is not None else
                    "; the share of the device's peak is not known for this device or precision.")
 
 

@@ -92,9 +92,9 @@ def test_wall_times_add_up_over_attempts_and_survive_a_torn_line(study):
     achieved, share = achieved_flops(read, read_board(run.tensorboard))
     assert achieved == pytest.approx(24.0 * run_cost(run.spec).training_step_flops / 12)
     assert share is None  # the peak of fp32 is not known
-    half = run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"precision": "bf16"})})
-    read.spec = half
-    assert achieved_flops(read, read_board(run.tensorboard))[1] == pytest.approx(achieved / (4 * 989e12))
+    for precision, peak in (("bf16", 989e12), ("tf32", 494.5e12)):
+        read.spec = run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"precision": precision})})
+        assert achieved_flops(read, read_board(run.tensorboard))[1] == pytest.approx(achieved / (4 * peak))
 
 
 def test_without_a_record_training_time_comes_from_the_log(study):

@@ -42,7 +42,7 @@ def test_fields_cannot_be_assigned():
     ("train", "seed", -1, "greater_than_equal"),
     ("train", "ema_rate", 0.9999, "list_type"),
     ("train", "lr_anneal", 1, "bool_type"),
-    ("train", "precision", "tf32", "literal_error"),
+    ("train", "precision", "fp64", "literal_error"),
     ("train", "grad_clip", 0.0, "greater_than"),
     ("train", "compile", True, "value_error"),
     ("train", "compile", 0, "value_error"),

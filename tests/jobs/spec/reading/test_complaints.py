@@ -65,7 +65,7 @@ def test_wrong_values_of_train(write):
     assert complaints_about(path) == [
         "x.yaml:5: train.lr: must be greater than 0 (got -1)",
         "x.yaml:9: train.ema_rate[1]: must be less than 1 (got 2)",
-        "x.yaml:6: train.precision: must be 'fp32', 'bf16' or 'fp16' (got bf17)",
+        "x.yaml:6: train.precision: must be 'fp32', 'tf32', 'bf16' or 'fp16' (got bf17)",
         f"x.yaml:7: train.zzz: unknown key; allowed: {TRAIN_KEYS}"]
 
 
