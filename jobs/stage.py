@@ -16,6 +16,7 @@ from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.run.waiting import check_named_runs
+from jobs.spec.precisions import Precision
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json, remove_leftovers
 
@@ -70,7 +71,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
 
     work = {"train": train, "sample": sample, "evaluate": evaluate}[stage]
     resources = getattr(run.spec.resources, stage)
-    precision = getattr(getattr(run.spec, stage), "precision", "fp32")  # an evaluation is always in fp32
+    precision: Precision = getattr(getattr(run.spec, stage), "precision", "fp32")  # an evaluation is always in fp32
     with (process_group(meeting_file, resources.threads, gpu=resources.gpus_per_node > 0) as group,
           computing_in(precision, group.device), contextlib.ExitStack() as held):
         on_main(lambda: held.enter_context(run.exclusively()))

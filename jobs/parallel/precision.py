@@ -40,7 +40,7 @@ class Autocast:
 
 
 def autocasting(network: torch.nn.Module, precision: Precision) -> torch.nn.Module | Autocast:
-    """`network` itself for fp32 and tf32, else `network` under autocast. Losses and samplers around the network stay in float32."""
+    """`network` itself for fp32 and tf32, else `network` under autocast. Losses and samplers around it stay in float32."""
     return network if DTYPES[precision] == torch.float32 else Autocast(network, DTYPES[precision])
 
 

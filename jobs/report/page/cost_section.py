@@ -62,9 +62,9 @@ def _stage_row(run: RunReport, stage: str, flops: int, time: StageTime | None) -
 def _speed(study: StudyReport, run: RunReport) -> str:
     if run.name not in study.logs or (found := achieved_flops(run, study.logs[run.name])) is None:
         return ""
-    achieved, share = found
+    (achieved, share), precision = found, run.known_spec.train.precision
     text = f"While training, {run.name} did {amount(achieved)}FLOP/s over all processes at the median logged speed"
-    return text + (f", {100 * share:.0f} % of the devices' dense peak in {run.known_spec.train.precision}." if share is not None else
+    return text + (f", {100 * share:.0f} % of the devices' dense peak in {precision}." if share is not None else
                    "; the share of the device's peak is not known for this device or precision.")
 
 

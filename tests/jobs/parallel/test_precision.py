@@ -65,7 +65,8 @@ def test_a_network_in_tf32_keeps_its_numbers_in_float32():
 
 @pytest.mark.parametrize("stage, precision, gpus", [("train", "tf32", 0), ("sample", "bf16", 2), ("evaluate", "fp32", 1)])
 def test_a_stage_has_the_precision_and_the_device_of_its_spec(make_run, monkeypatch, stage, precision, gpus):
-    from jobs.parallel import group, precision as precisions
+    from jobs.parallel import group
+    from jobs.parallel import precision as precisions
     from jobs.stage import run_stage
 
     seen = []
