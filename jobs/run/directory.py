@@ -92,6 +92,10 @@ class RunDir:
         folders = [folder for folder in self.checkpoints.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
         return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
+    def checkpoint_folder(self, step: int) -> Path:
+        """Return the folder of the checkpoint of `step`, which may be missing."""
+        return self.checkpoints / f"step-{step:08}"
+
     def trained_steps(self) -> int:
         """Step of the newest checkpoint whose files have their recorded sizes, 0 if there is none. Reads no weights."""
         for folder in reversed(self.checkpoint_folders()):
@@ -123,7 +127,8 @@ class RunDir:
             return False
         asked = [sampling_facts(self.spec, sampling) for sampling in samplings(self.spec)]
         there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.get("curve", []), strict=False)]
-        return found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == there
+        return (found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == there
+                and found.get("samples") == self.spec.sample.num_samples)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:

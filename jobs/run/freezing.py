@@ -1,51 +1,58 @@
 """Write the specs of a study's runs into their directories, and refuse specs that would change existing results."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.run.changes import Change, make_room, planned_change
 from jobs.run.directory import RunDir
 from jobs.run.provenance import provenance
-from jobs.spec.reading.frozen import difference, dump
+from jobs.run.study_file import changing, is_recorded, record_study
+from jobs.spec.reading.frozen import dump
 from jobs.spec.reading.sweep import Study
-from jobs.storage.files import json_text, read_json, write_json, write_texts
-
-# Keys that may change under an existing run, because they do not change its weights and samples.
-FREE_TO_CHANGE = ("resources", "train.log_interval", "train.save_interval", "train.keep_interval", "sample.at", "evaluate")
+from jobs.storage.files import json_text, make_dir, write_text, write_texts
 
 
-def refuse_changes(study: Study, runs_folder: Path) -> list[RunDir]:
-    """The directories of the study's runs. Raises UserError if one exists and holds another spec."""
-    directories = [RunDir.expected(runs_folder / study.name / run.name, run.spec) for run in study.runs]
-    for run, directory in zip(study.runs, directories, strict=True):
-        if directory.spec_file.is_file():
-            changed = difference(directory.spec, run.spec, ignore=FREE_TO_CHANGE)
-            if changed:
-                raise UserError(f"{study.source}: run {directory.path} exists with another spec:\n  "
-                                + "\n  ".join(changed) + "\nGive the study another name, or remove that directory.")
-    return directories
+def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> list[Change]:
+    """Return what freezing does to each run. Raises UserError where a run exists and holds a spec that must not change so.
+
+    `queued`: names of the runs with jobs in the queue, which count on the results that are there.
+    """
+    changes = []
+    for run in study.runs:
+        try:
+            change = planned_change(RunDir.expected(runs_folder / study.name / run.name, run.spec), run.spec)
+        except UserError as error:
+            raise UserError(f"{study.source}: {error}") from error
+        if change.redo and run.name in queued:
+            raise UserError(f"{study.source}: run {change.run.path} has jobs in the queue, which rely on the old number of steps "
+                            f"or samples; `iddpm cancel {change.run.path}` first, or wait for them")
+        if change.careful:
+            with change.run.exclusively():  # a busy run raises here, before anything is written
+                pass
+        changes.append(change)
+    return changes
 
 
-def freeze(study: Study, runs_folder: Path) -> list[RunDir]:
+def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> list[RunDir]:
     """Create the directories of the study's runs with their frozen specs; update existing ones where that is allowed.
 
     Raises UserError as `refuse_changes` does, before anything is written.
     """
-    directories = refuse_changes(study, runs_folder)
-    origin, files = json_text(provenance()), dict[Path, str]()
-    for run, directory in zip(study.runs, directories, strict=True):
-        if not directory.spec_file.is_file():
-            files |= {directory.path / "provenance.json": origin, directory.spec_file: dump(run.spec)}
-        elif difference(directory.spec, run.spec):
-            files[directory.spec_file] = dump(run.spec)
-    write_texts(files)
-    _record_study(study, runs_folder / study.name)
-    return [RunDir(directory.path) for directory in directories]
-
-
-def _record_study(study: Study, folder: Path) -> None:
-    """Add the study's runs to study.json. Runs of earlier sweeps with this name stay."""
-    file = folder / "study.json"
-    known = read_json(file)["runs"] if file.is_file() else {}
-    runs = known | {run.name: {"differs": run.differs} for run in study.runs}
-    if runs != known:
-        write_json(file, {"name": study.name, "source": str(study.source), "runs": runs})
+    changes = refuse_changes(study, runs_folder, queued)
+    if not any(change.writes for change in changes) and is_recorded(study, runs_folder / study.name):
+        return [RunDir(change.run.path) for change in changes]
+    with changing(make_dir(runs_folder / study.name)):
+        changes = refuse_changes(study, runs_folder, queued)  # again: another process may have been faster
+        origin, files = json_text(provenance()), dict[Path, str]()
+        for change in changes:
+            if change.is_new:
+                files |= {change.run.path / "provenance.json": origin, change.run.spec_file: dump(change.spec)}
+            elif change.careful:
+                with change.run.exclusively():
+                    write_text(change.run.spec_file, dump(make_room(change)))
+            elif change.writes:
+                files[change.run.spec_file] = dump(change.spec)
+        write_texts(files)
+        record_study(study, runs_folder / study.name)
+    return [RunDir(change.run.path) for change in changes]

@@ -82,3 +82,9 @@ class Progress:
         write_json(self.path, {"stage": self.stage, "state": state, "done": done, "total": self.total, "unit": self.unit,
                                "rate": rate, "loss": self.loss, "heartbeat": time.time(), "host": socket.gethostname(),
                                "pid": os.getpid()})
+
+
+def set_back(path: Path, stage: str, done: int, total: int, unit: str) -> None:
+    """Report that `stage` has work again: it counts as interrupted after `done` of `total`."""
+    write_json(path, {"stage": stage, "state": "interrupted", "done": done, "total": total, "unit": unit, "rate": None,
+                      "loss": None, "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()})

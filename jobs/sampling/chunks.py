@@ -73,6 +73,10 @@ class DamagedChunk(UserError):
     """A chunk file that is not what `write_chunk` wrote."""
 
 
+class OtherSamples(UserError):
+    """A whole chunk of the right settings with other samples: the last one, when the number of samples was another."""
+
+
 def chunk_reader() -> SameLayoutReader:
     """Return a reader for `read_chunk` that is faster for many chunks than for one."""
     return SameLayoutReader("images", "sample_index", "labels")
@@ -81,7 +85,8 @@ def chunk_reader() -> SameLayoutReader:
 def read_chunk(path: Path, indices: range, settings: dict, reader: SameLayoutReader | None = None) -> Chunk:
     """Return the chunk in `path`, which holds the samples `indices` made with `settings`.
 
-    Raises DamagedChunk where the file cannot be read, UserError that names the difference where settings or samples differ.
+    Raises DamagedChunk where the file cannot be read, OtherSamples where it holds other samples, UserError that names the
+    difference where settings differ.
     """
     try:
         arrays, attributes = (reader or chunk_reader()).read(path)
@@ -92,7 +97,7 @@ def read_chunk(path: Path, indices: range, settings: dict, reader: SameLayoutRea
     if theirs != settings:
         raise UserError(f"{path}: made with other weights or settings: {differences(theirs, settings)}")
     if chunk.sample_index.tolist() != list(indices) or len(chunk.images) != len(indices):
-        raise UserError(f"{path}: does not hold the samples {indices.start} to {indices.stop - 1}")
+        raise OtherSamples(f"{path}: does not hold the samples {indices.start} to {indices.stop - 1}")
     return chunk
 
 

@@ -180,17 +180,20 @@ def _write_npy(archive: zipfile.ZipFile, name: str, dataset: h5py.Dataset, rows:
 def check_samples(run: RunDir, settings: dict, sampling: Sampling | None = None) -> None:
     """Check samples.h5 of `sampling` (None: the main one).
 
-    Raises UserError where the file is missing, damaged, or not made with `settings`.
+    Raises UserError where the file is missing, damaged, not made with `settings`, or holds another number of samples.
     """
     file = run.samples_folder(sampling or samplings(run.spec)[0]) / "samples.h5"
     if not file.exists():
         raise UserError(f"{file}: missing; run `iddpm sample {run.path}`")
     try:
         with open_sealed(file) as opened:
-            theirs = json.loads(opened.attrs["settings"])
+            theirs, count = json.loads(opened.attrs["settings"]), len(opened["images"])
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}). "
                         f"Remove it, and `iddpm sample {run.path}` gathers it again.") from error
     if theirs != settings:
         raise UserError(f"{file}: made with other weights or settings: {differences(theirs, settings)}. "
                         f"Remove {file.parent}, and `iddpm sample {run.path}` samples anew.")
+    if count != run.spec.sample.num_samples:
+        raise UserError(f"{file}: holds {count} samples, but sample.num_samples is {run.spec.sample.num_samples}. "
+                        f"Remove the file, and `iddpm sample {run.path}` computes what is missing.")

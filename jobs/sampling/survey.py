@@ -7,7 +7,7 @@ from torch import nn
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.progress import note
-from jobs.sampling.chunks import DamagedChunk, chunk_file, chunk_indices, chunk_reader, number_of_chunks, read_chunk
+from jobs.sampling.chunks import DamagedChunk, OtherSamples, chunk_file, chunk_indices, chunk_reader, number_of_chunks, read_chunk
 from jobs.sampling.gather import check_samples
 from jobs.sampling.partial import partial_file, partial_identity, read_partial
 from jobs.sampling.weights import settings_of
@@ -42,7 +42,8 @@ def survey(run: RunDir, network: nn.Module, device: str) -> list[Remaining]:
 def missing_chunks(run: RunDir, sampling: Sampling, settings: dict) -> list[int]:
     """Return the numbers of the chunks to compute.
 
-    Damaged chunks are removed and count as missing. Raises UserError for chunks of other weights or settings.
+    Damaged chunks are removed and count as missing, and so is a last chunk from when sample.num_samples was another: a batch of
+    another size may round otherwise. Raises UserError for chunks of other weights or settings.
     """
     folder = run.samples_folder(sampling)
     if (folder / "samples.h5").exists():
@@ -55,7 +56,7 @@ def missing_chunks(run: RunDir, sampling: Sampling, settings: dict) -> list[int]
             if file.exists():
                 read_chunk(file, chunk_indices(run.spec, chunk), settings, reader)
                 continue
-        except DamagedChunk as error:
+        except (DamagedChunk, OtherSamples) as error:
             note(f"{error}; computing it again")
             file.unlink()
         except UserError as error:

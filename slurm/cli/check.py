@@ -36,6 +36,8 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
         costs = [run_cost(run.spec) for run in study.runs]
         total = sum(cost.training_flops + cost.sampling_flops + evaluation_flops(cost) for cost in costs)
         print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
+    for note in study.notes:
+        print(f"note: {note}")
     missing = list(dict.fromkeys(problem for run in study.runs for problem in input_problems(run.spec)))
     for problem in missing:
         print(f"not ready to run: {problem}")

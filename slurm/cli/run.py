@@ -17,8 +17,10 @@ from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import duration
+from jobs.run.study_file import left_note
 from jobs.run.waiting import waits_for
 from jobs.spec.reading.file import load
+from jobs.spec.reading.sweep import Study
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
 from slurm.cli.console import console
@@ -36,6 +38,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
     check_disk(specs, runs_folder / study.name)
+    print_notes(study, runs_folder)
     runs = freeze(study, runs_folder)
     print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
     if planned := plan_ahead(study, runs_folder / study.name, bench_to_plan_by(None), 0):
@@ -58,6 +61,12 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     print_summary(runs, states)
     print(f"report       {write_report(runs_folder / study.name)}")
     return status
+
+
+def print_notes(study: Study, runs_folder: Path) -> None:
+    """Print what a user should know about the spec, and about runs that it no longer has."""
+    for note in filter(None, [*study.notes, left_note(study, runs_folder)]):
+        print(f"note: {note}", flush=True)
 
 
 def write_report(study: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from jobs.errors import StageFailed
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze, refuse_changes
 from jobs.run.preflight import check_inputs
+from jobs.run.study_file import left_note
 from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
@@ -55,15 +56,17 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     check_folder(folder)
     profile, limits, live = load_profile(options.cluster), cluster_limits(), live_jobs()
     queued = {run for run, _ in jobs_by_run(folder, live)}
-    arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, options.max_parallel)
+    notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder)) if note]
+    redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
+    arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, options.max_parallel, redo)
     disk = check_disk(specs, folder)
     check_cluster(arrays, folder, profile, limits)
     if dry_run:
-        refuse_changes(study, runs_folder)
         print_scripts(arrays, folder, profile)
-        print(f"# {hours(arrays)}; {disk}")
+        print("\n".join(f"# {line}" for line in [*notes, f"{hours(arrays)}; {disk}"]))
         return
-    freeze(study, runs_folder)
+    freeze(study, runs_folder, queued)
+    print("\n".join(notes), end="\n" * bool(notes))
     unfinished = {run.path.name for array in arrays for run in array.runs}
     if not queued:  # no job is left that could be on hold
         (folder / "held.json").unlink(missing_ok=True)
@@ -77,9 +80,10 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
 
 
 def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int,
-               max_parallel: int | None) -> list[Array]:
+               max_parallel: int | None, redo: Mapping[str, str] | None = None) -> list[Array]:
     """The arrays to submit for these runs of the study in `folder`: at most `array_size` elements each.
 
+    `redo`: by run, the first stage whose results will not count any more, although they are still there.
     Skips runs that have `live` jobs. Completes submissions that were interrupted. Stages wait for the runs that their specs
     name. Raises UserError as `build_arrays` and `needs` do.
     """
@@ -89,7 +93,9 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
         if name in queued:
             continue
         run = RunDir(folder / name, spec)
-        stages = [stage for stage in STAGES if not (run.spec_file.is_file() and run.is_done(stage))]
+        first = STAGES.index((redo or {}).get(name, STAGES[-1]))
+        stages = [stage for number, stage in enumerate(STAGES)
+                  if not (run.spec_file.is_file() and run.is_done(stage)) or name in (redo or {}) and number >= first]
         if stages:
             left[run] = spec, stages
     incomplete = incomplete_submissions(folder, live)

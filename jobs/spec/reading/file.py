@@ -43,7 +43,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         lines = [with_location(tree, point, (tuple(key.split(".")), f"{message}; in run {name}"))
                  for name, point in zip(names, points, strict=True) for key, message in problems.get(name, [])]
         refuse(list(dict.fromkeys(lines)))
-    return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)])
+    return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)],
+                 tuple(_inherited_sweep(tree, path)))
+
+
+def _inherited_sweep(tree: Entry, path: str | Path) -> Iterator[str]:
+    """Say so where the sweep is not written in the file `path` itself."""
+    if "sweep" in tree.value and not (place := tree.value["sweep"].location).startswith(f"{Path(path)}:"):
+        yield (f"the sweep is inherited from {place}, which {path} extends; `sweep:` in {path} replaces it as a whole, and "
+               "`sweep: null` drops it")
 
 
 def _names(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -79,6 +79,8 @@ class Study:
     name: str
     source: Path
     runs: list[Run]
+    notes: tuple[str, ...] = ()
+    """What a user should know about the spec, a sentence each."""
 
 
 def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[SweepPoint], list[Complaint]]:

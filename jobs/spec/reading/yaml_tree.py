@@ -180,7 +180,8 @@ def read_tree(text: str, source: str) -> Entry:
 def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
     """Return the mapping in `path`, merged over the files that it extends. `chain`: the files that extend this one.
 
-    Raises UserError with file and line where a file cannot be read, parsed or found.
+    A `sweep` is not merged: it replaces that of the file below as a whole, because half of another file's sweep is nobody's
+    intention; null drops it. Raises UserError with file and line where a file cannot be read, parsed or found.
     """
     entry = read_tree(read_text(path), str(path))
     entry = Entry(dict(entry.value), str(path))
@@ -195,7 +196,12 @@ def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
     chain += (path,)
     if base.resolve() in [file.resolve() for file in chain]:
         raise UserError(f"{extends.location}: extends: goes in a circle: {' -> '.join(map(str, chain + (base,)))}")
-    return _merge(read_file(base, chain), entry)
+    under = read_file(base, chain)
+    if "sweep" in entry.value:
+        under.value.pop("sweep", None)
+        if entry.value["sweep"].value is None:
+            entry.value.pop("sweep")
+    return _merge(under, entry)
 
 
 def _merge(under: Entry, over: Entry) -> Entry:

@@ -51,7 +51,10 @@ def test_a_sweep_grows_and_keeps_existing_runs(tmp_path, make_run):
     sweep([0, 1])
     assert [run.path.name for run in sweep([1, 2])] == ["seed=1", "seed=2"]
     known = json.loads((tmp_path / "sweeps" / "small" / "study.json").read_text())["runs"]
-    assert known == {f"seed={seed}": {"differs": {"train.seed": seed}} for seed in (0, 1, 2)}
+    differing = {f"seed={seed}": {"differs": {"train.seed": seed}} for seed in (0, 1, 2)}
+    assert known == differing | {"seed=0": {"differs": {"train.seed": 0}, "left": True}} and list(known) == list(differing)
+    sweep([0, 1, 2])
+    assert json.loads((tmp_path / "sweeps" / "small" / "study.json").read_text())["runs"] == differing
 
 
 def test_nothing_is_written_if_one_run_of_a_sweep_is_refused(tmp_path, make_run):

@@ -37,9 +37,34 @@ def test_a_missing_key_is_named_at_the_extending_section(write):
         "x.yaml:3: data.image_size: required, but not given"]
 
 
-def test_a_sweep_is_inherited(write):
+def test_a_sweep_is_inherited_and_a_note_says_so(write):
+    write(SMALLEST + "sweep: {grid: {train.seed: [1, 2]}}\n", "base/a.yaml")
+    write("extends: a.yaml\n", "base/b.yaml")
+    study = load(write("extends: base/b.yaml\n"))
+    assert [run.name for run in study.runs] == ["seed=1", "seed=2"]
+    assert study.notes == ("the sweep is inherited from base/a.yaml:4, which x.yaml extends; `sweep:` in x.yaml replaces it as a "
+                           "whole, and `sweep: null` drops it",)
+    assert load("base/a.yaml").notes == ()
+
+
+@pytest.mark.parametrize("sweep, runs", [
+    ("sweep: {grid: {train.lr: [1e-3, 1e-4]}}\n", ["lr=0.001", "lr=0.0001"]),  # not times the seeds
+    ("sweep: {grid: {train.seed: [3]}}\n", ["seed=3"]),
+    ("sweep: {list: [{name: only, train.lr: 1e-3}]}\n", ["only"]),
+    ("sweep: null\n", ["run"]),
+    ("sweep:\n", ["run"]),
+])
+def test_a_sweep_replaces_that_of_the_file_below_as_a_whole(write, sweep, runs):
     write(SMALLEST + "sweep: {grid: {train.seed: [1, 2]}}\n", "a.yaml")
-    assert [run.name for run in load(write("extends: a.yaml\n")).runs] == ["seed=1", "seed=2"]
+    study = load(write("extends: a.yaml\n" + sweep))
+    assert ([run.name for run in study.runs], study.notes) == (runs, ())
+    below = load(write("extends: x.yaml\n", "y.yaml"))
+    assert [run.name for run in below.runs] == runs and len(below.notes) == (runs != ["run"])
+
+
+def test_an_empty_sweep_that_drops_nothing_is_still_a_mistake(write):
+    assert complaints_about(write(SMALLEST + "sweep: null\n")) == [
+        "x.yaml:4: sweep: must be a mapping with some of grid, zip, list"]
 
 
 @pytest.mark.parametrize("extends, expected", [

@@ -1,0 +1,90 @@
+"""study.json: the runs of a study, and which of them the spec no longer has.
+
+    {"name": STUDY, "source": SPEC, "runs": {RUN: {"differs": {KEY: VALUE}, "left": true}}}
+
+`left` is there only where the newest sweep has no such point.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import UserError
+from jobs.spec.reading.sweep import Study
+from jobs.storage.files import read_json, write_json
+from jobs.storage.locks import locked
+
+WAIT_S = 60.0
+"""Another process holds the lock of a study for moments."""
+NAMED = 5
+"""Runs that a sentence names."""
+
+
+def study_file(folder: Path) -> Path:
+    """Return study.json of the study in `folder`."""
+    return folder / "study.json"
+
+
+def recorded_runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of the runs by name, in their order; none without the file. Raises UserError where it is damaged."""
+    file = study_file(folder)
+    if not file.is_file():
+        return {}
+    try:
+        return {str(name): dict(entry) for name, entry in read_json(file)["runs"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file}: not as `iddpm run` and `iddpm submit` write it; remove it, and they write it again") from error
+
+
+def has_left(entry: dict[str, Any]) -> bool:
+    """Return whether the newest sweep has no such point, by the run's entry in study.json."""
+    return entry.get("left") is True
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Let no other process add runs to the study in `folder`, or remove any, while the block lasts."""
+    with locked(folder / "study.lock", f"{folder}: another process changes this study", wait=WAIT_S):
+        yield
+
+
+def record_study(study: Study, folder: Path) -> None:
+    """Write the study's runs into study.json. Runs of earlier sweeps with this name stay, marked as left."""
+    if not is_recorded(study, folder):
+        write_json(study_file(folder), {"name": study.name, "source": str(study.source), "runs": _entries(study, folder)})
+
+
+def is_recorded(study: Study, folder: Path) -> bool:
+    """Return whether study.json has the runs of the study, and marks all others as left."""
+    return recorded_runs(folder) == _entries(study, folder)
+
+
+def _entries(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
+    left = {name: entry | {"left": True} for name, entry in recorded_runs(folder).items()}
+    return left | {run.name: {"differs": run.differs} for run in study.runs}
+
+
+def forget_runs(folder: Path, names: Collection[str]) -> None:
+    """Take runs out of study.json, if they are there. The caller holds the lock of `changing`."""
+    found = recorded_runs(folder)
+    if found.keys() & set(names):
+        content = read_json(study_file(folder))
+        write_json(study_file(folder), content | {"runs": {name: entry for name, entry in found.items() if name not in names}})
+
+
+def left_runs(study: Study, runs_folder: Path) -> list[str]:
+    """Return the runs of the study's folder that its spec no longer has."""
+    today = {run.name for run in study.runs}
+    return [name for name in recorded_runs(runs_folder / study.name) if name not in today]
+
+
+def left_note(study: Study, runs_folder: Path) -> str | None:
+    """Return a sentence that names the runs which left the sweep, and how to drop them; None where there are none."""
+    left, folder = left_runs(study, runs_folder), runs_folder / study.name
+    if not left:
+        return None
+    names = ", ".join(left[:NAMED]) + (f" and {len(left) - NAMED:,} more" if len(left) > NAMED else "")
+    return (f"{len(left):,} run{' of' if len(left) == 1 else 's of'} {folder} left the sweep, since {study.source} no longer has "
+            f"such a point: {names}. Nothing is done for {'it' if len(left) == 1 else 'them'} here; `iddpm rm {folder} --left` "
+            f"drops {'it' if len(left) == 1 else 'them'}, and asks first")
