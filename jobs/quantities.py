@@ -1,6 +1,29 @@
-"""Format numbers for people."""
+"""Numbers for people, and times as people write them."""
 
 import math
+import re
+
+_WALL_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<day_hours>\d+)(?::(?P<day_minutes>\d+)(?::(?P<day_seconds>\d+))?)?"
+                        r"|(?:(?P<hours>\d+):(?=\d+:))?(?P<minutes>\d+)(?::(?P<seconds>\d+))?)", re.ASCII)
+
+
+def wall_time_s(text: str) -> int | None:
+    """Seconds of a time in one of SLURM's forms (sbatch --time), None where `text` has none of them.
+
+    The forms: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, days-hours:minutes:seconds.
+    """
+    found = _WALL_TIME.fullmatch(text) if len(text) <= 32 else None
+    if found is None:
+        return None
+    part = {name: int(digits or 0) for name, digits in found.groupdict().items()}
+    return (part["days"] * 86400 + (part["day_hours"] + part["hours"]) * 3600 + (part["day_minutes"] + part["minutes"]) * 60
+            + part["day_seconds"] + part["seconds"])
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss, such as 24:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def amount(number: float) -> str:

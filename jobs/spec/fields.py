@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import CoreSchema, core_schema
 
+from jobs.quantities import clock, wall_time_s
+
 
 @dataclass(frozen=True)
 class OneOf:
@@ -30,7 +32,7 @@ def _respacing_text(value: Any) -> Any:
 
 
 def _plain_text(value: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+    if re.search("[\x00-\x1f\x7f-\x9f]", value):
         raise ValueError("control characters (newline, tab, ...) are not allowed")
     return value
 
@@ -65,20 +67,33 @@ def _gradient_checkpointing(value: Any) -> Any:
     raise ValueError("must be true, false or a list of resolutions, such as [32, 16]")
 
 
-def _wall_time(value: str) -> str:
-    if not re.fullmatch(r"(\d+-)?\d{1,3}:\d{2}(:\d{2})?", value):
-        raise ValueError('write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS"')
-    return value
+def _wall_time(value: Any) -> Any:
+    """Read a time in one of SLURM's forms, in seconds, as h:mm:ss."""
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        return value
+    seconds = wall_time_s(str(value))
+    if seconds is None:
+        raise ValueError('write time as SLURM does: "2:30:00" is hours, "30:00" or 30 is minutes, "1-12" is days-hours; '
+                         'a job needs a limit')
+    if not 60 <= seconds <= MAX_TIME_S:
+        raise ValueError("must be between one minute and 365 days")
+    return clock(seconds)
 
 
-Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
-CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
+MOST = 10 ** 12  # of anything countable: beyond every use, and small enough for exact arithmetic
+MAX_TIME_S = 365 * 86400
+Count = Annotated[int, BeforeValidator(_integral), Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0, le=MOST)]
+Seed = Annotated[int, BeforeValidator(_integral), Field(ge=0, lt=2 ** 63)]
+Gigabytes = Annotated[float, Field(ge=0, le=1_000_000)]
+"""Memory of a node. 0: all that the node has, as SLURM understands --mem=0."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Text = Annotated[str, AfterValidator(_plain_text), Field(min_length=1)]
+Text = Annotated[str, AfterValidator(_plain_text), Field(min_length=1, max_length=4096)]
 Name = Annotated[str, AfterValidator(_name)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
 Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
 GradientCheckpointing = Annotated[bool | list[int], BeforeValidator(_gradient_checkpointing)]
-Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text)]
-WallTime = Annotated[str, AfterValidator(_wall_time)]
+Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text), Field(max_length=4096)]
+WallTime = Annotated[str, BeforeValidator(_wall_time)]
+"""How long a job may take: read in SLURM's forms, kept as h:mm:ss."""

@@ -8,15 +8,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.quantities import clock, wall_time_s
 from jobs.spec.features import metrics_beyond
 from jobs.spec.fields import (
     Compile,
     Count,
     CountOrZero,
     EmaRate,
+    Gigabytes,
     GradientCheckpointing,
     Name,
     OneOf,
+    Seed,
     Text,
     TrainingStep,
     WallTime,
@@ -25,6 +28,7 @@ from jobs.spec.metrics import METRICS
 from jobs.spec.precisions import Precision
 
 DEFAULT_KIND = "diffusion"
+REPORT_S = 1800  # seconds that the job of a report may take, unless the spec says otherwise
 
 Contradiction = tuple[str, str]
 """A dotted key, and a mistake there that no single field shows."""
@@ -37,8 +41,8 @@ class Section(BaseModel):
 class Data(Section):
     path: Text
     """An HDF5 file made by `iddpm data`, or `digits` / `digits-test`: the built-in handwritten digits."""
-    image_size: Count
-    channels: Count = 3
+    image_size: Annotated[Count, Field(le=65_536)]
+    channels: Annotated[Count, Field(le=4096)] = 3
     class_cond: bool = False
     num_classes: Count | None = None
     random_flip: bool = False
@@ -61,7 +65,7 @@ class Train(Section):
     """Let lr fall linearly to 0 at the last iteration."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     grad_clip: Annotated[float, Field(gt=0)] | None = None
-    ema_rate: list[EmaRate] = [0.9999]
+    ema_rate: Annotated[list[EmaRate], Field(max_length=100)] = [0.9999]
     precision: Precision = "fp32"
     compile: Compile = False
     """torch.compile of the network; max-autotune also tries several kernels, and uses CUDA graphs on a GPU."""
@@ -71,7 +75,7 @@ class Train(Section):
     save_interval: Count = 10_000
     keep_interval: Count | None = None
     """Keep every checkpoint at a multiple of this for good, besides the last two."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class Sample(Section):
@@ -87,8 +91,8 @@ class Sample(Section):
     """As train.compile. With max-autotune samples depend on which kernels were found fastest."""
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the weights as trained."""
-    seed: CountOrZero = 0
-    at: list[TrainingStep] = ["last"]
+    seed: Seed = 0
+    at: Annotated[list[TrainingStep], Field(max_length=1000)] = ["last"]
     """Training steps whose checkpoints are kept for good and sampled from, besides the last one."""
 
 
@@ -97,9 +101,9 @@ class EvaluateAsWritten(Section):
     """Data set to compare samples with; null: data.path."""
     features: Text = "pixels"
     """`pixels`, `classifier` (a small one, trained on the reference), or a TorchScript file such as inception-2015-12-05.pt."""
-    metrics: list[Annotated[str, OneOf(METRICS)]] = ["fid"]
+    metrics: Annotated[list[Annotated[str, OneOf(METRICS)]], Field(max_length=100)] = ["fid"]
     batch_size: Count = 64
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class Evaluate(EvaluateAsWritten):
@@ -114,8 +118,10 @@ class StageResources(Section):
     cpus_per_task: Count | None = None
     """Also the threads of a process, on which results on a CPU depend. null: one core; for a stage with GPUs, the number of
     cores in the cluster profile."""
-    mem_gb: Annotated[float, Field(gt=0)] | None = None
+    mem_gb: Gigabytes | None = None
+    """Of each node; 0: all of the node's."""
     time: WallTime = "24:00:00"
+    """As SLURM reads it: "2:30:00" is hours, "30:00" is minutes and seconds, 30 is minutes, "1-12" is a day and a half."""
 
     @property
     def tasks(self) -> int:
@@ -130,9 +136,12 @@ class StageResources(Section):
     @property
     def minutes(self) -> int:
         """`time`, rounded up to minutes."""
-        days, _, clock = self.time.rpartition("-")
-        parts = [int(part) for part in clock.split(":")] + [0]
-        return int(days or 0) * 1440 + parts[0] * 60 + parts[1] + (parts[2] > 0)
+        return -(-self.seconds // 60)
+
+    @property
+    def seconds(self) -> int:
+        """`time` in seconds."""
+        return wall_time_s(self.time) or 0
 
     @property
     def threads(self) -> int:
@@ -140,10 +149,27 @@ class StageResources(Section):
         return self.cpus_per_task or 1
 
 
+class ReportResources(Section):
+    """Of the job that writes a study's report: one process."""
+
+    cpus_per_task: Count | None = None
+    mem_gb: Gigabytes | None = None
+    time: WallTime | None = None
+    """null: half an hour, or the longest time of the other stages if that is shorter."""
+
+
 class Resources(Section):
     train: StageResources = StageResources()
     sample: StageResources = StageResources()
     evaluate: StageResources = StageResources()
+    report: ReportResources = ReportResources()
+
+    @property
+    def of_report(self) -> StageResources:
+        """What the report's job asks for."""
+        longest = max(stage.seconds for stage in (self.train, self.sample, self.evaluate))
+        return StageResources(cpus_per_task=self.report.cpus_per_task, mem_gb=self.report.mem_gb,
+                              time=self.report.time or clock(min(longest, REPORT_S)))
 
 
 class SpecAsWritten(Section):

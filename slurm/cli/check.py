@@ -66,6 +66,7 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
                    f"{size(cost.samples_bytes)}"),
         ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
                      f"on {where(spec.resources.evaluate)}"),
+        ("report", f"the last job of `iddpm submit`: one process, {spec.resources.of_report.time} at most"),
     ]
     for row in rows:
         table.add_row(*row)

@@ -11,7 +11,6 @@ from jobs.spec.sections import Spec, StageResources
 from jobs.spec.stages import STAGES
 
 REPORT = "report"
-REPORT_RESOURCES = StageResources(time="0:30:00")
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,14 @@ def chains_of(left: Mapping[RunDir, tuple[Spec, Sequence[str]]], max_size: int,
             for key, runs in groups.items() for start in range(0, len(runs), max_size)]
 
 
-def build_arrays(chains: Sequence[Chain], max_parallel: int | None, queued: Sequence[str] = ()) -> list[Array]:
+def build_arrays(chains: Sequence[Chain], report: StageResources, max_parallel: int | None,
+                 queued: Sequence[str] = ()) -> list[Array]:
     """The arrays of all chains, with the report at the end.
 
-    `max_parallel`: the most GPUs (processes, for a stage without GPUs) that the study may use at once. The arrays then run
-    one after another, each with as many elements as fit. `queued`: ids of the study's jobs that are in the queue already.
-    Raises UserError if not even one run fits, or if runs wait for each other in a circle.
+    `report`: the resources of the report's job. `max_parallel`: the most GPUs (processes, for a stage without GPUs) that the
+    study may use at once. The arrays then run one after another, each with as many elements as fit. `queued`: ids of the
+    study's jobs that are in the queue already. Raises UserError if not even one run fits, or if runs wait for each other in a
+    circle.
     """
     arrays: list[Array] = []
     last: dict[int, int] = {}  # index of a chain -> index of its newest array
@@ -105,7 +106,7 @@ def build_arrays(chains: Sequence[Chain], max_parallel: int | None, queued: Sequ
         places |= {(run, stage): (last[number], element if len(chain.runs) > 1 else None)
                    for element, run in enumerate(chain.runs)}
     if arrays:
-        arrays.append(Array(REPORT, REPORT_RESOURCES, (), after_all=tuple(sorted(last.values())), after_queued=tuple(queued)))
+        arrays.append(Array(REPORT, report, (), after_all=tuple(sorted(last.values())), after_queued=tuple(queued)))
     return arrays
 
 

@@ -105,7 +105,11 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
     needed = needs([*(chain.runs[0] for chain in incomplete), *left], planned, live)
     incomplete = [replace(chain, needs={stage: needed[chain.runs[0], stage] for stage, _ in chain.stages
                                         if (chain.runs[0], stage) in needed}) for chain in incomplete]
-    return build_arrays([*incomplete, *chains_of(left, array_size, needed)], max_parallel, last_in_queue(folder, live))
+    chains = [*incomplete, *chains_of(left, array_size, needed)]
+    if not chains:
+        return []
+    spec = next(iter(specs.values()), None) or chains[0].runs[0].spec
+    return build_arrays(chains, spec.resources.of_report, max_parallel, last_in_queue(folder, live))
 
 
 def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:

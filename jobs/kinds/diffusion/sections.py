@@ -28,12 +28,12 @@ CHANNEL_MULT = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}
 
 
 class ModelAsWritten(Section):
-    num_channels: Count = 128
-    num_res_blocks: Count = 3
-    channel_mult: Annotated[list[Count], Field(min_length=1)] | None = None
+    num_channels: Annotated[Count, Field(le=65_536)] = 128
+    num_res_blocks: Annotated[Count, Field(le=100)] = 3
+    channel_mult: Annotated[list[Annotated[Count, Field(le=1000)]], Field(min_length=1, max_length=16)] | None = None
     """Channels of each level as multiples of num_channels; null: the reference's for image sizes 32, 64 and 256."""
-    attention_resolutions: list[Count] = [16, 8]
-    num_heads: Count = 4
+    attention_resolutions: Annotated[list[Count], Field(max_length=100)] = [16, 8]
+    num_heads: Annotated[Count, Field(le=65_536)] = 4
     dropout: Fraction = 0.0
     learn_sigma: bool | None = None
     """null: learned for the losses that train it (hybrid, vlb), fixed for simple."""
@@ -76,7 +76,7 @@ class DiffusionEvaluateAsWritten(EvaluateAsWritten):
     """Held-out data set for bits/dim."""
     nll_examples: CountOrZero = 0
     """How many of its examples, from the first on; 0: none."""
-    respacings: list[Respacing] = []
+    respacings: Annotated[list[Respacing], Field(max_length=100)] = []
     """Shorter chains to sample with besides the main one, each with ancestral and ddim, for a curve over their lengths."""
 
 

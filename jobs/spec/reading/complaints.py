@@ -22,12 +22,14 @@ _WORDS = {
     "string_type": "must be text",
     "list_type": "must be a list, such as [1, 2]",
     "literal_error": "must be {expected}",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
+    "string_too_long": "must be at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
     "value_error": "{error}",
 }
 
@@ -60,7 +62,9 @@ def _explain(error: Mapping[str, Any], kind: str, spec_type: type[BaseModel]) ->
     if problem == "model_type":
         words = f"must be a mapping with keys among {', '.join(_fields(spec_type, path))}"
     else:
-        words = _WORDS[problem].format(**error.get("ctx", {})) if problem in _WORDS else error["msg"]
+        limits = {name: f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" if isinstance(limit, float) else limit
+                  for name, limit in error.get("ctx", {}).items()}
+        words = _WORDS[problem].format(**limits) if problem in _WORDS else error["msg"]
     optional = any(type(None) in get_args(each) for each in types_at(spec_type, path))
     if problem.endswith("_type") and not isinstance(path[-1], int) and optional:
         words += " or null"

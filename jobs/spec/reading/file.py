@@ -9,10 +9,11 @@ from pydantic import BaseModel
 from jobs.spec.keys import sections_in
 from jobs.spec.kinds import KINDS, kind_named, kind_of
 from jobs.spec.reading.complaints import FOREIGN, MISSING, validate
-from jobs.spec.reading.location import refuse, with_location
+from jobs.spec.reading.location import with_location
 from jobs.spec.reading.run_names import run_names
 from jobs.spec.reading.sweep import Run, Study, SweepPoint, described, expand, repeated, with_point
-from jobs.spec.reading.yaml_tree import COMMAND_LINE, Entry, override, plain, read_file
+from jobs.spec.reading.yaml_nodes import Entry, refuse
+from jobs.spec.reading.yaml_tree import COMMAND_LINE, override, plain, read_file
 from jobs.spec.references import reference_problems
 from jobs.spec.sections import DEFAULT_KIND, Spec, SpecAsWritten
 

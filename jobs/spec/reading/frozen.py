@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from jobs.errors import UserError
 from jobs.spec.keys import in_order, keys_of, value_at
 from jobs.spec.reading.complaints import validate
-from jobs.spec.reading.location import refuse, with_location
+from jobs.spec.reading.location import with_location
+from jobs.spec.reading.yaml_nodes import read_text, refuse
 from jobs.spec.reading.yaml_text import yaml_text
-from jobs.spec.reading.yaml_tree import plain, read_text, read_tree
+from jobs.spec.reading.yaml_tree import plain, read_tree
 from jobs.spec.sections import Spec
 
 END = "...\n"  # YAML's end of a document: a file without this line was cut off

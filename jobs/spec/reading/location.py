@@ -1,18 +1,14 @@
 """Complaints with the file and line that they are about."""
 
-from typing import NoReturn
-
-from jobs.errors import UserError
 from jobs.spec.reading.sweep import Complaint, SweepPoint
-from jobs.spec.reading.yaml_tree import Entry, KeyPath, is_written, location_of
-
-MAX_COMPLAINTS = 50
+from jobs.spec.reading.yaml_nodes import Entry, shortened
+from jobs.spec.reading.yaml_tree import KeyPath, is_written, location_of
 
 
 def with_location(tree: Entry, point: SweepPoint | None, complaint: Complaint) -> str:
     """Return `file:line: key: what is wrong`. A value that `point` sets is located in the sweep."""
     path, message = complaint
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in path).removeprefix(".")
     return f"{location_of(tree, _place(tree, point, path))}: {key}: {message}"
 
 
@@ -26,9 +22,3 @@ def _place(tree: Entry, point: SweepPoint | None, path: KeyPath) -> KeyPath:
         if names[:len(path)] == path and not is_written(tree, path):  # a section that only the sweep has
             return choice.path
     return path
-
-
-def refuse(lines: list[str]) -> NoReturn:
-    """Raise UserError with the first of these lines."""
-    more = [f"... and {len(lines) - MAX_COMPLAINTS} more"] if len(lines) > MAX_COMPLAINTS else []
-    raise UserError("\n".join(lines[:MAX_COMPLAINTS] + more))

@@ -26,6 +26,7 @@ from jobs.spec.sections import Spec, SpecAsWritten
 
 WAYS = ("grid", "zip", "list")
 MAX_RUNS = 100_000
+MAX_SWEPT = 1000  # keys that a sweep may set
 
 Complaint = tuple[KeyPath, str]
 """A place in the spec file, and what is wrong there."""
@@ -163,6 +164,8 @@ def _wrong_keys(factors: Sequence[Sequence[SweepPoint]], fixed: Mapping[str, str
         for point in factor:
             for key, choice in point.choices.items():
                 firsts.setdefault(key, choice)
+        if len(swept) + len(firsts) > MAX_SWEPT:
+            return [(("sweep",), f"sets more than {MAX_SWEPT:,} keys")]
         for key, choice in firsts.items():
             location = choice.path if choice.path[1] == "list" else choice.path[:-1]
             earlier = [*swept, *list(firsts)[:list(firsts).index(key)]]

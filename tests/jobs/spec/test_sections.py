@@ -79,12 +79,28 @@ def test_a_study_name_is_a_file_name(name):
     assert refused(name=name) == ("name", "value_error")
 
 
-@pytest.mark.parametrize("time", ["24:00", "24:00:00", "2-12:30:00", "100:00:00"])
-def test_wall_times(time):
-    assert make(resources={"train": {"time": time}}).resources.train.time == time
+@pytest.mark.parametrize("time, shown", [
+    ("30", "0:30:00"), (30, "0:30:00"), (1440, "24:00:00"), ("30:00", "0:30:00"), ("90:30", "1:30:30"), ("2:30:00", "2:30:00"),
+    ("100:00:00", "100:00:00"), ("1-12", "36:00:00"), ("1-12:30", "36:30:00"), ("2-12:30:15", "60:30:15"), ("24:0", "0:24:00")])
+def test_wall_times_are_slurms(time, shown):
+    stage = make(resources={"train": {"time": time}}).resources.train
+    assert stage.time == shown and make(resources={"train": {"time": shown}}).resources.train.time == shown
 
 
-@pytest.mark.parametrize("time", ["", "24", "1h", "24:0", "1:2:3:4", "24:00:00\n", "-1:00:00"])
+def test_minutes_are_rounded_up():
+    stages = [make(resources={"train": {"time": time}}).resources.train for time in ("1:00", "1:01", "1:00:59")]
+    assert [stage.minutes for stage in stages] == [1, 2, 61]
+
+
+def test_the_report_takes_half_an_hour_but_no_longer_than_the_stages():
+    def time_of(**resources):
+        return make(resources=resources).resources.of_report.time
+    short = {stage: {"time": "10:00"} for stage in ("train", "sample", "evaluate")}
+    assert (time_of(), time_of(**short), time_of(**short, report={"time": "2:00:00"})) == ("0:30:00", "0:10:00", "2:00:00")
+
+
+@pytest.mark.parametrize("time", ["", "1h", "1:2:3:4", "24:00:00\n", "-1:00:00", "1-", "-1", "UNLIMITED", "INFINITE", "0", "0:30",
+                                  0, "366-0", "9" * 300, "1:-2", "１0", "3 0"])
 def test_wall_times_refused(time):
     assert refused(resources={"train": {"time": time}}) == ("resources.train.time", "value_error")
 

@@ -11,9 +11,11 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.spec.sections import Resources, StageResources
 from jobs.spec.stages import STAGES
-from slurm.launch.job_arrays import REPORT, REPORT_RESOURCES, Array, Chain, Need, build_arrays, chains_of, graph, hours
+from slurm.launch.job_arrays import REPORT, Array, Chain, Need, build_arrays, chains_of, graph, hours
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import dependency, executor, script
+
+OF_REPORT = Resources().of_report
 
 
 class Asking:
@@ -29,7 +31,7 @@ runs = st.lists(st.tuples(st.sampled_from([STAGES, STAGES[1:], STAGES[2:]]), st.
 
 @given(left=runs, longest=st.integers(1, 10), cap=st.sampled_from([None, 4, 7]))
 def test_every_stage_that_is_left_is_planned_once_behind_the_one_before(left, longest, cap):
-    arrays = build_arrays(chains_of(left, longest), cap)
+    arrays = build_arrays(chains_of(left, longest), OF_REPORT, cap)
     planned = [(run, array.stage) for array in arrays for run in array.runs]
     assert sorted(planned, key=str) == sorted(((run, stage) for run, (_, stages) in left.items() for stage in stages), key=str)
     assert [array.stage for array in arrays].count(REPORT) == bool(left)
@@ -47,7 +49,7 @@ def test_every_stage_that_is_left_is_planned_once_behind_the_one_before(left, lo
 
 @given(left=runs, cap=st.integers(4, 9))
 def test_a_cap_holds_over_all_arrays(left, cap):
-    arrays = build_arrays(chains_of(left, 1000), cap, queued=["7"])
+    arrays = build_arrays(chains_of(left, 1000), OF_REPORT, cap, queued=["7"])
     for place, array in enumerate(arrays[:-1]):
         resources = array.resources
         assert 1 <= array.at_once and array.at_once * resources.nodes * max(resources.gpus_per_node, 1) <= cap
@@ -67,8 +69,8 @@ def test_where_no_run_names_another_all_training_comes_first(left, longest, cap,
                                       (place - 1,) if cap and place else (), queued if cap and not place else (),
                                       at_once=cap and cap // width))
                 newest[number] = place
-    report = [Array(REPORT, REPORT_RESOURCES, (), after_all=tuple(sorted(newest.values())), after_queued=queued)]
-    assert build_arrays(chains, cap, queued) == (expected + report if expected else [])
+    report = [Array(REPORT, OF_REPORT, (), after_all=tuple(sorted(newest.values())), after_queued=queued)]
+    assert build_arrays(chains, OF_REPORT, cap, queued) == (expected + report if expected else [])
 
 
 named = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29), st.sampled_from(STAGES), st.sampled_from(STAGES)))
@@ -81,7 +83,7 @@ def test_all_elements_of_an_array_wait_for_the_same_runs_which_come_before(left,
         earlier, later = (RunDir(Path(f"r{number}")) for number in sorted((first, second)))
         if first != second and later in left and stage in left[later][1] and needed in left[earlier][1]:
             needs[later, stage] = needs.get((later, stage), frozenset()) | {Need(earlier, needed)}
-    arrays = build_arrays(chains_of(left, longest, needs), cap)
+    arrays = build_arrays(chains_of(left, longest, needs), OF_REPORT, cap)
     assert sum(len(array.runs) for array in arrays) == sum(len(stages) for _, stages in left.values())
     for place, array in enumerate(arrays):
         waits = set()
@@ -95,12 +97,12 @@ def test_runs_that_wait_for_each_other_are_refused():
     a, b = RunDir(Path("a")), RunDir(Path("b"))
     needs = {(a, "train"): frozenset({Need(b, "train")}), (b, "train"): frozenset({Need(a, "train")})}
     with pytest.raises(UserError, match="in a circle: (a -> b -> a|b -> a -> b)"):
-        build_arrays(chains_of({run: (Asking(1), STAGES) for run in (a, b)}, 10, needs), None)
+        build_arrays(chains_of({run: (Asking(1), STAGES) for run in (a, b)}, 10, needs), OF_REPORT, None)
 
 
 def test_a_cap_below_one_run_is_refused_with_what_it_needs():
     with pytest.raises(UserError, match="--max-parallel 3: one run needs 4 GPUs in resources.train"):
-        build_arrays(chains_of({RunDir(Path("a")): (Asking(2), STAGES)}, 10), 3)
+        build_arrays(chains_of({RunDir(Path("a")): (Asking(2), STAGES)}, 10), OF_REPORT, 3)
 
 
 def test_dependencies_in_the_words_of_sbatch():
@@ -119,20 +121,20 @@ def test_dependencies_in_the_words_of_sbatch():
 
 def test_a_chain_behind_an_array_in_the_queue_waits_for_its_elements():
     behind = Chain((("sample", StageResources()), ("evaluate", StageResources())), (RunDir(Path("a")), RunDir(Path("b"))), "7")
-    first, second, report = build_arrays([behind], None, queued=["7"])
+    first, second, report = build_arrays([behind], OF_REPORT, None, queued=["7"])
     assert (first.after_own_queued, second.after_own_queued, second.after_own) == ("7", None, 0)
     assert "element i after i of 7 in the queue" in graph([first, second, report])
 
 
 def test_cost_is_told_by_stage():
-    arrays = build_arrays(chains_of({RunDir(Path(name)): (Asking(2), STAGES) for name in "ab"}, 10), None)
+    arrays = build_arrays(chains_of({RunDir(Path(name)): (Asking(2), STAGES) for name in "ab"}, 10), OF_REPORT, None)
     # Two runs of 24 hours: training on 4 GPUs, sampling on 2, evaluation on a core, and half an hour for the report.
     assert hours(arrays) == ("at most 288 GPU-hours (train 192, sample 96) and 48 CPU-hours (evaluate 48, report 0) "
                              "without requeues")
     assert hours([]) == "nothing to submit"
 
 
-@pytest.mark.parametrize("text, value", [("1-02:03:04", 1564), ("0:01", 1), ("0:00:30", 1), ("24:00:00", 1440)])
+@pytest.mark.parametrize("text, value", [("1-02:03:04", 1564), ("1", 1), ("0:01:30", 2), ("24:00:00", 1440)])
 def test_wall_times_in_minutes(text, value):
     assert StageResources(time=text).minutes == value
 

@@ -3,7 +3,7 @@
 import pytest
 from spec_files import SMALLEST, complaints_about
 
-from jobs.spec.reading.location import MAX_COMPLAINTS
+from jobs.spec.reading.yaml_nodes import MAX_COMPLAINTS
 
 TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
               "precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed, schedule_sampler")
@@ -41,9 +41,16 @@ TRAIN_KEYS = ("iterations, batch_size, microbatch, lr, warmup, lr_anneal, weight
     ("evaluate: {features: ''}", 'evaluate.features: must not be empty (got "")'),
     ('evaluate: {features: "a\\tb"}', "evaluate.features: control characters (newline, tab, ...) are not allowed "
                                       '(got "a\\U00000009b")'),
-    ("resources: {train: {time: 24h}}", 'resources.train.time: write time as "HH:MM:SS", "HH:MM" or "D-HH:MM:SS" '
-                                        '(got "24h")'),
-    ("resources: {train: {mem_gb: 0}}", "resources.train.mem_gb: must be greater than 0 (got 0)"),
+    ("resources: {train: {time: 24h}}", 'resources.train.time: write time as SLURM does: "2:30:00" is hours, "30:00" or 30 is '
+                                        'minutes, "1-12" is days-hours; a job needs a limit (got "24h")'),
+    ("resources: {train: {mem_gb: -1}}", "resources.train.mem_gb: must be at least 0 (got -1)"),
+    ("resources: {report: {nodes: 2}}", "resources.report.nodes: unknown key; did you mean `resources.train.nodes` or "
+                                        "`resources.sample.nodes` or `resources.evaluate.nodes`?"),
+    ("model: {channel_mult: [" + "1, " * 17 + "]}", "model.channel_mult: must have at most 16 entries (got [1, 1, 1, 1, 1, 1, 1, "
+                                                   "1, 1, 1, 1, 1, 1, 1, 1, 1, 1])"),
+    ("sample: {num_samples: 1e18}", "sample.num_samples: must be at most 1,000,000,000,000 (got 1.0e+18)"),
+    ('evaluate: {features: "a\\x9bb"}', "evaluate.features: control characters (newline, tab, ...) are not allowed "
+                                        '(got "a\\U0000009bb")'),
     ("evaluate:", "evaluate: must be a mapping with keys among reference, features, metrics, batch_size, seed, "
                   "nll_data, nll_examples, respacings (got null)"),
     ("resources: {train: 3}", "resources.train: must be a mapping with keys among nodes, gpus_per_node, "

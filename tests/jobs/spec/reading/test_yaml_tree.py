@@ -79,7 +79,7 @@ def test_line_ends_and_byte_order_mark(write):
     ("name: x\ndata:\n    a: 1\n  b: 2\n",
      "x.yaml:4: not valid YAML: does not fit the lines above: look at indentation, brackets and quotes"),
     ("name: x\ndata: @x\n", "x.yaml:2: not valid YAML: text that starts with this character must be in quotes"),
-    (SMALLEST + "---\nname: y\n", "x.yaml:4: not valid YAML: a second document ('---'); a spec is one document"),
+    (SMALLEST + "---\nname: y\n", "x.yaml:4: not valid YAML: a second document ('---'); a file is one document"),
     ("name: x\ndata: *big\n", "x.yaml:2: not valid YAML: found undefined alias 'big'"),
     ("name: x\ndata: \x07\n", "x.yaml:2: not valid YAML: the character '\\x07' is not allowed"),
     ("name: x\nname: y\n", "x.yaml:2: name: given twice; first at x.yaml:1"),
@@ -114,7 +114,7 @@ def test_bad_bytes(write):
 def test_files_that_cannot_be_read(write, tmp_path):
     write("", "folder/x.yaml")
     assert complaints_about("nothing.yaml") == ["nothing.yaml: cannot be read (No such file or directory)"]
-    assert complaints_about("folder") == ["folder: cannot be read (Is a directory)"]
+    assert complaints_about("folder") == ["folder: not a file but a folder"]
 
 
 def test_several_mistakes_in_the_yaml_come_at_once(write):
