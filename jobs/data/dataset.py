@@ -7,6 +7,8 @@ classes, and the attributes `source` and `class_names` (a JSON list). Built-in d
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import h5py
@@ -14,6 +16,9 @@ import numpy as np
 
 from jobs.data.built_in import BUILT_IN_DATA
 from jobs.errors import UserError
+from jobs.storage.datasets import Found, find
+from jobs.storage.names import listed, printable, reason
+from jobs.storage.opening import UNREADABLE, open_hdf5
 
 _BLOCK = 4096  # images hashed at a time
 
@@ -26,6 +31,8 @@ class ImageData:
     labels: np.ndarray | None
     class_names: list[str]
     source: str
+    files: frozenset[str] = frozenset()
+    """The files that hold images and labels; empty where the data are in no file."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,58 +66,74 @@ def open_built_in(name: str) -> ImageData:
 
 
 def _open_hdf5(path: str) -> ImageData:
+    with opened(path) as file:
+        images, labels = find_images(path, file), find_labels(path, file)
+        mapped = images.mapped()
+        return ImageData(images.read() if mapped is None else mapped, read_labels(labels) if labels else None,
+                         _read_class_names(path, file), _read_source(file), images.files | (labels.files if labels else set()))
+
+
+@contextmanager
+def opened(path: str, unfit: str = "not an HDF5 file, or a damaged one") -> Iterator[h5py.File]:
+    """The HDF5 file `path`, open for reading. Raises UserError, which names it, where it is `unfit`."""
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder, not an HDF5 file; make one from it with `iddpm data folder`")
     try:
-        with h5py.File(path, "r") as file:
-            return ImageData(_read_images(path, file), _read_labels(path, file), _read_class_names(path, file),
-                             str(file.attrs.get("source", "")))
+        with open_hdf5(path) as file:
+            yield file
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; make a data set with `iddpm data digits`, `folder`, `cifar10` or "
                         f"`npz`, or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: not readable (permission denied)") from error
-    except (OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
+    except UNREADABLE as error:
+        raise UserError(f"{path}: {unfit} ({reason(error)})") from error
 
 
-def _dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset | None:
-    found = file.get(name)
-    if found is not None and not isinstance(found, h5py.Dataset):
-        raise UserError(f"{path}: /{name} is a group; a data set of numbers is needed there")
-    return found
-
-
-def _read_images(path: str, file: h5py.File) -> np.ndarray:
-    dataset = _dataset(path, file, "images")
-    if dataset is None:
-        raise UserError(f"{path}: has no /images; it holds: {', '.join(file) or 'nothing'}")
-    if dataset.dtype != np.uint8 or dataset.ndim != 4:
-        raise UserError(f"{path}: /images is {dataset.dtype} with shape {list(dataset.shape or [])}; "
+def find_images(path: str, file: h5py.File) -> Found:
+    """/images of `file`, uint8 [N, H, W, C]. Raises UserError if it is not so, or if images are missing."""
+    images = find(path, file, "images")
+    if images is None:
+        raise UserError(f"{path}: has no /images; it holds: {listed(file)}")
+    if images.dtype != np.uint8 or len(images.shape or ()) != 4:
+        raise UserError(f"{images.where} is {printable(str(images.dtype))} with shape {list(images.shape or [])}; "
                         "it must be uint8 [N, H, W, C]")
-    contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
-    offset = dataset.id.get_offset() if contiguous else None  # None also for external storage and unwritten data
-    if offset is None:
-        return dataset[:]
-    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=dataset.shape)
+    return images
 
 
-def _read_labels(path: str, file: h5py.File) -> np.ndarray | None:
-    dataset = _dataset(path, file, "labels")
-    if dataset is None:
+def find_labels(path: str, file: h5py.File) -> Found | None:
+    """/labels of `file`, whole numbers [N], or None. Raises UserError if they are not so, or not as many as images."""
+    labels = find(path, file, "labels")
+    if labels is None:
         return None
-    if dataset.dtype.kind not in "iu" or dataset.ndim != 1:
-        raise UserError(f"{path}: /labels is {dataset.dtype} with shape {list(dataset.shape or [])}; "
+    if labels.dtype.kind not in "iu" or len(labels.shape or ()) != 1:
+        raise UserError(f"{labels.where} is {printable(str(labels.dtype))} with shape {list(labels.shape or [])}; "
                         "it must be int64 [N]")
-    if len(dataset) != len(file["images"]):
-        raise UserError(f"{path}: {len(dataset)} labels for {len(file['images'])} images")
-    return dataset[:].astype(np.int64)
+    if len(labels.dataset) != len(file["images"]):
+        raise UserError(f"{path}: {len(labels.dataset)} labels for {len(file['images'])} images")
+    return labels
+
+
+def read_labels(labels: Found) -> np.ndarray:
+    """Labels int64 [N]. Raises UserError for numbers that int64 does not hold."""
+    found = labels.read()
+    if found.dtype.kind == "u" and found.size and found.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{labels.where} has the label {found.max()}; labels are whole numbers from 0")
+    return found.astype(np.int64)
+
+
+def _read_source(file: h5py.File) -> str:
+    """The attribute `source`, which is only shown, "" where there is none that can be read."""
+    try:
+        return str(file.attrs.get("source", ""))
+    except UNREADABLE:
+        return ""
 
 
 def _read_class_names(path: str, file: h5py.File) -> list[str]:
     try:
         names = json.loads(file.attrs.get("class_names", "[]"))
-    except (TypeError, ValueError):
+    except UNREADABLE:  # RecursionError too
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: attribute class_names must be a JSON list of strings")

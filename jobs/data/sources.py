@@ -3,6 +3,7 @@
 No torch here: `iddpm check` must find an unfit reference on a login node, before anything is submitted.
 """
 
+import os
 import struct
 import zipfile
 import zlib
@@ -11,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jobs.data.built_in import BUILT_IN_DATA
-from jobs.data.dataset import ImageData, open_built_in, open_data
+from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, read_labels
 from jobs.data.image_files import decode_image, list_images
 from jobs.data.npz_arrays import open_array
 from jobs.errors import UserError
 from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
+from jobs.storage.names import reason
+from jobs.storage.opening import UNREADABLE, open_hdf5
 
 # Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
 STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
@@ -75,7 +77,7 @@ def open_images(path: str, image_size: int | None = None, channels: int | None =
     elif Path(path).is_dir():
         # Readers of images only ask for `shape`, `len` and slices, and a folder has these.
         images = ImageData(cast(np.ndarray, ImageFolder(Path(path))), None, [], f"folder {path}")
-    elif zipfile.is_zipfile(path):
+    elif _is_npz(path):
         found = _open_npz(path)[0]
         if found is None:
             raise UserError(f"{path}: has no images (arr_0)")
@@ -96,21 +98,40 @@ def _check_shape(path: str, images: ImageData, image_size: int | None, channels:
         raise UserError(f"{path}: images have {depth} channels, but channels is {channels}")
 
 
+class StoredSamples:
+    """/images of a samples.h5, uint8 [N, H, W, C]: a slice reads its images. The file stays open meanwhile.
+
+    Raises UserError, on opening or slicing, where they are missing or damaged.
+    """
+
+    def __init__(self, path: str):
+        self._file = open_hdf5(path)
+        self._found = find_images(path, self._file)
+        self.shape = self._found.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        try:
+            return self._found.dataset[rows]
+        except UNREADABLE as error:
+            raise UserError(f"{self._found.where} cannot be read, the file is damaged ({reason(error)})") from error
+
+
 def _open_hdf5(path: str) -> ImageData:
-    try:
-        with h5py.File(path, "r") as file:
-            shape = getattr(file.get("images"), "shape", None)
-        if shape is None or len(shape) != 4:
-            raise UserError(f"{path}: has no /images [N, H, W, C]")
-        if "sample_index" not in (file := h5py.File(path, "r")):
-            file.close()
-            return open_data(path, shape[1], shape[3])
-        labels = file["labels"][:] if "labels" in file else None
-        return ImageData(file["images"], labels, [], path)  # an open HDF5 data set: slicing reads from samples.h5
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits") from error
-    except (OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path}: neither HDF5 nor .npz, or damaged ({error})") from error
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits")
+    with opened(path, "neither HDF5 nor .npz, or damaged") as file:
+        images, labels = find_images(path, file), find_labels(path, file)
+        if "sample_index" in file:
+            return ImageData(cast(np.ndarray, StoredSamples(path)), read_labels(labels) if labels else None, [], path)
+        shape = images.shape
+    return open_data(path, shape[1], shape[3])
+
+
+def _is_npz(path: str) -> bool:
+    return os.path.isfile(path) and zipfile.is_zipfile(path)  # opening a pipe would wait for its writer
 
 
 def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
@@ -168,7 +189,7 @@ def open_reference(path: str, image_size: int, channels: int) -> Reference:
 
     Raises UserError if `path` is none of these, or if its images do not have this size and number of channels.
     """
-    if path in BUILT_IN_DATA or not zipfile.is_zipfile(path):
+    if path in BUILT_IN_DATA or not _is_npz(path):
         return Reference(path, open_images(path, image_size, channels), {})
     images, statistics, names = _open_npz(path)
     if images is not None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import h5py
 import numpy as np
 
 from jobs.data.sources import Reference, open_reference, reference_problems
@@ -30,6 +29,7 @@ from jobs.sampling.weights import load_sampler, settings_of
 from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.samplings import Sampling, sampling_facts, samplings, with_changes, with_sampling
 from jobs.storage.files import atomic_path, write_json
+from jobs.storage.opening import open_hdf5
 
 
 @dataclass
@@ -126,7 +126,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
 
         def compute() -> dict[str, dict]:
             of_reference = theirs()
-            with h5py.File(run.samples_folder(sampling) / "samples.h5", "r") as file:
+            with open_hdf5(run.samples_folder(sampling) / "samples.h5") as file:
                 return measure(file["images"], settings.metrics, features, of_reference, group, settings.batch_size, steps,
                                steps.check, interval=interval)
         basis = {"samples": found.sampled_with[sampling], "num_samples": spec.sample.num_samples,

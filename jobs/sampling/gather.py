@@ -21,6 +21,7 @@ from jobs.spec.reading.frozen import dump
 from jobs.spec.samplings import Sampling, samplings, with_sampling
 from jobs.storage.files import atomic_path
 from jobs.storage.hdf5 import Layout, fill, lay_out
+from jobs.storage.opening import open_hdf5
 from jobs.storage.sealed import open_sealed
 
 SMALL_GRID, LARGE_GRID = 16, 100
@@ -44,7 +45,7 @@ def gather(run: RunDir, settings: dict, sampling: Sampling) -> None:
     if folder != run.samples:
         return
     _write_npz(run)
-    with h5py.File(run.samples_h5, "r") as file:
+    with open_hdf5(run.samples_h5) as file:
         images = file["images"][:LARGE_GRID]
     write_png(run.samples / "samples-grid.png", grid(images, columns=10))
     write_png(run.samples_png, grid(images[:SMALL_GRID], columns=4))
@@ -158,7 +159,7 @@ def in_order(function: Callable[[Argument], Result], arguments: Sequence[Argumen
 def _write_npz(run: RunDir) -> None:
     """Write samples.npz from samples.h5, part by part: arr_0 uint8 [N, H, W, C] and arr_1 int64 [N], the labels, as the
     field's evaluators read them."""
-    with atomic_path(run.samples / "samples.npz") as temporary, h5py.File(run.samples_h5, "r") as file, \
+    with atomic_path(run.samples / "samples.npz") as temporary, open_hdf5(run.samples_h5) as file, \
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, key in (("arr_0.npy", "images"), ("arr_1.npy", "labels")):
             if key in file:

@@ -52,7 +52,7 @@ def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) 
         file.flush()
         os.fsync(file.fileno())
         file.truncate(own + sum(layout.size for layout in layouts.values()))
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         file.attrs.update(attributes)
         return {name: _create(file, name, layout) for name, layout in layouts.items()}
 

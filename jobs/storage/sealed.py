@@ -18,6 +18,8 @@ import h5py
 import numpy as np
 import xxhash
 
+from jobs.storage.opening import open_hdf5
+
 DAMAGED = "damaged: its checksum is not the recorded one"
 _NAME = b"xxh3_128 "
 _SEAL_BYTES = len(_NAME) + 32 + 1
@@ -60,7 +62,7 @@ def open_sealed(path: Path) -> h5py.File:
         update_from(digest, file, size)
         if size < 0 or file.read() != seal(digest):
             raise OSError(DAMAGED)
-    return h5py.File(path, "r")
+    return open_hdf5(path)
 
 
 class SameLayoutReader:

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from jobs.data.image_files import decode_image, list_images
-from jobs.data.importers.writer import Summary, Writer, blocks_of, printable
+from jobs.data.importers.writer import Summary, Writer, blocks_of
 from jobs.errors import UserError
+from jobs.storage.names import printable
 
 _BLOCK = 256  # images decoded at a time
 _NAMED = 10  # unusable images named in an error

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import h5py
 import numpy as np
 
 from jobs.errors import UserError
 from jobs.storage.files import atomic_path, disk_errors_explained, make_dir
 from jobs.storage.hdf5 import Layout, lay_out
+from jobs.storage.names import printable
+from jobs.storage.opening import is_hdf5
 
 _BLOCK = 256  # images in memory at a time
 
@@ -75,7 +76,7 @@ class Writer:
             yield spool
 
     def _refuse_other_files(self) -> None:
-        if self.output.exists() and not (self.output.is_file() and h5py.is_hdf5(self.output)):
+        if self.output.exists() and not (self.output.is_file() and is_hdf5(self.output)):
             raise UserError(f"{self.output}: exists and is not an HDF5 file; choose another output")
 
 
@@ -93,8 +94,3 @@ def blocks_of(stream: IO[bytes], shape: tuple[int, ...]) -> Iterator[np.ndarray]
         yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
     if stream.read(1):  # zipfile compares the checksum only when the member is read to its end
         raise ValueError(f"goes on after the last of {shape[0]} images")
-
-
-def printable(text: str) -> str:
-    """`text` on one line and in UTF-8: other characters, such as the odd bytes of a file name, are escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -15,6 +15,7 @@ from jobs.report.board import BoardLog
 from jobs.report.diffusion_facts import held_out_data, noised
 from jobs.report.neighbours import nearest, searched
 from jobs.report.run import RunReport
+from jobs.storage.opening import open_hdf5
 
 CELL = 40  # smaller images are enlarged to this many pixels, by a whole factor
 COLUMNS, CLASSES = 6, 10  # of the picture of samples
@@ -56,7 +57,7 @@ def _uri(canvas: np.ndarray, kind: str, **options: int) -> str:
 def samples_picture(run: RunReport, class_names: Sequence[str]) -> Picture | None:
     """The first samples; of a conditional model a row for each of the first classes. None for a run without samples."""
     def read() -> Picture:
-        with h5py.File(run.run.samples_h5, "r") as file:
+        with open_hdf5(run.run.samples_h5) as file:
             return _by_class(run, file, class_names) if "labels" in file else _first(run, file)
     return run.read(run.run.samples_h5, read, None)
 
@@ -116,7 +117,7 @@ def training_data(run: RunReport) -> ImageData | None:
 def neighbours_picture(run: RunReport, data: ImageData) -> Picture | None:
     """Samples above the training images nearest to them."""
     def read() -> Picture:
-        with h5py.File(run.run.samples_h5, "r") as file:
+        with open_hdf5(run.run.samples_h5) as file:
             samples = file["images"][:COMPARED]
         index, distance = nearest(samples, data.images)
         return tiles(np.concatenate([samples, data.images[index]]), len(samples),

@@ -130,7 +130,7 @@ def test_damaged_compressed_images_are_refused(tmp_path):
     with open(path, "r+b") as file:
         file.seek(chunk.byte_offset)
         file.write(bytes(chunk.size))
-    with pytest.raises(UserError, match="a damaged one"):
+    with pytest.raises(UserError, match="a.h5: /images cannot be read, the file is damaged"):
         open_data(path, 6, 3)
 
 

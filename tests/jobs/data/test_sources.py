@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.data.sources import open_images, open_reference, reference_problems
+from jobs.data.sources import StoredSamples, open_images, open_reference, reference_problems
 from jobs.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_the_same_images_from_every_kind_of_file(files, name):
 
 def test_an_uncompressed_npz_is_not_read_as_a_whole(files):
     assert isinstance(open_images(str(files / "plain.npz")).images, np.memmap)
-    assert isinstance(open_images(str(files / "samples.h5")).images, h5py.Dataset)
+    assert isinstance(open_images(str(files / "samples.h5")).images, StoredSamples)
 
 
 def test_digits_need_no_file():

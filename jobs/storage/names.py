@@ -1,0 +1,30 @@
+"""Show names and messages that come from files: nothing in a file may steer the terminal, or fill the screen."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+_LISTED = 10  # names in a list
+_LONGEST = 300  # characters of a name or a reason
+
+
+def printable(text: str) -> str:
+    """`text` on one line and in UTF-8: other characters, such as the odd bytes of a file name, are escaped."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def shortened(text: str) -> str:
+    """`text` as `printable` gives, cut after 300 characters."""
+    text = printable(text[:_LONGEST + 1])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first ten names with commas between them, "and more" if there are more; "nothing" if there are none."""
+    first = [shortened(name) for name in islice(names, _LISTED + 1)]
+    return ", ".join(first[:_LISTED]) + (" and more" if len(first) > _LISTED else "") or "nothing"
+
+
+def reason(error: BaseException) -> str:
+    """The message of `error` on one short line; the name of its class if it has no message."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return shortened(str(text) or type(error).__name__)
