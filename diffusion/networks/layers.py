@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from diffusion.networks.dropout import KeyedDropout, numbers_per_example
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
@@ -83,43 +85,52 @@ class Recomputable(nn.Module):
 class ResBlock(Recomputable):
     """x [N, A, H, W], embedding [N or 1, E] -> [N, out_channels, H, W]: two 3x3 convolutions beside a residual connection.
 
-    Encoder blocks have A = in_channels. Decoder blocks also take `skip` [N, B, H, W], with A + B = in_channels.
+    Encoder blocks have A = in_channels. Decoder blocks also take `skip` [N, B, H, W], with A + B = in_channels. `drawn` int32
+    [N, ...] are the random numbers of all layers, of which dropout takes those of this layer (`draws_at`).
     With `recompute`, an encoder block keeps only its inputs. A decoder block also keeps the activation between the convolutions,
     so that neither runs twice; in the encoder that activation would be held too long, until the backward pass is nearly over.
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float, use_scale_shift_norm: bool):
         super().__init__()
-        self.use_scale_shift_norm = use_scale_shift_norm
+        self.use_scale_shift_norm, self.out_channels = use_scale_shift_norm, out_channels
+        self.own_draws = slice(0)
         self.in_layers = nn.Sequential(Norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (1 + use_scale_shift_norm)))
-        self.out_layers = nn.Sequential(Norm(out_channels), nn.SiLU(), nn.Dropout(dropout),
+        self.out_layers = nn.Sequential(Norm(out_channels), nn.SiLU(), KeyedDropout(dropout),
                                         zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
         self.skip_connection = (nn.Identity() if in_channels == out_channels
                                 else nn.Conv2d(in_channels, out_channels, 1))
 
-    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
-        if skip is None:
-            return self.run(self._both_convolutions, x, embedding)
-        residual, h = self.run(self._first_convolution, x, skip)
-        return residual + self.run(self._second_convolution, h, embedding)
+    def draws_at(self, first: int, pixels: int) -> int:
+        """Let dropout take the random numbers from `first` on, for activations of so many pixels. Return where they end."""
+        self.own_draws = slice(first, first + numbers_per_example(self.out_channels, pixels))
+        return self.own_draws.stop
 
-    def _both_convolutions(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None, drawn: Tensor | None = None) -> Tensor:
+        if skip is None:
+            return self.run(self._both_convolutions, x, embedding, drawn)
+        residual, h = self.run(self._first_convolution, x, skip)
+        return residual + self.run(self._second_convolution, h, embedding, drawn)
+
+    def _both_convolutions(self, x: Tensor, embedding: Tensor, drawn: Tensor | None) -> Tensor:
         residual, h = self._first_convolution(x)
-        return residual + self._second_convolution(h, embedding)
+        return residual + self._second_convolution(h, embedding, drawn)
 
     def _first_convolution(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if skip is not None:
             x = Join.apply(x, skip)
         return self.skip_connection(x), self.in_layers(x)
 
-    def _second_convolution(self, h: Tensor, embedding: Tensor) -> Tensor:
+    def _second_convolution(self, h: Tensor, embedding: Tensor, drawn: Tensor | None) -> Tensor:
         modulation = self.emb_layers(embedding)[:, :, None, None]  # [N or 1, out or 2 out, 1, 1]
+        norm, silu, dropout, convolution = self.out_layers
         if self.use_scale_shift_norm:
             scale, shift = modulation.chunk(2, dim=1)
-            h = self.out_layers[0](h) * (1 + scale) + shift
-            return self.out_layers[1:](h)
-        return self.out_layers(h + modulation)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + modulation)
+        return convolution(dropout(silu(h), None if drawn is None else drawn[:, self.own_draws]))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from diffusion.networks.dropout import random_numbers
 from diffusion.networks.layers import (
     Attention,
     Downsample,
@@ -23,11 +24,12 @@ class Block(nn.ModuleList):
         super().__init__(layers)
         self.resolution = resolution
 
-    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
-        """x [N, C, H, W], embedding [N or 1, E]; in the decoder also the output `skip` [N, S, H, W] of an encoder block."""
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None, drawn: Tensor | None = None) -> Tensor:
+        """x [N, C, H, W], embedding [N or 1, E], random numbers `drawn` for dropout; in the decoder also the output `skip`
+        [N, S, H, W] of an encoder block."""
         for layer in self:
             if isinstance(layer, ResBlock):
-                x, skip = layer(x, embedding, skip), None
+                x, skip = layer(x, embedding, skip, drawn), None
             else:
                 x = layer(x)
         return x
@@ -39,6 +41,7 @@ class UNet(nn.Module):
     image_size              S, divisible by 2 ** (len(channel_mult) - 1)
     channel_mult            channels of each level, as multiples of num_channels
     attention_resolutions   sizes in pixels
+    dropout                 with `dropout_keys` int64 [N] in the call, masks are functions of each example's key
     gradient_checkpointing  resolutions at which layers are recomputed in the backward pass (`layers.Recomputable`); True: all
     Raises ValueError where the levels do not divide image_size, or num_heads does not divide the channels of an attention layer.
     """
@@ -90,6 +93,16 @@ class UNet(nn.Module):
 
         self.out = nn.Sequential(Norm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)))
         self.checkpoint_gradients(gradient_checkpointing)
+        self.draws = self._share_out_draws() if dropout else 0  # random numbers that dropout needs for one example
+
+    def _share_out_draws(self) -> int:
+        """Give each layer with dropout its part of an example's random numbers. Return how many numbers there are."""
+        draws = 0
+        for block in [module for module in self.modules() if isinstance(module, Block)]:
+            for layer in block:
+                if isinstance(layer, ResBlock):
+                    draws = layer.draws_at(draws, block.resolution ** 2)
+        return draws
 
     def checkpoint_gradients(self, where: bool | Sequence[int]) -> None:
         """Change `gradient_checkpointing` to `where`."""
@@ -117,18 +130,19 @@ class UNet(nn.Module):
         return None if y is None else self.label_emb(y)
 
     def forward(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None, *,
-                embedding: Tensor | None = None) -> Tensor:
+                embedding: Tensor | None = None, dropout_keys: Tensor | None = None) -> Tensor:
         """The output at times t with labels y; or with the `embedding` [N or 1, E] of both, see `along`."""
         if embedding is None:
             if t is None:
                 raise ValueError("the network needs times t or their embedding")
             embedding, label = self._time_embedding(t), self._label_embedding(y)
             embedding = embedding if label is None else embedding + label
+        drawn = random_numbers(dropout_keys, self.draws) if dropout_keys is not None and self.draws and self.training else None
         h, skips = x, []
         for block in self.input_blocks:
-            h = block(h, embedding)
+            h = block(h, embedding, drawn=drawn)
             skips.append(h)
-        h = self.middle_block(h, embedding)
+        h = self.middle_block(h, embedding, drawn=drawn)
         for block in self.output_blocks:
-            h = block(h, embedding, skips.pop())
+            h = block(h, embedding, skips.pop(), drawn)
         return self.out(h)

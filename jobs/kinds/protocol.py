@@ -83,6 +83,10 @@ class Draw:
         generator = self.generator(stream, self.device)
         return torch.randn((self.batch_size, *shape), device=self.device, generator=generator)[self.share]
 
+    def keys(self, stream: str) -> Tensor:
+        """Return a random number for each example, int64 [n] on the device, such as a key for masks of dropout."""
+        return self.own(torch.randint(-2 ** 63, 2 ** 63 - 1, (self.batch_size,), generator=self.generator(stream, "cpu")))
+
     def own(self, values: Tensor) -> Tensor:
         """Return this rank's share of `values` [batch_size, ...], copied from the CPU to the device."""
         share = values[self.share]

@@ -80,7 +80,7 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
     A gradient that is not finite leaves weights and optimiser unchanged. Only the kind's `learn` may wait for the device.
     """
     kind, train = state.kind, state.spec.train
-    torch.manual_seed(derived_seed(train.seed, "dropout", step, state.group.rank))
+    seed_torch(state, step)
     inputs = kind.inputs(examples, state.draw(step))
     losses: dict[str, Tensor] = {}
     grad_norms: dict[str, Tensor] = {}
@@ -104,6 +104,12 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
             update_ema(list(average.values()), part.parameters, float(rate))
     kind.learn(inputs, losses)
     return StepResult(inputs, losses, grad_norms)
+
+
+def seed_torch(state: TrainingState, step: int) -> None:
+    """Make a network that draws random numbers by itself repeat them after a resume. They depend on the rank; the U-Net draws
+    none: its dropout is a function of each example's key."""
+    torch.manual_seed(derived_seed(state.spec.train.seed, "torch", step, state.group.rank))
 
 
 def apply_gradients(part: Part, train: Train) -> Tensor:
@@ -162,9 +168,9 @@ def part_square(state: TrainingState, examples: Examples, size: int, step: int) 
     `examples` are the share of step `step`, which follows. Parameters and their gradients stay unchanged. This function
     waits for the device. jobs/training/gradient_noise.py says what the result is for.
     """
-    train, part = state.spec.train, state.parts[MODEL]
+    part = state.parts[MODEL]
     inputs = microbatches(state.kind.inputs(examples, state.draw(step)), size)[0]
-    torch.manual_seed(derived_seed(train.seed, "dropout", step, state.group.rank))
+    seed_torch(state, step)
     losses = state.kind.losses(MODEL, state.callables(""), inputs)
     loss = part.scaler.scale((losses["loss"] * inputs.weights).mean())
     gradients = torch.autograd.grad(loss, part.parameters)

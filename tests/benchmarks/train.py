@@ -4,6 +4,7 @@
                 tensor, a read-back per tensor for the gradient's norm, default DDP and malloc) against `train_step` in fp32
                 and in bf16
     compiled    plain_training.py against `train_step` with train.compile: default (minutes)
+    dropout     `train_step` with masks keyed by example (diffusion/networks/dropout.py), with torch's dropout, and without any
     malloc      `train_step` with freed memory kept (jobs.parallel.allocator) and without
     layout      `train_step` with images, weights and activations in channels_last, and in the default layout
     memory      the largest sum of storages alive in a step, without parameters, and the time, by gradient_checkpointing
@@ -56,10 +57,10 @@ CONFIGS = {
 }
 
 
-def spec_of(config: str, **train) -> DiffusionSpec:
+def spec_of(config: str, dropout: float = 0.0, **train) -> DiffusionSpec:
     data, model, batch_size = CONFIGS[config]
     return resolve(DiffusionSpecAsWritten.model_validate({
-        "name": "benchmark", "data": {"path": "random", **data}, "model": model,
+        "name": "benchmark", "data": {"path": "random", **data}, "model": {**model, "dropout": dropout},
         "train": {"iterations": FOREVER, "batch_size": batch_size, **train}}))
 
 
@@ -88,6 +89,8 @@ class Way:
 
     train: dict = field(default_factory=dict)
     plain: bool = False
+    dropout: float = 0.0
+    torch_dropout: bool = False
     default_malloc: bool = False
     channels_last: bool = False
 
@@ -97,6 +100,8 @@ WAYS = {
     "step": {"plain": PLAIN, "fp32": Way(), "bf16": Way({"precision": "bf16"})},
     "compiled": {"plain": PLAIN, "fp32 compiled": Way({"compile": "default"}),
                  "bf16 compiled": Way({"precision": "bf16", "compile": "default"})},
+    "dropout": {f"{precision}, {name}": Way({"precision": precision}, **way) for precision in ("fp32", "bf16") for name, way in {
+        "torch's": {"dropout": 0.3, "torch_dropout": True}, "keyed": {"dropout": 0.3}, "none": {}}.items()},
     "malloc": {f"{precision}, {'default' if default else 'kept'}": Way({"precision": precision}, default_malloc=default)
                for precision in ("fp32", "bf16") for default in (True, False)},
     "layout": {f"{precision}{', channels last' * last}": Way({"precision": precision}, channels_last=last)
@@ -108,7 +113,9 @@ def served(config: str, way: Way, connection: Connection) -> None:
     if way.default_malloc:
         distributed.keep_freed_memory = lambda: None
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", THREADS) as group:
-        state = new_state(spec_of(config, **way.train), group)
+        state = new_state(spec_of(config, way.dropout, **way.train), group)
+        if way.torch_dropout:
+            state.parts[MODEL].network.draws = 0
         if way.channels_last:
             state.parts[MODEL].network.to(memory_format=torch.channels_last).register_forward_pre_hook(
                 lambda _, given: (given[0].contiguous(memory_format=torch.channels_last), *given[1:]))

@@ -20,7 +20,8 @@ from jobs.spec.kinds import MODEL
 
 @dataclass(frozen=True)
 class DiffusionInputs:
-    """n examples: x_start and noise [n, C, H, W], t int64 [n], weights [n], quarter int64 [n], labels int64 [n] or None."""
+    """n examples: x_start and noise [n, C, H, W], t int64 [n], weights [n], quarter int64 [n]; labels and, with dropout, keys of
+    the masks: int64 [n] or None."""
 
     x_start: Tensor
     noise: Tensor
@@ -28,6 +29,7 @@ class DiffusionInputs:
     weights: Tensor
     quarter: Tensor
     labels: Tensor | None
+    dropout_keys: Tensor | None
 
 
 class DiffusionTrainable:
@@ -46,11 +48,13 @@ class DiffusionTrainable:
         t, weights = self.timestep_sampler.sample(draw.batch_size, draw.generator("timesteps", "cpu"))
         noise = draw.normal("noise", examples.images.shape[1:])
         t, weights = draw.own(t), draw.own(weights)
-        return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps, examples.labels)
+        keys = draw.keys("dropout") if self.spec.model.dropout else None
+        return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps, examples.labels, keys)
 
     def losses(self, update: str, networks: Mapping[str, Network], inputs: DiffusionInputs) -> dict[str, Tensor]:
+        keys = {} if inputs.dropout_keys is None else {"dropout_keys": inputs.dropout_keys}
         return training_losses(self.diffusion, networks[update], inputs.x_start, inputs.t, inputs.noise, self.spec.diffusion.loss,
-                               conditions(inputs.labels, self.device))
+                               conditions(inputs.labels, self.device) | keys)
 
     def learn(self, inputs: DiffusionInputs, losses: Mapping[str, Tensor]) -> None:
         """Show the losses of all ranks to the timestep sampler. Waits for the device, where the sampler learns at all."""
