@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from jobs.errors import UserError
+from jobs.errors import StageFailed, UserError
 from jobs.parallel.allocator import keep_freed_memory
 from jobs.parallel.devices import VISIBLE, gpu_index, own_slice
 from jobs.parallel.precision import exact_products
 from jobs.storage.files import write_text
 
 SIOCGIFADDR = 0x8915  # linux/sockios.h
-MEETING_TIMEOUT = timedelta(minutes=10)
+MEETING_TIMEOUT, POLL_S = timedelta(minutes=10), 0.05
 # Longer than ranks ever wait for each other, for example while one saves a checkpoint to a slow disk.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
@@ -109,8 +109,8 @@ def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Gro
     `meeting` is a path that all ranks see and no other group uses. Rank 0 writes its address to that file; under torchrun
     the launcher's address is used instead. `threads` is the number of CPU threads of this process. `gpu`: compute on a GPU
     where there is one, whichever launcher started the ranks. Without a GPU, the process keeps the memory that it frees (see
-    jobs.parallel.allocator). Products of float32 numbers are exact (see jobs.parallel.precision). Raises TimeoutError if rank
-    0 does not come.
+    jobs.parallel.allocator). Products of float32 numbers are exact (see jobs.parallel.precision). Raises StageFailed if not all
+    ranks come.
     """
     here = rank_info()
     torch.set_num_threads(threads)
@@ -127,6 +127,8 @@ def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Gro
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
     store = None if "RANK" in os.environ else _meet(here, meeting)
+    if store is not None:
+        _wait_for_all(store, here)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=COLLECTIVE_TIMEOUT)
     if here.rank == 0:
@@ -154,10 +156,26 @@ def _meet(rank: RankInfo, meeting: Path) -> dist.Store:
     deadline = time.monotonic() + MEETING_TIMEOUT.total_seconds()
     while not meeting.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"rank 0 did not come to {meeting} within {MEETING_TIMEOUT}")
-        time.sleep(0.05)
+            raise StageFailed(f"rank 0 did not come to {meeting} within {MEETING_TIMEOUT}", kind="node or network")
+        time.sleep(POLL_S)
     address, port = meeting.read_text().split()
     return dist.TCPStore(address, int(port), rank.world_size, is_master=False, timeout=MEETING_TIMEOUT)
+
+
+def _wait_for_all(store: dist.Store, rank: RankInfo) -> None:
+    """Wait until every rank has come to `store`. Raises StageFailed that names those which do not.
+
+    torch would wait for them as long as for a collective. A launcher that sees a rank die ends the others in the meantime.
+    """
+    places = [f"arrived/{number}" for number in range(rank.world_size)]
+    store.set(places[rank.rank], os.uname().nodename)
+    deadline = time.monotonic() + MEETING_TIMEOUT.total_seconds()
+    while not store.check(places):
+        if time.monotonic() > deadline:
+            missing = [str(number) for number, place in enumerate(places) if not store.check([place])]
+            raise StageFailed(f"{'ranks' if len(missing) > 1 else 'rank'} {', '.join(missing)} did not come within "
+                              f"{MEETING_TIMEOUT}", kind="node or network")
+        time.sleep(POLL_S)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from submitit import LocalExecutor
@@ -17,6 +18,7 @@ from jobs.run.progress import NOTE, Bar
 from jobs.spec.sections import StageResources
 from jobs.stage import run_stage
 from jobs.storage.files import make_dir, read_json
+from slurm.launch.local_ranks import Watch, descendants, outcome_of
 
 FOREVER_MIN = 60 * 24 * 365  # submitit's default would stop a local job after two minutes
 POLL_S = 0.25
@@ -50,9 +52,10 @@ def run_locally(run: RunDir, stage: str) -> None:
     with _Stopping() as stopping:
         job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
         stopping.controller = _controller(job)
-        _follow(job, run, stage, began, stopping)
+        watch = Watch(job, _controller(job))
+        _follow(job, run, stage, began, stopping, watch)
     _repeat_notes(job.paths.stdout)
-    _raise_if_not_done(job, run, stage)
+    _raise_if_not_done(job, run, stage, watch.killed)
     if stopping.asked:  # Ctrl-C came when the stage was about to end: do not start the next one
         raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
 
@@ -96,11 +99,11 @@ class _Stopping:
         if self.asked == 1:
             print("\nstopping at the next step, saving first; press again to kill", file=sys.stderr, flush=True)
         elif self.controller is not None:
-            for child in _descendants(self.controller):
+            for child in descendants(self.controller):
                 os.kill(child, signal.SIGKILL)
 
 
-def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping) -> None:
+def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping, watch: Watch) -> None:
     """Show the progress until the job ends. After Ctrl-C, ask the ranks to stop."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signalled = False
@@ -117,6 +120,8 @@ def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping
                 if stopping.asked and not signalled:  # not earlier: processes that are still starting would die
                     os.kill(_controller(job), signal.SIGTERM)  # the controller passes the signal to all ranks
                     signalled = True
+            else:
+                watch.look()
     finally:
         bar.close()
 
@@ -129,12 +134,6 @@ def _repeat_notes(log: Path) -> None:
                 print(line, flush=True)
 
 
-def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
-    return found + [grandchild for child in found for grandchild in _descendants(child)]
-
-
 def _progress(run: RunDir, stage: str, began: float) -> dict | None:
     """The content of progress.json; None if this attempt has not written the file yet."""
     try:
@@ -144,17 +143,15 @@ def _progress(run: RunDir, stage: str, began: float) -> dict | None:
     return progress if progress["stage"] == stage and progress["heartbeat"] >= began else None
 
 
-def _raise_if_not_done(job: Job, run: RunDir, stage: str) -> None:
-    """Raise the most informative of the ranks' outcomes; return if all ranks are done."""
-    # All processes have ended. submitit would wait 15 seconds for the result of a rank that died without one.
-    tasks = [job.task(rank) for rank in range(job.num_tasks)]
-    outcomes = [task.result() if task.paths.result_pickle.exists() else {"state": "lost", "message": ""} for task in tasks]
-    by_state = {outcome["state"]: outcome["message"] for outcome in reversed(outcomes)}
+def _raise_if_not_done(job: Job, run: RunDir, stage: str, killed: Collection[int]) -> None:
+    """Raise the most informative of the ranks' outcomes; return if all ranks are done. `killed`: ranks not to blame."""
+    outcomes = {rank: outcome_of(job, rank) for rank in range(job.num_tasks) if rank not in killed}
+    by_state = {outcome["state"]: outcome["message"] for outcome in reversed(outcomes.values())}
     log = job.paths.stdout
     if "refused" in by_state:
         raise UserError(by_state["refused"])
     if "lost" in by_state:  # before "failed": the other ranks fail because this one is missing
-        ranks = [str(rank) for rank, outcome in enumerate(outcomes) if outcome["state"] == "lost"]
+        ranks = [str(rank) for rank, outcome in outcomes.items() if outcome["state"] == "lost"]
         raise StageFailed(f"{run.path}: {stage}: rank {', '.join(ranks)} died without a message (killed, or out of memory?); "
                           f"run again to go on. Log: {log}")
     if "failed" in by_state or "abandoned" in by_state:

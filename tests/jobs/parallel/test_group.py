@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
+import torch
 
+from jobs.errors import StageFailed
+from jobs.parallel import group
 from jobs.parallel.group import RankInfo, rank_info
 
 COLLECTIVES = """
@@ -70,3 +74,22 @@ def test_the_rank_is_the_launchers(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert rank_info() == expected
+
+
+def test_ranks_that_do_not_come_are_named(monkeypatch):
+    monkeypatch.setattr(group, "MEETING_TIMEOUT", timedelta(seconds=0.2))
+    store = torch.distributed.HashStore()
+    store.set("arrived/1", "n1")
+    with pytest.raises(StageFailed, match="ranks 2, 3 did not come within 0:00:00.2") as raised:
+        group._wait_for_all(store, RankInfo(0, 4, 0))
+    assert raised.value.kind == "node or network"
+    for rank in (2, 3):
+        store.set(f"arrived/{rank}", "n2")
+    group._wait_for_all(store, RankInfo(0, 4, 0))
+
+
+def test_a_rank_0_that_does_not_come_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(group, "MEETING_TIMEOUT", timedelta(seconds=0.2))
+    with pytest.raises(StageFailed, match="rank 0 did not come") as raised:
+        group._meet(RankInfo(1, 2, 1), tmp_path / "meeting")
+    assert raised.value.kind == "node or network"
