@@ -133,7 +133,7 @@ class GaussianDiffusion:
         """p(x_{t-1} | x_t) from the two parts of the network's output. `clip_denoised`: x_start is clipped to [-1, 1]."""
         pred_xstart = self._x_start(x_t, output, t)
         if clip_denoised:
-            pred_xstart = pred_xstart.clamp(-1, 1)
+            pred_xstart = clipped(pred_xstart)
         mean = output if self.parameterisation.output_is_mean else self._posterior_mean(pred_xstart, x_t, t)
         low, high = (_at(table, t) for table in self._log_variance)
         if v is None:
@@ -144,6 +144,15 @@ class GaussianDiffusion:
     def epsilon(self, x_t: Tensor, t: Tensor, pred_xstart: Tensor) -> Tensor:
         """The noise that leads from `pred_xstart` to `x_t` (DDPM eq. 4, solved for epsilon)."""
         return (_at(self._sqrt_recip_alphas_cumprod, t) * x_t - pred_xstart) / _at(self._sqrt_recipm1_alphas_cumprod, t)
+
+
+def clipped(pred_xstart: Tensor, v: Tensor | None = None) -> Tensor:
+    """`pred_xstart` clipped to [-1, 1], a new tensor; NaN where pred_xstart or `v` is infinite.
+
+    Infinities are an overflow of the network. Clipped, one would pass for a black or white pixel, and v = -inf for no noise.
+    """
+    held = pred_xstart.clamp(-1, 1)
+    return held.add_(pred_xstart, alpha=0) if v is None else held.addcmul_(pred_xstart, v, value=0)
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.gaussian import GaussianDiffusion, Network
+from diffusion.gaussian import GaussianDiffusion, Network, clipped
 
 AtStep = Callable[[Tensor, Tensor], Tensor]
 """at_step(x_t, number) -> [N, C or 2C, H, W]: the network at step `number` int64 [1] of the chain."""
@@ -21,7 +21,8 @@ class Denoiser:
     """denoiser(x_t [N, C, H, W], number int64 [1]) -> (pred_xstart, output, v), without gradients.
 
     `output` is the network's image channels, `v` its variance channels or None: see `GaussianDiffusion.split`. pred_xstart is the
-    image that they imply, clipped to [-1, 1] where asked. None of the three shares memory with x_t.
+    image that they imply, clipped to [-1, 1] where asked; NaN where the network's output is not finite. None of the three
+    shares memory with x_t.
     """
 
     @torch.no_grad()
@@ -40,7 +41,7 @@ class Denoiser:
         else:
             from_x, from_output = self.coefficients(number)
             pred_xstart = torch.mul(x_t, from_x).addcmul_(output, from_output)
-        return pred_xstart.clamp(-1, 1) if self.clip_denoised else pred_xstart, output, v
+        return clipped(pred_xstart, v) if self.clip_denoised else pred_xstart, output, v
 
 
 def columns(device: torch.device, *values: np.ndarray) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from jobs.errors import StageFailed
 from jobs.storage.files import atomic_path
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def to_x(images: Tensor) -> Tensor:
 
 
 def as_images(x: Tensor) -> np.ndarray:
-    """x [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C], on the CPU."""
+    """x [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C], on the CPU. Raises StageFailed for NaN, which would be black."""
+    if not x.isfinite().all():
+        raise StageFailed("pictures of values that are not finite", kind="not finite")
     return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -19,6 +19,7 @@ from jobs.data.built_in import BUILT_IN_DATA
 from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, read_labels
 from jobs.data.image_files import decode_image, list_images
 from jobs.data.npz_arrays import open_array
+from jobs.data.statistics import statistics_problem
 from jobs.errors import UserError
 from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
@@ -139,16 +140,16 @@ def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, 
     try:
         with np.load(path) as file:
             names = list(file.files)
-            statistics = {part: (file[mean].astype(np.float64), file[covariance].astype(np.float64))
+            statistics = {part: (file[mean], file[covariance])
                           for part, (mean, covariance) in STATISTICS.items() if mean in names and covariance in names}
             labels = file["arr_1"] if "arr_1" in names else None
         array = open_array(path, "arr_0") if "arr_0" in names else None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise UserError(f"{path}: not an .npz file, or a damaged one ({error})") from error
     for part, (mean, covariance) in statistics.items():
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise UserError(f"{path}: {' and '.join(STATISTICS[part])} are {list(mean.shape)} and {list(covariance.shape)}; "
-                            "they must be [D] and [D, D]")
+        if problem := statistics_problem(mean, covariance, *STATISTICS[part]):
+            raise UserError(f"{path}: {problem}")
+        statistics[part] = mean.astype(np.float64), covariance.astype(np.float64)
     if array is None:
         return None, statistics, names
     if array.dtype != np.uint8 or array.ndim != 4:
@@ -202,6 +203,10 @@ def open_reference(path: str, image_size: int, channels: int) -> Reference:
 def reference_problems(reference: Reference, metrics: Collection[str], features: str) -> list[str]:
     """One message for each metric or classifier that cannot be computed from `reference`."""
     problems = [problem for metric in metrics if (problem := reference.lacks(metric, features))]
+    if reference.images is not None:
+        few = [metric for metric in metrics if METRICS[metric].compares and len(reference.images) < METRICS[metric].least]
+        problems += [f"{reference.path}: has {len(reference.images)} images, but {metric} needs at least {METRICS[metric].least}"
+                     for metric in few]
     if features in BUILT_IN and BUILT_IN[features].needs_labels and (reference.images is None or reference.images.labels is None):
         problems.append(f"{reference.path}: has no labels, which features: {features} is trained on")
     return problems

@@ -1,18 +1,20 @@
 """One pass of a feature extractor over a set of images, shared by all ranks; the result is what metrics are computed from."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.errors import UserError
 from jobs.evaluation.extractor import Parts
 from jobs.evaluation.features import Features
 from jobs.evaluation.metrics.frechet import Moments
 from jobs.evaluation.metrics.inception_score import ClassSums
 from jobs.evaluation.rows import Rows, own_starts
-from jobs.parallel.group import Group, any_rank
+from jobs.finite import not_finite
+from jobs.parallel.group import Group, any_rank, from_ranks
 from jobs.parallel.interruption import Stopped
 from jobs.randomness import derived_seed
 
@@ -26,6 +28,8 @@ class Statistics:
     probabilities: ClassSums | None
     rows: Tensor | None
     """Pool features float32 [n, D] of single images, on the CPU."""
+    flat: int = 0
+    """Number of images in which all values are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,7 @@ def extract(images: np.ndarray, features: Features, wanted: Collection[str], gro
     `wanted`: among pool, spatial, probabilities and rows. `groups`: the moments of pool are kept by this many random groups
     of equal size. `most_rows`: rows are kept of all images, or of this many evenly spread ones. `on_batch` is called before
     every batch; where it raises Stopped on one rank, all ranks raise Stopped. Memory does not grow with N, except for rows.
+    Raises UserError that names the images whose features are not finite.
     """
     count, device, widths = len(images), group.device, features.widths
     own = _OwnSums(
@@ -72,19 +77,23 @@ def extract(images: np.ndarray, features: Features, wanted: Collection[str], gro
         rows=Rows(count, most_rows, widths["pool"], batch_size) if "rows" in wanted else None)
     of_group = random_groups(count, groups).to(device)
     parts = {"pool" if part == "rows" else part for part in wanted}
-    stopped = False
+    stopped, flat = False, 0
     try:
         with torch.no_grad():
             for start in own_starts(count, batch_size, group.rank, group.world_size):
                 on_batch()
                 stop = min(start + batch_size, count)
                 batch = torch.from_numpy(np.array(images[start:stop])).to(device).permute(0, 3, 1, 2)
-                own.add(features.extract(batch, parts), start, of_group[start:stop])
+                found = features.extract(batch, parts)
+                if problem := not_finite(found):
+                    raise UserError(f"{features.name}: its features of images {start} to {stop - 1} are not finite ({problem})")
+                own.add(found, start, of_group[start:stop])
+                flat += int((batch.flatten(1) == batch.flatten(1)[:, :1]).all(dim=1).sum())
     except Stopped:
         stopped = True
     if any_rank(stopped):
         raise Stopped
-    return own.on_main(group)
+    return replace(own.on_main(group), flat=sum(from_ranks(flat)))
 
 
 def own_batches(count: int, batch_size: int, group: Group) -> int:

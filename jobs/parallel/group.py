@@ -200,21 +200,26 @@ def from_main(value: Any) -> Any:
 
 
 def on_main(work: Callable[[], Any]) -> Any:
-    """Run `work` on rank 0 alone, and return its result on every rank. Its UserError is raised on every rank."""
+    """Run `work` on rank 0 alone, and return its result on every rank. Its UserError or StageFailed is raised on every rank."""
     outcome: Any = None
     if dist.get_rank() == 0:
         try:
             outcome = work()
-        except UserError as error:
+        except (UserError, StageFailed) as error:
             outcome = error
     outcome = from_main(outcome)
-    if isinstance(outcome, UserError):
+    if isinstance(outcome, (UserError, StageFailed)):
         raise outcome
     return outcome
 
 
 def any_rank(flag: bool) -> bool:
     """Whether `flag` is true on any rank. All ranks wait for each other."""
+    return any(from_ranks(flag))
+
+
+def from_ranks(value: Any) -> list:
+    """Return the `value` of every rank, in the order of ranks, on every rank. The values must pickle."""
     box: list = [None] * dist.get_world_size()
-    dist.all_gather_object(box, flag)
-    return any(box)
+    dist.all_gather_object(box, value)
+    return box

@@ -1,7 +1,7 @@
 """Checkpoints: whole or absent, self-describing; the newest good one is found again.
 
 checkpoints/step-00001000/
-    manifest.json             step; sha256 and bytes of every other file
+    manifest.json             step; updates skipped so far; sha256 and bytes of every other file
     model.safetensors         the weights as trained
     ema-0.9999.safetensors    one for each averaging rate
     NETWORK.safetensors, NETWORK-ema-0.9999.safetensors    of the other networks of a kind that has several
@@ -87,7 +87,8 @@ def save_checkpoint(run: RunDir, step: int, weights: Mapping[str, Mapping[str | 
             torch.save(training_state, content)
             (folder / "training.pt").write_bytes(content.getbuffer())
         files = sorted(folder.iterdir())
-        write_json(folder / "manifest.json", {"format": 1, "step": step,
+        skipped = max((training_state or {}).get("skipped", {}).values(), default=0)
+        write_json(folder / "manifest.json", {"format": 1, "step": step, "skipped_steps": skipped,
                                               "sha256": {file.name: sha256_of_file(file) for file in files},
                                               "bytes": {file.name: file.stat().st_size for file in files}})
         if final.exists():  # a damaged one that was passed over on resuming

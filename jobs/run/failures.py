@@ -17,6 +17,9 @@ NEXT = {
     "node or network": "submit again: it resumes from what was saved; if it happens on the same node, tell the cluster's staff",
     "bad input": "mend what the message names; then submit again (`iddpm requeue` where the study is on hold)",
     "diverged": "lower train.lr, lengthen train.warmup or set train.grad_clip, under another name",
+    "not finite": "the network gives NaN or infinity: where sample.precision is fp16, use bf16 or fp32; else its training has "
+                  "diverged or its weights are damaged: use weights of an earlier step, or train with a lower train.lr; under "
+                  "another name",
     "killed": "killed from outside, or out of memory: see `iddpm logs {run}`; submit again, with more "
               "resources.{stage}.mem_gb if it happens again",
     "error": "a defect, ours or in a changed file: the traceback is in `iddpm logs {run}`",

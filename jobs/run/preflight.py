@@ -63,10 +63,13 @@ def check_same_data(run: RunDir, data: ImageData) -> None:
                         f"{recorded['images']} then); restore that data, or give the run another name")
 
 
+def all_input_problems(specs: list[Spec]) -> list[str]:
+    """The problems of `input_problems` for all specs, each once."""
+    distinct = {str((spec.data, spec.evaluate)): spec for spec in specs}  # runs of a sweep mostly share their inputs
+    return list(dict.fromkeys(problem for spec in distinct.values() for problem in input_problems(spec)))
+
+
 def check_inputs(specs: list[Spec]) -> None:
     """Check the inputs of all specs. Raises UserError that names each problem once."""
-    distinct = {str((spec.data, spec.evaluate)): spec for spec in specs}  # runs of a sweep mostly share their inputs
-    problems = list(dict.fromkeys(problem for spec in distinct.values() for problem in input_problems(spec)))
-    problems += missing_runs(specs)
-    if problems:
+    if problems := all_input_problems(specs) + missing_runs(specs):
         raise UserError("\n".join(problems))

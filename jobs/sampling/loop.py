@@ -5,6 +5,7 @@ A run has one or more samplings (`jobs.spec.samplings`); the chunks of all sampl
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from jobs.randomness import generator_for, randn_from
 from jobs.run.directory import RunDir
 from jobs.run.progress import Progress
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, sample_labels, write_chunk
+from jobs.sampling.finite_steps import finite_steps, state_after
 from jobs.sampling.gather import gather
 from jobs.sampling.partial import Partial, partial_file, partial_identity, read_partial, save_partial
 from jobs.sampling.survey import Remaining, survey
@@ -73,25 +75,31 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int, interruption: Interruption,
                   progress: Progress | None) -> None:
-    """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead."""
+    """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead.
+
+    Raises StageFailed that names the chunk and the step where values are not finite.
+    """
     spec, folder = with_sampling(run.spec, todo.sampling), run.samples_folder(todo.sampling)
     indices = chunk_indices(spec, chunk)
     labels = sample_labels(spec, indices)
     # A chunk takes all its randomness from one stream, named by the seed and the chunk.
-    generator = generator_for(group.device, spec.sample.seed, "sample", chunk)
+    stream = partial(generator_for, group.device, spec.sample.seed, "sample", chunk)
+    generator = stream()
+
+    def steps_from(generator: torch.Generator, begun: Partial | None) -> Iterator[Generated]:
+        return steps_of_chunk(spec, network, generator, labels, len(indices), begun)
     file, identity = partial_file(folder, chunk), partial_identity(todo.settings, indices, group.device_name)
     begun = read_partial(file, identity)
     left = begun.left if begun else kind_of(spec).steps(spec)
     step, saved = None, time.monotonic()
-    for step in steps_of_chunk(spec, network, generator, labels, len(indices), begun):
+    for step in finite_steps(f"{folder}: chunk {chunk}", steps_from, stream, generator, begun):
         if step.left % TELL_EVERY == 0:
             done, left = group.store.add("steps_done", left - step.left), step.left
             if progress:
                 progress.update(done)
             stop = asked_to_stop(group, interruption)
             if left and (stop or time.monotonic() - saved >= SAVE_EVERY_S):
-                state = {name: tensor.cpu().numpy() for name, tensor in step.state.items()}
-                save_partial(file, Partial(left, state, generator.get_state().numpy()), identity)
+                save_partial(file, state_after(step, generator), identity)
                 saved = time.monotonic()
             if left and stop:
                 return
@@ -102,11 +110,11 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
 
 
 def steps_of_chunk(spec: Spec, network: nn.Module, generator: torch.Generator, labels: np.ndarray | None, rows: int,
-                   partial: Partial | None = None) -> Iterator[Generated]:
-    """Yield the steps of a chunk of `rows` samples, from the beginning or from the state that `partial` saved."""
+                   saved: Partial | None = None) -> Iterator[Generated]:
+    """Yield the steps of a chunk of `rows` samples, from the beginning or from the state `saved`."""
     device, begun = generator.device, None
-    if partial:
-        generator.set_state(torch.from_numpy(partial.generator))
-        begun = Begun(partial.left, {name: torch.from_numpy(array).to(device) for name, array in partial.state.items()})
+    if saved:
+        generator.set_state(torch.from_numpy(saved.generator))
+        begun = Begun(saved.left, {name: torch.from_numpy(array).to(device) for name, array in saved.state.items()})
     randn = randn_from(generator, spec.sample.batch_size)
     return model_of(spec).generate(spec, network, device, randn, labels, rows, begun)

@@ -69,9 +69,12 @@ def read_partial(path: Path, identity: dict) -> Partial | None:
             arrays = {name: file[name][:] for name in file}
             partial = Partial(int(file.attrs["left"]), {name: array for name, array in arrays.items() if name != GENERATOR},
                               arrays[GENERATOR])
-        if theirs == identity:
+        if theirs != identity:
+            problem = f"begun with other settings: {differences(theirs, identity)}"
+        elif all(np.isfinite(array).all() for array in partial.state.values()):
             return partial
-        problem = f"begun with other settings: {differences(theirs, identity)}"
+        else:
+            problem = "holds values that are not finite"
     except FileNotFoundError:
         return None
     except (OSError, KeyError, ValueError) as error:

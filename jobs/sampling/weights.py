@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from jobs.errors import StageFailed
+from jobs.finite import not_finite
 from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group
 from jobs.run.checkpoints import average_of, checkpoint_at, load_weights, sha256_of_weights, weights_name
@@ -19,10 +21,15 @@ def load_sampler(run: RunDir, group: Group, sampling: Sampling | None = None) ->
 
 
 def load_step(run: RunDir, network: nn.Module, step: int) -> str:
-    """Copy the weights of training step `step` that the spec samples from into the network. Return their sha256."""
+    """Copy the weights of training step `step` that the spec samples from into the network. Return their sha256.
+
+    Raises StageFailed that names the first tensor that is not finite.
+    """
     average, checkpoint = average_of(run.spec.sample.ema_rate), checkpoint_at(run, step)
-    weights = checkpoint.weights(average)
-    load_weights(network, weights, checkpoint.path / weights_name(average))
+    weights, source = checkpoint.weights(average), checkpoint.path / weights_name(average)
+    load_weights(network, weights, source)
+    if problem := not_finite(weights):
+        raise StageFailed(f"{source}: {problem}", kind="not finite")
     return sha256_of_weights(weights)
 
 

@@ -31,6 +31,8 @@ class Metric:
     needs: Part
     numbers: Mapping[str, Number]
     """Reported numbers by key of `metrics` in evaluation.json."""
+    least: int = 1
+    """The smallest number of images, on either side, of which the metric can be computed."""
     compares: bool = True
     """False: the metric looks at the samples alone and needs nothing of the reference."""
 
@@ -41,14 +43,14 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric("jobs.evaluation.metrics.fid", "pool", {"fid": Number("fid")}),
-    "sfid": Metric("jobs.evaluation.metrics.sfid", "spatial", {"sfid": Number("sfid")}),
+    "fid": Metric("jobs.evaluation.metrics.fid", "pool", {"fid": Number("fid")}, least=2),
+    "sfid": Metric("jobs.evaluation.metrics.sfid", "spatial", {"sfid": Number("sfid")}, least=2),
     "inception_score": Metric("jobs.evaluation.metrics.inception_score", "probabilities",
                               {"inception_score": Number("inception score", higher_is_better=True)}, compares=False),
     "precision_recall": Metric("jobs.evaluation.metrics.precision_recall", "rows",
                                {"precision": Number("precision", higher_is_better=True),
-                                "recall": Number("recall", higher_is_better=True)}),
-    "kid": Metric("jobs.evaluation.metrics.kid", "rows", {"kid": Number("kid")}),
+                                "recall": Number("recall", higher_is_better=True)}, least=4),
+    "kid": Metric("jobs.evaluation.metrics.kid", "rows", {"kid": Number("kid")}, least=2),
 }
 """Tables and evaluation.json list metrics in this order."""
 

@@ -208,6 +208,8 @@ def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
     features = spec.evaluate.features
     found += [("evaluate.metrics", f"{metric} needs more than features: {features} has; use classifier or a TorchScript file")
               for metric in metrics_beyond(features, spec.evaluate.metrics)]
+    found += [("sample.num_samples", f"{sample.num_samples}, but metric {metric} needs at least {METRICS[metric].least} samples")
+              for metric in spec.evaluate.metrics if sample.num_samples < METRICS[metric].least]
     found += batch_contradictions(train, spec.resources.train.world_size)
     found += [("sample.at", f"step {step} is beyond train.iterations {train.iterations}")
               for step in sample.at if step != "last" and step > train.iterations]

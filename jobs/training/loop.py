@@ -11,15 +11,14 @@ from jobs.parallel.interruption import Interruption
 from jobs.run.board import Board
 from jobs.run.directory import RunDir
 from jobs.run.preflight import check_same_data
-from jobs.run.progress import Progress
+from jobs.run.progress import Progress, note
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import batch_contradictions
 from jobs.training.batches import Batches
+from jobs.training.divergence import check_steps, check_weights
 from jobs.training.log import Log
 from jobs.training.state import new_state, resume, save
 from jobs.training.step import TrainingState, train_step
-
-MAX_BAD_STEPS = 50  # fp16's loss scale starts at 2**16: the search for a scale that fits can overflow some 20 times in a row
 
 
 def train(run: RunDir, group: Group, interruption: Interruption) -> str:
@@ -54,9 +53,10 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
             step += 1
             log.after(result)
             if log.is_due(step):
-                check_progress(run, state, step, saved)
+                check_steps(run, state, result, step, saved)
                 log.write(result, step)
             if step % settings.save_interval == 0 or step in sampled:
+                check_weights(run, state, step, saved)
                 board.flush()  # a run that is killed later resumes here, and logs no earlier step again
                 save(state, run, step)
                 saved = step
@@ -66,6 +66,7 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 progress.update(step)
         agreement.finish()
         if outcome == "interrupted" and step > saved:
+            check_weights(run, state, step, saved)
             save(state, run, step)
     except BaseException:
         outcome = "failed"
@@ -75,18 +76,6 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
         if progress:
             progress.close(step, outcome)
     return outcome
-
-
-def check_progress(run: RunDir, state: TrainingState, step: int, saved: int) -> None:
-    """Raise StageFailed if MAX_BAD_STEPS updates in a row were skipped."""
-    bad_steps, precision = max(int(part.bad_steps) for part in state.parts.values()), state.spec.train.precision
-    if bad_steps >= MAX_BAD_STEPS:
-        advice = "a lower train.lr, train.grad_clip or train.warmup"
-        if precision == "fp16":
-            advice += ", or precision: bf16"
-        kept = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint"
-        raise StageFailed(f"{run.path}: the gradient was not finite in each of the last {bad_steps} steps (step {step}); the "
-                          f"weights did not change meanwhile, {kept}. Try {advice}, under another name.", kind="diverged")
 
 
 def show(board: Board, previews: Mapping[str, Preview], step: int) -> None:
@@ -99,4 +88,7 @@ def show_samples(state: TrainingState, board: Board, step: int) -> None:
     """Show quick pictures that the first average of each averaged network makes; the main rank alone does."""
     averages = {name: next(iter(part.averages.values())) for name, part in state.parts.items() if part.averages}
     if state.group.is_main and averages:
-        show(board, state.kind.previews(averages), step)
+        try:
+            show(board, state.kind.previews(averages), step)
+        except StageFailed as error:  # the sampling stage fails for that; here later weights may still be good
+            note(f"no sample grids in TensorBoard after step {step}: {error}")

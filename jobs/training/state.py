@@ -34,7 +34,8 @@ def _part(network: nn.Module, averaged: bool, spec: Spec, group: Group) -> Part:
     scaler = torch.amp.GradScaler(group.device.type, enabled=spec.train.precision == "fp16")
     averages = {str(rate): {key: value.detach().clone() for key, value in network.named_parameters()}
                 for rate in spec.train.ema_rate if averaged}
-    return Part(network, ddp, optimizer, scaler, averages, torch.zeros((), dtype=torch.int64, device=group.device))
+    none = torch.zeros((), dtype=torch.int64, device=group.device)
+    return Part(network, ddp, optimizer, scaler, averages, bad_steps=none, skipped=none.clone())
 
 
 def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
@@ -67,6 +68,7 @@ def resume(state: TrainingState, run: RunDir) -> int:
         part.optimizer.load_state_dict(saved["optimizer"][name])
         part.scaler.load_state_dict(saved["scaler"][name])
         part.bad_steps.fill_(saved["bad_steps"][name])
+        part.skipped.fill_(saved.get("skipped", saved["bad_steps"])[name])
     state.kind.load_state_dict(saved["kind"])
     state.noise = GradientNoise(**saved["gradient_noise"])
     if state.group.is_main:
@@ -102,6 +104,7 @@ def save(state: TrainingState, run: RunDir, step: int) -> None:
     training = {"optimizer": {name: part.optimizer.state_dict() for name, part in parts.items()},
                 "scaler": {name: part.scaler.state_dict() for name, part in parts.items()},
                 "bad_steps": {name: int(part.bad_steps) for name, part in parts.items()},
+                "skipped": {name: int(part.skipped) for name, part in parts.items()},
                 "kind": state.kind.state_dict(), "gradient_noise": vars(state.noise)}
     weights = {name: {None: part.network.state_dict(), **part.averages} for name, part in parts.items()}
     save_checkpoint(run, step, weights, training)

@@ -34,7 +34,9 @@ class Part:
     averages: dict[str, dict[str, Tensor]]
     """Moving averages of the parameters, by rate as text, such as "0.9999"."""
     bad_steps: Tensor
-    """int64 [] on the device: how many of the latest updates in a row had a gradient that was not finite."""
+    """int64 [] on the device: how many of the latest updates in a row had a gradient that was not finite, and were skipped."""
+    skipped: Tensor
+    """int64 [] on the device: how many updates were skipped since the beginning of training."""
     parameters: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,8 @@ class StepResult:
 def train_step(state: TrainingState, examples: Examples, step: int) -> StepResult:
     """Do one update of every network from `examples`, this rank's share of the global batch of step `step` (from 0).
 
-    A gradient that is not finite leaves weights and optimiser unchanged. Only the kind's `learn` may wait for the device.
+    A gradient that is not finite leaves weights, optimiser and averages unchanged. Only the kind's `learn` may wait for the
+    device.
     """
     kind, train = state.kind, state.spec.train
     seed_torch(state, step)
@@ -100,8 +103,9 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
                 terms.append({key: value.detach() for key, value in found.items()})
         losses |= {term_name(name, key): torch.cat([each[key] for each in terms]) for key in terms[0]}
         grad_norms[name] = apply_gradients(part, train)
+        bad = (part.bad_steps > 0).float()
         for rate, average in part.averages.items():
-            update_ema(list(average.values()), part.parameters, float(rate))
+            update_ema(list(average.values()), part.parameters, float(rate), skip=bad)
     kind.learn(inputs, losses)
     return StepResult(inputs, losses, grad_norms)
 
@@ -121,7 +125,7 @@ def apply_gradients(part: Part, train: Train) -> Tensor:
     if train.grad_clip:
         torch.nn.utils.clip_grads_with_norm_(part.parameters, train.grad_clip, grad_norm)
     bad = ~torch.isfinite(grad_norm)
-    part.bad_steps = (part.bad_steps + 1) * bad
+    part.bad_steps, part.skipped = (part.bad_steps + 1) * bad, part.skipped + bad
     if scaler.is_enabled():
         scaler.step(optimizer)
         scaler.update()

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jobs.cost.count import Cost, run_cost
 from jobs.quantities import amount, size
-from jobs.run.preflight import input_problems
+from jobs.run.preflight import all_input_problems
 from jobs.spec.kinds import kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump
@@ -38,7 +38,7 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
         print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
     for note in study.notes:
         print(f"note: {note}")
-    missing = list(dict.fromkeys(problem for run in study.runs for problem in input_problems(run.spec)))
+    missing = all_input_problems([run.spec for run in study.runs])
     for problem in missing:
         print(f"not ready to run: {problem}")
     print(f"{path}: valid{', but not ready to run' if missing else ''}")

@@ -13,7 +13,7 @@ from slurm.launch.squeue import command, compact, live_jobs
 
 ALIKE = 3  # runs that must fail for the same reason
 # Kinds of failure that say nothing about other runs of the sweep.
-OWN = ("diverged", "node or network", "no progress", "killed")
+OWN = ("diverged", "not finite", "node or network", "no progress", "killed")
 
 
 def hold_if_alike(run: Path) -> None:

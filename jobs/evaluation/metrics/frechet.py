@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 _ROWS_AT_A_TIME = 1024
+ROUNDING = 1e-3
+"""Share of the sum of squares that rounding may take away: the roots of 2000 zero eigenvalues, each about 1e-8 of the largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,18 @@ def frechet_distance(ours: GaussianFit, theirs: GaussianFit) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
     The trace of the root needs symmetric matrices only: tr (C1 C2)^(1/2) = tr (R C1 R)^(1/2) with R = C2^(1/2). The
-    eigenvalues of R C1 R are real and not negative, however singular C1 and C2 are.
+    eigenvalues of R C1 R are real and not negative, however singular C1 and C2 are. Raises ValueError where the distance
+    cannot be computed, is not finite, or is negative by more than rounding.
     """
-    inner = torch.linalg.eigvalsh(theirs.root @ ours.covariance @ theirs.root)
-    distance = ((ours.mean - theirs.mean).square().sum() + ours.covariance.trace() + theirs.covariance.trace()
-                - 2 * inner.clamp(min=0).sqrt().sum())
-    return max(distance.item(), 0.0)  # rounding can leave -1e-12 for equal distributions
+    try:
+        inner = torch.linalg.eigvalsh(theirs.root @ ours.covariance @ theirs.root)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError("the covariances have no square root") from error
+    parts = (ours.mean - theirs.mean).square().sum() + ours.covariance.trace() + theirs.covariance.trace()
+    distance = (parts - 2 * inner.clamp(min=0).sqrt().sum()).item()
+    if not distance > -ROUNDING * parts.item():  # so written that NaN fails too
+        raise ValueError(f"the distance would be {distance:.4g}; no features have such covariances")
+    return max(distance, 0.0)  # rounding can leave -1e-12 for equal distributions
 
 
 class Moments:

@@ -10,6 +10,7 @@ spatial, a tensor [M, D] for rows, None where the metric does not compare. `comp
 It raises ValueError for too few images, and lets Stopped of `check` pass.
 """
 
+import math
 from collections.abc import Callable, Collection
 from importlib import import_module
 
@@ -23,6 +24,7 @@ from jobs.evaluation.metrics.fid import GROUPS
 from jobs.evaluation.reference import ReferenceStatistics
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Stopped
+from jobs.run.progress import note
 from jobs.spec.metrics import METRICS, NUMBERS
 
 SAMPLE_ROWS = 50_000  # samples whose own features precision, recall and kid take, evenly spread over all samples
@@ -39,10 +41,14 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
     """`metrics` of uint8 [N, H, W, C] `images`, on every rank, in the form of evaluation.json.
 
     `on_batch` is called before each batch, `check` now and then by the main rank alone. Where one of them raises Stopped,
-    all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. Raises UserError for too few images.
+    all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. Raises UserError for too few images, for
+    images without content, and for a metric that is not finite.
     """
     found = extract(images, features, parts_needed(metrics), group, batch_size, groups=GROUPS if interval else 1,
                     most_rows=SAMPLE_ROWS, on_batch=on_batch)
+    if found.flat == len(images):
+        raise UserError(f"in each of the {len(images):,} samples every pixel has the same value, as where a network gave NaN: "
+                        "nothing to measure; sample anew")
 
     def compute() -> dict[str, dict] | None:
         try:
@@ -50,6 +56,8 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
         except Stopped:
             return None
     result = on_main(compute)
+    if found.flat and group.is_main:
+        note(f"{found.flat:,} of {len(images):,} samples have the same value in every pixel, as where a network gave NaN")
     if result is None:
         raise Stopped
     return result
@@ -68,6 +76,9 @@ def _compute(metrics: Collection[str], ours: Statistics, theirs: ReferenceStatis
             found |= import_module(metric.module).compute(*parts, check)
         except ValueError as error:
             raise UserError(f"evaluate.metrics: {name}: {error}") from error
+        for key in metric.numbers:
+            if not math.isfinite(found[key]["value"]):
+                raise UserError(f"evaluate.metrics: {name}: {key} is {found[key]['value']}, which ranks nothing")
     return found
 
 

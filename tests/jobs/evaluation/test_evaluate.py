@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -24,12 +25,41 @@ from jobs.evaluation.metrics.registry import measure
 from jobs.kinds.diffusion.build import build_diffusion
 from jobs.randomness import generator_for, randn_from
 from jobs.run.preflight import input_problems
+from jobs.sampling.chunks import chunk_file, chunk_indices, read_chunk, write_chunk
+from jobs.sampling.gather import gather, recorded_settings
+from jobs.spec.samplings import samplings
 
 # Metrics of the samples ---------------------------------------------------------------------------------------------
 
-def test_one_image_has_no_covariance(sampled, alone):
-    run = sampled("sample.num_samples=1")
-    with pytest.raises(UserError, match="evaluate.metrics: fid: a covariance needs at least two images"):
+@pytest.mark.parametrize("metric, few, features", [
+    ("fid", 1, "pixels"), ("sfid", 1, "classifier"), ("kid", 1, "pixels"), ("precision_recall", 3, "pixels")])
+def test_too_few_samples_for_a_metric_are_refused_at_once(make_run, metric, few, features):
+    overrides = f"evaluate.metrics=[{metric}]", f"evaluate.features={features}"
+    with pytest.raises(UserError, match=f"sample.num_samples: {few}, but metric {metric} needs at least {few + 1} samples"):
+        make_run(*overrides, f"sample.num_samples={few}")
+    assert make_run(*overrides, f"sample.num_samples={few + 1}").spec.sample.num_samples == few + 1
+    assert make_run("evaluate.metrics=[]", "sample.num_samples=1", folder="without").spec.sample.num_samples == 1
+
+
+def test_samples_of_one_value_are_refused_and_some_of_them_named(sampled, alone, capsys):
+    run = sampled()
+    settings = recorded_settings(run, samplings(run.spec)[0])
+
+    def blacken(chunks):
+        for chunk in chunks:
+            file, indices = chunk_file(run.samples, chunk), chunk_indices(run.spec, chunk)
+            whole = read_chunk(file, indices, settings)
+            write_chunk(file, replace(whole, images=whole.images * 0), settings)
+        run.samples_h5.unlink()
+        gather(run, settings, samplings(run.spec)[0])
+
+    blacken([1])
+    assert alone(run, "evaluate") == "done"
+    assert "note: 4 of 10 samples have the same value in every pixel" in capsys.readouterr().out
+    blacken([0, 2])
+    run.evaluation.unlink()
+    (run.path / "evaluated.json").unlink()
+    with pytest.raises(UserError, match="in each of the 10 samples every pixel has the same value"):
         alone(run, "evaluate")
     assert not run.evaluation.exists()
 

@@ -1,5 +1,7 @@
 """The pass over the images, and which images are in which group and row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_features import CPU
 
+from jobs.errors import UserError
 from jobs.evaluation.extraction import extract, random_groups
 from jobs.evaluation.features import Features
 from jobs.evaluation.metrics.fid import GROUPS
@@ -50,6 +53,29 @@ def test_a_stop_leaves_no_statistics_of_some_of_the_images(tmp_path):
     with process_group(tmp_path / "meeting", threads=1) as group, pytest.raises(Stopped):
         extract(np.zeros((23, 4, 4, 1), np.uint8), fake_features(), {"pool"}, group, 5, on_batch=stop_at_third)
     assert len(batches) == 3
+
+
+@pytest.mark.parametrize("part", ["pool", "spatial", "probabilities"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused_with_their_images(tmp_path, part, value):
+    def overflowing(images, wanted):
+        found = fake_features().extract(images, wanted)
+        found[part][:, 1] = torch.where(images[:, 0, 0, 0] == 200, value, found[part][:, 1])
+        return found
+    images = np.random.default_rng(0).integers(1, 100, (23, 4, 4, 1), np.uint8)
+    images[17, 0, 0, 0] = 200
+    features = replace(fake_features(), extract=overflowing)
+    with process_group(tmp_path / "meeting", threads=1) as group, \
+            pytest.raises(UserError, match=rf"fake: its features of images 15 to 19 are not finite \({part}: 1 of "):
+        extract(images, features, {"pool", "spatial", "probabilities"}, group, 5)
+
+
+def test_images_without_content_are_counted(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 3), np.uint8)
+    images[[3, 20, 22]] = np.array([0, 255, 7], np.uint8)[:, None, None, None]
+    images[4] = np.array([1, 2, 3])  # a colour is no grey
+    with process_group(tmp_path / "meeting", threads=1) as group:
+        assert extract(images, fake_features(), {"pool"}, group, 5).flat == 3
 
 
 @given(count=st.integers(1, 500), most=st.integers(1, 600))

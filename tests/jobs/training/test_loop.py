@@ -12,10 +12,9 @@ from small_training import scalars
 
 from jobs.errors import StageFailed, UserError
 from jobs.parallel.group import Group
-from jobs.spec.kinds import MODEL
 from jobs.storage.files import read_json
-from jobs.training.loop import MAX_BAD_STEPS, check_progress, train
-from jobs.training.state import new_state
+from jobs.training.divergence import MAX_BAD_STEPS
+from jobs.training.loop import train
 
 
 def test_two_ranks_learn_as_one_does_and_one_may_continue_their_run(make_run, ranks, alone):
@@ -56,17 +55,6 @@ def test_divergence_ends_the_stage_with_advice_and_leaves_a_checkpoint_of_finite
     with pytest.raises(StageFailed) as again:  # a resumed run goes on counting
         alone(run, "train")
     assert str(again.value) == message
-
-
-def test_fp16_is_advised_to_try_bf16(make_run, group):
-    run = make_run("train.precision=fp16")
-    state = new_state(run.spec, group)
-    bad_steps = state.parts[MODEL].bad_steps
-    bad_steps.fill_(MAX_BAD_STEPS - 1)
-    check_progress(run, state, 80, 60)
-    bad_steps.fill_(MAX_BAD_STEPS)
-    with pytest.raises(StageFailed, match=r"\(step 80\).*step 60\. .*precision: bf16"):
-        check_progress(run, state, 80, 60)
 
 
 def write_images(path, shape):

@@ -1,6 +1,7 @@
 """One update: learning rate, averages, microbatches, gradient checkpointing, gradients that are not finite, clipping."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,26 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_optimiser(mak
     apply_gradients(part, train)
     assert part.bad_steps == 0
     assert all((value != before[key]).any() for key, value in weights(trained).items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_averages_do_not_move_on_a_skipped_step(make_run, group, precision):
+    run = make_run("train.ema_rate=[0.9, 0.5]", f"train.precision={precision}")
+    state, part = new_state(run.spec, group), None
+    batches = list(Batches(run.spec, DIGITS, group)(0, 5))
+    for step in (0, 1, 2):
+        train_step(state, batches[step], step)
+    part = state.parts[MODEL]
+    before, trained, skipped = copy.deepcopy(part.averages), weights(state), int(part.skipped)
+    bad = replace(batches[3], images=torch.full_like(batches[3].images, float("nan")))
+    assert torch.isnan(train_step(state, bad, 3).losses["loss"]).all()
+    torch.testing.assert_close(part.averages, before, rtol=0, atol=0)
+    torch.testing.assert_close(weights(state), trained, rtol=0, atol=0)
+    assert (int(part.bad_steps), int(part.skipped)) == (1, skipped + 1)
+    if precision == "fp32":
+        train_step(state, batches[4], 4)
+        assert (int(part.bad_steps), int(part.skipped)) == (0, skipped + 1)
+        assert any((value != before["0.5"][key]).any() for key, value in part.averages["0.5"].items())
 
 
 def test_clipping_is_by_the_norm_of_the_whole_gradient(make_run, group):

@@ -111,3 +111,19 @@ def test_moments_of_more_rows_than_are_held_back():
 def test_features_that_are_not_finite_have_no_distance():
     with pytest.raises(ValueError, match="not finite"):
         moments_of(torch.tensor([[1.0, 2.0], [torch.nan, 1.0], [0.0, 0.0]])).fitted()
+
+
+@pytest.mark.parametrize("theirs, message", [
+    (normal([0.0, 0.0], [[1.0, float("nan")], [float("nan"), 1.0]]), "no square root|would be nan"),
+    (normal([0.0, 0.0], [[-9.0, 0.0], [0.0, -9.0]]), "would be -16"),
+    (normal([float("inf"), 0.0], np.eye(2)), "would be inf|would be nan")])
+def test_no_distance_of_what_is_no_normal_distribution(theirs, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(normal([0.0, 0.0], np.eye(2)), theirs)
+
+
+def test_rounding_below_nothing_is_nothing():
+    features = random_features(400, 300)  # 300 eigenvalues over many orders of magnitude
+    fit = moments_of(features.astype(np.float32)).fitted()
+    scaled = moments_of(1e4 * features).fitted()
+    assert frechet_distance(fit, fit) < 1e-6 * fit.covariance.trace() and frechet_distance(scaled, scaled) >= 0

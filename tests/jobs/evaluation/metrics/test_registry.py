@@ -91,3 +91,21 @@ def test_built_in_features_give_what_the_table_says(tmp_path, monkeypatch, name)
         with pytest.raises(UserError, match=f"metrics: {metric} needs"):
             features.check([metric])
     assert metrics_beyond("network.pt", METRICS) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_metric_that_is_not_finite_is_refused(measured, monkeypatch, value):
+    module = SimpleNamespace(compute=lambda ours, theirs, check: {"odd": {"value": value}})
+    monkeypatch.setitem(sys.modules, "odd_metric", module)
+    monkeypatch.setitem(METRICS, "odd", Metric("odd_metric", "pool", {"odd": Number("odd")}))
+    with pytest.raises(UserError, match=f"evaluate.metrics: odd: odd is {value}, which ranks nothing"):
+        measured(["odd"])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_least_number_of_images_is_the_least(measured, metric):
+    least = METRICS[metric].least
+    assert np.isfinite(next(iter(measured([metric], least).values()))["value"])
+    if least > 1:
+        with pytest.raises(UserError, match=f"evaluate.metrics: {metric}: "):
+            measured([metric], least - 1)
