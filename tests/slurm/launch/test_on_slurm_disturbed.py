@@ -81,7 +81,7 @@ def test_preemption_before_python_listens_costs_nothing_but_the_start(cluster, t
 def test_a_time_limit_of_one_minute_requeues_until_the_work_is_done_and_changes_nothing(cluster, tmp_path, undisturbed):
     (tmp_path / "configs" / "clusters").mkdir(parents=True)
     (tmp_path / "configs" / "clusters" / "short.yaml").write_text("signal_lead_s: 50\n")
-    cluster.iddpm("submit", "spec.yaml", *LONGER, SLOW, "resources.train.time=0:01", "--cluster", "short")
+    cluster.iddpm("submit", "spec.yaml", *LONGER, SLOW, "resources.train.time=1", "--cluster", "short")
     run = tmp_path / "runs" / "study" / "run"
     training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
     cluster.until(lambda: "Restarts=1" in cluster("scontrol", "show", "job", training))

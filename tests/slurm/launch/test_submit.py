@@ -144,7 +144,7 @@ def test_an_array_whose_bookkeeping_was_lost_is_found_by_its_name(tmp_path):
 
 @pytest.mark.parametrize("settings, named", [
     (["resources.train.nodes=9", "train.batch_size=9"], ["resources.train: the cluster refuses", "node configuration"]),
-    (["resources.train.time=0:01"], ["resources.train.time", "signal_lead_s"]),  # the default lead is two minutes
+    (["resources.train.time=1"], ["resources.train.time", "signal_lead_s"]),  # the default lead is two minutes
     (["sample.num_samples=100_000_000_000", "sample.batch_size=1_000_000"], ["are free there"])])
 def test_jobs_that_the_cluster_would_refuse_are_refused_before_anything_is_written(fake_slurm, settings, named):
     text = fake_slurm.submit("spec.yaml", *settings, status=2)
