@@ -3,11 +3,15 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from submitit import SlurmExecutor
 
+from jobs.errors import UserError
+from jobs.spec.sections import StageResources
 from slurm.launch.job_arrays import Array
-from slurm.launch.profiles import Profile
+from slurm.launch.option_names import has_gpus, with_gpus
+from slurm.launch.profiles import Profile, SiteOptions
 
 # Ignore SIGTERM and SIGUSR2 until jobs.parallel.interruption has installed its handlers: a signal during `import torch` would
 # end the job as failed. If such a job is preempted, SLURM kills it at the end of the grace time and requeues it.
@@ -22,27 +26,57 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     # `python -m` finds packages in the current folder first: the job starts in the snapshot of the code, and
     # slurm.launch.job_entry changes to the folder of the submission.
     options = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(code)}
-    if resources.gpus_per_node and profile.gpu_request == "gres":
-        options["gres"] = f"gpu:{resources.gpus_per_node}"
-    memory = resources.mem_gb or profile.mem_gb
-    cpus = resources.cpus_per_task or (profile.cpus_per_task if resources.gpus_per_node else None) or 1
+    site = profile.of_stage(array.stage)
+    cpus = resources.cpus_per_task or (site.cpus_per_task if resources.gpus_per_node else None) or 1
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
     parameters = {
-        "job_name": name, "partition": profile.partition, "account": profile.account, "qos": profile.qos,
-        "constraint": profile.constraint, "time": resources.minutes, "nodes": resources.nodes,
-        "ntasks_per_node": resources.tasks, "cpus_per_task": cpus,
-        "gpus_per_node": resources.gpus_per_node if profile.gpu_request == "gpus_per_node" else None,
-        "mem": f"{memory * 1024:.0f}MB" if memory else None, "signal_delay_s": profile.signal_lead_s,
+        "job_name": name, "time": resources.minutes, "nodes": resources.nodes, "ntasks_per_node": resources.tasks,
+        "cpus_per_task": cpus, "signal_delay_s": profile.signal_lead_s,
         "dependency": dependency, "stderr_to_stdout": True, "array_parallelism": array.at_once or array.size,
-        "additional_parameters": options,
+        "additional_parameters": options | _of_site(site) | _gpus(array, site) | _memory(resources, site),
         # --kill-on-bad-exit: when a rank dies, end the others, which would wait for it until the time limit.
         # --cpus-per-task: since SLURM 22.05 srun does not take it from the job.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", *site.srun],
         "setup": [f"unset {' '.join(INHERITED)}", *exports, *profile.setup]}
     python = profile.python or shlex.quote(sys.executable)
     launcher = SlurmExecutor(study / "logs" / name, python=f"{IGNORE_EARLY_SIGNALS} {python}")
-    launcher.update_parameters(**{key: value for key, value in parameters.items() if value})
+    # submitit's own wckey would be refused where wckeys are enforced.
+    launcher.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value})
     return launcher
+
+
+# Keys of a profile that are options of sbatch as they stand.
+AS_THEY_STAND = ("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "exclusive", "licenses",
+                 "wckey", "comment", "mail_type", "mail_user", "nice", "tmp")
+
+
+def _of_site(site: SiteOptions) -> dict[str, Any]:
+    """The site's options by sbatch's names. True is an option without a value."""
+    named = {key.replace("_", "-"): getattr(site, key) for key in AS_THEY_STAND}
+    return {option: value for option, value in (named | site.sbatch).items() if value is not None and value is not False}
+
+
+def _gpus(array: Array, site: SiteOptions) -> dict[str, Any]:
+    """How to ask for the GPUs of one node, and for what else the node must have. Raises UserError if the profile contradicts."""
+    gpus = array.resources.gpus_per_node
+    if site.gpu_request == "gres" and not (site.gres and has_gpus(site.gres)):
+        gres = ",".join(filter(None, ["gpu" if gpus else None, site.gres]))
+    else:
+        gres = site.gres or ""
+    try:
+        gres = with_gpus(gres, gpus)
+    except ValueError as error:
+        raise UserError(f"cluster profile: gres: {site.gres} {error} (resources.{array.stage}.gpus_per_node)") from error
+    options = {"gpus-per-node": gpus} if gpus and not has_gpus(gres) else {}
+    return options | ({"gres": gres} if gres else {})
+
+
+def _memory(resources: StageResources, site: SiteOptions) -> dict[str, Any]:
+    """The memory: the spec's, else the profile's. SLURM takes 0 for all memory of a node, so the least amount is 1 MB."""
+    memory = site.mem_gb if resources.mem_gb is None else resources.mem_gb
+    if memory is not None:
+        return {"mem": f"{max(round(memory * 1024), 1)}MB" if memory else "0"}
+    return {"mem-per-cpu": site.mem_per_cpu} if site.mem_per_cpu else {}
 
 
 def script(launcher: SlurmExecutor, size: int) -> str:

@@ -21,6 +21,7 @@ _WORDS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "list_type": "must be a list, such as [1, 2]",
+    "dict_type": "must be a mapping of names to values",
     "literal_error": "must be {expected}",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -59,14 +60,20 @@ def _explain(error: Mapping[str, Any], kind: str, spec_type: type[BaseModel]) ->
         return _unknown(path, kind, spec_type)
     if problem == "missing":
         return MISSING
+    return in_words(error, spec_type)
+
+
+def in_words(error: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """Return what is wrong with a value in a mapping of type `root`, and the value."""
+    problem, path = error["type"], error["loc"]
     if problem == "model_type":
-        words = f"must be a mapping with keys among {', '.join(_fields(spec_type, path))}"
+        words = f"must be a mapping with keys among {', '.join(_fields(root, path))}"
     else:
         limits = {name: f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" if isinstance(limit, float) else limit
                   for name, limit in error.get("ctx", {}).items()}
         words = _WORDS[problem].format(**limits) if problem in _WORDS else error["msg"]
-    optional = any(type(None) in get_args(each) for each in types_at(spec_type, path))
-    if problem.endswith("_type") and not isinstance(path[-1], int) and optional:
+    optional = any(type(None) in get_args(each) for each in types_at(root, path))
+    if problem.endswith("_type") and path and not isinstance(path[-1], int) and optional:
         words += " or null"
     got = yaml_text(error["input"])
     return f"{words} (got {got if len(got) <= 60 else got[:57] + '...'})"

@@ -33,7 +33,7 @@ class Entry:
     location: str
     """Where the value is set, such as `configs/cifar10.yaml:12`."""
     written: str = ""
-    """A scalar as it is written: 007 for the number 7."""
+    """A scalar without quotes as it is written: 007 for the number 7."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -113,7 +113,7 @@ class _Builder:
         self.open.append(node)
         value = self._value(node)
         self.open.pop()
-        return Entry(value, location, node.value if isinstance(node, yaml.ScalarNode) else "")
+        return Entry(value, location, node.value if isinstance(node, yaml.ScalarNode) and node.style is None else "")
 
     def _location(self, node: yaml.Node) -> str:
         return self.location(node.start_mark.line + 1)

@@ -13,11 +13,14 @@ MAX_EXTENDS = 20
 MAX_KEYS = 20  # in a dotted key; the schema is far less deep
 
 
-def read_tree(text: str, source: str) -> Entry:
-    """Return the mapping in the YAML `text` of the file `source`. Raises UserError with file and line."""
+def read_tree(text: str, source: str, such_as: str = "with sections such as data: and train:") -> Entry:
+    """Return the mapping in the YAML `text` of the file `source`. Raises UserError with file and line.
+
+    `such_as`: what the mapping holds, for the message where there is none.
+    """
     entry = parse(text, lambda line: f"{source}:{line}")
     if entry is None or not isinstance(entry.value, dict):
-        raise UserError(f"{source}: must be a mapping, with sections such as data: and train:")
+        raise UserError(f"{source}: must be a mapping, {such_as}")
     return entry
 
 
