@@ -51,12 +51,20 @@ def open_data(path: str, image_size: int, channels: int, num_classes: int | None
         raise UserError(f"{path}: /images is empty")
     height, width, depth = data.images.shape[1:]
     if (height, width) != (image_size, image_size):
-        raise UserError(f"{path}: images are {height}x{width}, but image_size is {image_size}")
+        raise UserError(f"{path}: images are {height}x{width}, but image_size is {image_size}{order_hint(data.images.shape)}")
     if depth != channels:
         raise UserError(f"{path}: images have {depth} channels, but channels is {channels}")
     if num_classes is not None:
         _check_labels(path, data.labels, num_classes)
     return data
+
+
+def order_hint(shape: tuple[int, ...]) -> str:
+    """Words for a message about images of `shape` if their axes seem to be in torch's order, else ""."""
+    _, height, width, depth = shape
+    if height > 4 or width <= 4 or depth <= 4:
+        return ""
+    return f"; {list(shape)} looks like [N, C, H, W], and [N, H, W, C] is needed: numpy.transpose(images, (0, 2, 3, 1))"
 
 
 def open_built_in(name: str) -> ImageData:

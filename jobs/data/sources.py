@@ -9,21 +9,21 @@ import zipfile
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jobs.data.built_in import BUILT_IN_DATA
-from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, read_labels
-from jobs.data.image_files import decode_image, list_images
+from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, order_hint, read_labels
+from jobs.data.image_files import Header, decode_image, list_images, read_header, read_needed_bits
 from jobs.data.npz_arrays import open_array
 from jobs.data.statistics import statistics_problem
 from jobs.errors import UserError
 from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
-from jobs.storage.names import reason
+from jobs.storage.names import printable, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
 
 # Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
@@ -33,15 +33,19 @@ STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 class ImageFolder:
     """The images in and below a folder, all squares of one size, as uint8 [N, H, W, C]: a slice decodes its images.
 
-    Raises UserError, on opening or slicing, that names the file which is not a whole image of that size.
+    C is 1 where all images are grey, and else 3. Raises UserError, on opening or slicing, that names the file which is not a
+    whole image of that size.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.paths = folder, list_images(folder)
-        width, height, mode = self._size(self.paths[0])
-        if width != height:
-            raise UserError(f"{folder / self.paths[0]}: {width}x{height}; samples must be square")
-        self.shape = (len(self.paths), height, width, 1 if mode in ("L", "1") else 3)
+        listing = list_images(folder)
+        self.folder, self.paths, self._left_out = folder, listing.images, listing.left_out()
+        self._made_rgb = set[str]()
+        first = self._header(self.paths[0])
+        if first.width != first.height:
+            raise UserError(f"{folder / printable(self.paths[0])}: {first.width}x{first.height}; samples must be square")
+        is_grey = all(self._header(name).is_grey for name in self.paths)
+        self.shape = (len(self.paths), first.height, first.width, 1 if is_grey else 3)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,29 +53,43 @@ class ImageFolder:
     def __getitem__(self, rows: slice) -> np.ndarray:
         return np.stack([self._image(name) for name in self.paths[rows]])
 
-    def _size(self, name: str) -> tuple[int, int, str]:
-        try:
-            with Image.open(self.folder / name) as image:
-                return (*image.size, image.mode)
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{self.folder / name}: not an image ({error})") from error
+    def remarks(self) -> list[str]:
+        """What was left out, and done to the images that were sliced so far, in words."""
+        remarks = [f"{self.folder}: left out {self._left_out}"] if self._left_out else []
+        if self._made_rgb:
+            remarks.append(f"{self.folder}: grey made RGB: {len(self._made_rgb):,} of {len(self):,}")
+        return remarks
+
+    @cached_property
+    def _bits(self) -> int:
+        """The bits that all images of 16 bits need, so that all are made as bright."""
+        return max(read_needed_bits(self.folder / name) for name in self.paths if self._header(name).is_deep)
+
+    def _header(self, name: str) -> Header:
+        found = read_header(self.folder / name)
+        if isinstance(found, str):
+            raise UserError(f"{self.folder / printable(name)}: {found}")
+        return found
 
     def _image(self, name: str) -> np.ndarray:
         _, height, width, channels = self.shape
-        found = self._size(name)[:2]
-        if found != (width, height):
-            raise UserError(f"{self.folder / name}: {found[0]}x{found[1]}, but {self.paths[0]} is {width}x{height}")
-        image = decode_image(self.folder / name, width, channels)
+        header = self._header(name)
+        if (header.width, header.height) != (width, height):
+            raise UserError(f"{self.folder / printable(name)}: {header.width}x{header.height}, but {printable(self.paths[0])} is "
+                            f"{width}x{height}")
+        if header.is_grey and channels == 3:
+            self._made_rgb.add(name)
+        image = decode_image(self.folder / name, width, channels, self._bits if header.is_deep else 16)
         if isinstance(image, str):
-            raise UserError(f"{self.folder / name}: {image}")
-        return image
+            raise UserError(f"{self.folder / printable(name)}: {image}")
+        return image.pixels
 
 
 def open_images(path: str, image_size: int | None = None, channels: int | None = None) -> ImageData:
     """Open the images of a data set (HDF5 or built-in), of our samples.h5, of an .npz (arr_0, arr_1) or of a folder.
 
     `.images` uint8 [N, H, W, C] is sliced like an array, and may be read or decoded only then. Raises UserError if there
-    are no images, or if they do not have the given size and channels.
+    are no images, or if they are not squares, of the given size and channels.
     """
     if path in BUILT_IN_DATA:
         images = open_built_in(path)
@@ -89,12 +107,19 @@ def open_images(path: str, image_size: int | None = None, channels: int | None =
     return images
 
 
+def remarks_of(images: ImageData) -> list[str]:
+    """What was left out of a folder of images, and done to the images that were read so far, in words."""
+    return images.images.remarks() if isinstance(images.images, ImageFolder) else []
+
+
 def _check_shape(path: str, images: ImageData, image_size: int | None, channels: int | None) -> None:
     count, height, width, depth = images.images.shape
     if not count:
         raise UserError(f"{path}: holds no images")
     if image_size is not None and (height, width) != (image_size, image_size):
-        raise UserError(f"{path}: images are {height}x{width}, but image_size is {image_size}")
+        raise UserError(f"{path}: images are {height}x{width}, but image_size is {image_size}{order_hint(images.images.shape)}")
+    if height != width:
+        raise UserError(f"{path}: images are {height}x{width}; they must be square{order_hint(images.images.shape)}")
     if channels is not None and depth != channels:
         raise UserError(f"{path}: images have {depth} channels, but channels is {channels}")
 
@@ -185,10 +210,10 @@ class Reference:
         return None
 
 
-def open_reference(path: str, image_size: int, channels: int) -> Reference:
+def open_reference(path: str, image_size: int | None = None, channels: int | None = None) -> Reference:
     """Open a published VIRTUAL_*.npz (mu, sigma, mu_s, sigma_s, arr_0), an EDM .npz (mu, sigma), or images (`open_images`).
 
-    Raises UserError if `path` is none of these, or if its images do not have this size and number of channels.
+    Raises UserError if `path` is none of these, or if its images are not squares of this size and number of channels.
     """
     if path in BUILT_IN_DATA or not _is_npz(path):
         return Reference(path, open_images(path, image_size, channels), {})

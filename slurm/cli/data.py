@@ -56,7 +56,7 @@ def cifar10(archive: Path, output: Path, split: Literal["train", "test"]) -> Non
               help="If images are broken or too small: write nothing and name these images, or skip these images.")
 def folder(folder: Path, output: Path, image_size: int, labels: Literal["subfolder", "prefix", "none"],
            channels: Literal["1", "3"], on_error: Literal["refuse", "skip"]) -> None:
-    """All images in and below FOLDER: jpg, png, gif, webp, bmp."""
+    """All images in and below FOLDER, of every type that Pillow reads: jpg, png, tiff, webp, gif, bmp ..."""
     from jobs.data.importers.folder import import_folder
     from jobs.data.importers.writer import Writer
     from jobs.run.progress import Bar
@@ -89,6 +89,8 @@ def npz(source: Path, output: Path) -> None:
 def _print_summary(summary: "Summary", output: Path) -> None:
     classes = f", {len(summary.classes)} classes" if summary.classes else ""
     print(f"{output}: {summary.count} images{classes}")
+    for remark in summary.remarks:
+        print(remark)
     for path, reason in summary.skipped[:LISTED]:
         print(f"skipped {path}: {reason}")
     if len(summary.skipped) > LISTED:

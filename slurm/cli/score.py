@@ -39,6 +39,8 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
     images = result["reference"]["images"]
     against = reference if images is None else f"{images:,} images of {reference}"
     print(f"{result['samples']:,} samples of {samples} against {against}\nfeatures: {result['features']['note']}")
+    for remark in result["remarks"]:
+        print(remark)
 
 
 def _details(found: dict) -> list[str]:

@@ -12,7 +12,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -29,11 +29,12 @@ _BLOCK = 256  # images in memory at a time
 
 @dataclass(frozen=True)
 class Summary:
-    """`count` images written; `skipped` images as (path, reason); `classes` in the order of their ids."""
+    """`count` images written; `skipped` images as (path, reason); `classes` in the order of their ids; `remarks` in words."""
 
     count: int
     skipped: list[tuple[str, str]]
     classes: list[str]
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Writer:
     output: Path
 
     def write(self, blocks: Iterable[np.ndarray], shape: tuple[int, ...], labels: np.ndarray | None,
-              class_names: Sequence[str], source: str, skipped: Sequence[tuple[str, str]] = ()) -> Summary:
+              class_names: Sequence[str], source: str, skipped: Sequence[tuple[str, str]] = (),
+              remarks: Sequence[str] = ()) -> Summary:
         """Write the images uint8 `shape` = [N, H, W, C], which come in `blocks` [n, H, W, C], and their labels int64 [N].
 
         `source` says in words where the images come from. Exceptions of `blocks` pass through, and nothing is written.
@@ -65,7 +67,7 @@ class Writer:
                 if labels is not None:
                     file.seek(offsets["labels"][0])
                     file.write(labels.astype("<i8").data)
-        return Summary(shape[0], list(skipped), list(class_names))
+        return Summary(shape[0], list(skipped), list(class_names), list(remarks))
 
     @contextmanager
     def spool(self) -> Iterator[IO[bytes]]:

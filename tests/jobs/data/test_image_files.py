@@ -1,14 +1,24 @@
 """One image file: what of it is kept, and how it gets its size."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from made_images import noise, save
 from PIL import Image
 
+from jobs.data import image_files
 from jobs.data.dataset import open_data
-from jobs.data.image_files import decode_image
+from jobs.data.image_files import list_images
 from jobs.data.importers.folder import import_folder
 from jobs.data.importers.writer import Writer
+
+
+def decode_image(*arguments):
+    """The pixels of the image, or the reason why there are none."""
+    found = image_files.decode_image(*arguments)
+    return found if isinstance(found, str) else found.pixels
 
 
 @pytest.fixture
@@ -128,3 +138,56 @@ def test_damaged_bytes_give_an_image_or_a_reason(tmp_path, suffix):
                          + whole[position + 4:])
         result = decode_image(path, 8, 3)
         assert isinstance(result, str) or (result.shape == (8, 8, 3) and result.dtype == np.uint8)
+
+
+@pytest.mark.parametrize("image, message", [
+    (Image.new("F", (8, 8), 0.5), "floating-point pixels, whose range is not known; convert it to 8 or 16 bits first"),
+    (Image.new("LAB", (8, 8)), "pixels of mode LAB; convert it to RGB first"),
+    (Image.fromarray(np.full((8, 8), 70000, np.int32)), "values from 70000 to 70000, more than 16 bits; convert it"),
+    (Image.fromarray(np.full((8, 8), -1, np.int32)), "values from -1 to -1, more than 16 bits; convert it"),
+])
+def test_tiff_whose_range_is_not_known_is_refused(tmp_path, image, message):
+    assert decode_image(save(tmp_path / "a.tiff", image), 8, 3).startswith(message)
+
+
+def colour_png_of_16_bits(path, pixels):
+    """Pillow cannot write these: uint16 [H, W, 3] as a PNG."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks.items()))
+    return path
+
+
+def test_colours_of_16_bits(tmp_path):
+    whole = noise(8, 8, 3)
+    path = colour_png_of_16_bits(tmp_path / "a.png", whole.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(decode_image(path, 8, 3), whole)
+    dark = colour_png_of_16_bits(tmp_path / "b.png", whole.astype(np.uint16) * 16)
+    assert decode_image(dark, 8, 3) == \
+        "colours of 16 bits that need 12, so it would come out nearly black; convert it to 8 bits first"
+
+
+def test_the_first_page_of_a_tiff(tmp_path):
+    pages = [Image.fromarray(noise(8, 8, 3)) for _ in range(3)]
+    found = image_files.decode_image(save(tmp_path / "a.tiff", pages[0], save_all=True, append_images=pages[1:]), 8, 3)
+    np.testing.assert_array_equal(found.pixels, np.asarray(pages[0]))
+    assert found.done == {"frame"}
+
+
+def test_an_enormous_picture_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "a.png")
+    assert decode_image(tmp_path / "a.png", 8, 1).startswith("not decodable (Image size (900000000 pixels) exceeds limit")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "b.png")
+    assert decode_image(tmp_path / "b.png", 8, 1) == "10000x10000 pixels: suspected decompression bomb"
+
+
+def test_listing_counts_what_is_no_picture(tmp_path):
+    save(tmp_path / "a.png", noise(8, 8))
+    for number in range(12):
+        (tmp_path / f"x.{'abcdefghijkl'[number]}").write_text("")
+    listing = list_images(tmp_path)
+    assert listing.images == ["a.png"] and listing.others.total() == 12
+    assert listing.left_out().endswith(", 4 others")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.data.sources import StoredSamples, open_images, open_reference, reference_problems
+from jobs.data.sources import StoredSamples, open_images, open_reference, reference_problems, remarks_of
 from jobs.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -93,8 +93,71 @@ def test_a_folder_of_images_of_several_sizes_names_the_odd_one(files):
     with pytest.raises(UserError, match="0.png: 6x8; samples must be square"):
         open_images(str(files / "folder"))
     (files / "folder" / "0.png").write_bytes(b"no")
-    with pytest.raises(UserError, match="0.png: not an image"):
+    with pytest.raises(UserError, match="0.png: not an image of a type that Pillow reads"):
         open_images(str(files / "folder"))
+
+
+def folder_of(path, images):
+    path.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(path / f"{number}.png")
+    return open_images(str(path))
+
+
+def test_one_grey_picture_does_not_make_all_grey(tmp_path):
+    for place in (0, 3, 6):
+        pictures = [image[..., 0] if number == place else image for number, image in enumerate(IMAGES)]
+        found = folder_of(tmp_path / str(place), pictures)
+        assert found.images.shape == (7, 8, 8, 3)
+        grey = np.repeat(IMAGES[place, ..., :1], 3, 2)
+        np.testing.assert_array_equal(found.images[0:7], [grey if number == place else IMAGES[number] for number in range(7)])
+        assert remarks_of(found) == [f"{tmp_path / str(place)}: grey made RGB: 1 of 7"]
+
+
+def test_grey_with_transparency_is_grey(tmp_path):
+    found = folder_of(tmp_path / "a", [np.dstack([IMAGES[0, ..., 0], np.full((8, 8), 255, np.uint8)])])
+    np.testing.assert_array_equal(found.images[0:1], IMAGES[:1, ..., :1])
+
+
+def test_12_bits_in_16_are_as_bright_as_8_whatever_is_sliced(tmp_path):
+    ramp = np.tile(np.linspace(0, 4095, 8).astype(np.uint16), (8, 1))
+    found = folder_of(tmp_path / "a", [ramp // 4, ramp])
+    np.testing.assert_array_equal(found.images[0:1][0, ..., 0], ramp // 4 >> 4)
+    assert found.images[1:2].max() == 255
+
+
+def test_a_folder_says_what_it_left_out(tmp_path):
+    found = folder_of(tmp_path / "a", IMAGES[:1])
+    assert remarks_of(found) == [] and remarks_of(open_images("digits")) == []
+    (tmp_path / "a" / "notes.txt").write_text("")
+    assert remarks_of(open_images(str(tmp_path / "a"))) == [f"{tmp_path / 'a'}: left out 1 file that is no picture: 1 .txt"]
+
+
+def test_enormous_and_damaged_pictures_and_odd_names(tmp_path):
+    def refused(path, message):
+        with pytest.raises(UserError, match=message) as caught:
+            open_images(str(path)).images[0:9]
+        assert str(caught.value).isprintable()
+    (tmp_path / "bomb").mkdir()
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb" / "big.png")
+    refused(tmp_path / "bomb", "bomb/big.png: not decodable .Image size .900000000 pixels. exceeds limit")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb" / "big.png")
+    refused(tmp_path / "bomb", "bomb/big.png: 10000x10000 pixels: suspected decompression bomb")
+    (tmp_path / "esc").mkdir()
+    Image.fromarray(IMAGES[0]).save(tmp_path / "esc" / "a.png")
+    (tmp_path / "esc" / "b\x1b[31m.png").write_bytes((tmp_path / "esc" / "a.png").read_bytes()[:80])
+    refused(tmp_path / "esc", r"b\\x1b\[31m.png: ")
+
+
+@pytest.mark.parametrize("shape, message", [
+    ((60, 3, 8, 8), r"\[60, 3, 8, 8\] looks like \[N, C, H, W\]"), ((60, 1, 8, 16), "looks like"),
+    ((60, 8, 16, 3), "images are 8x16; they must be square")])
+def test_axes_in_another_order_and_images_that_are_not_square(tmp_path, shape, message):
+    np.savez(tmp_path / "a.npz", np.zeros(shape, np.uint8))
+    with pytest.raises(UserError, match=f"^{tmp_path / 'a.npz'}: .*{message}"):
+        open_images(str(tmp_path / "a.npz"))
+    with pytest.raises(UserError, match=f"^{tmp_path / 'a.npz'}: images are"):
+        open_reference(str(tmp_path / "a.npz"), 8, 3)
 
 
 def test_references_of_the_field_and_what_they_can_give(files):

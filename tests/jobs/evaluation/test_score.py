@@ -115,3 +115,29 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
             print_score("digits-test", "digits", "pixels", metrics, tmp_path, 64, as_json=True)
     with pytest.raises(UserError, match="metrics: sfid needs spatial features, but pixels gives"):
         print_score("digits-test", "digits", "pixels", "sfid", tmp_path, 64, as_json=True)
+
+
+@pytest.mark.parametrize("ours, theirs, blamed", [((8, 8, 4), (8, 8, 3), "ours"), ((8, 8, 3), (8, 8, 4), "theirs"),
+                                                  ((8, 8, 2), (8, 8, 1), "ours"), ((8, 8, 1), (8, 8, 3), "ours"),
+                                                  ((16, 16, 3), (8, 8, 3), "ours")])
+def test_images_of_two_kinds_are_both_named_and_the_unusual_one_is_blamed(tmp_path, ours, theirs, blamed):
+    for name, shape in (("ours", ours), ("theirs", theirs)):
+        np.savez(tmp_path / f"{name}.npz", np.zeros((60, *shape), np.uint8))
+    with pytest.raises(UserError) as caught:
+        score(str(tmp_path / "ours.npz"), str(tmp_path / "theirs.npz"), "pixels", ["fid"], tmp_path / ".cache", 13, 1)
+    text = str(caught.value)
+    (height, width, depth), other = (ours, "theirs") if blamed == "ours" else (theirs, "ours")
+    assert text.startswith(f"{tmp_path / blamed}.npz: images are {height}x{width} with {depth} channel")
+    assert f"{tmp_path / other}.npz" in text and len(text.splitlines()) == 1
+
+
+def test_score_says_what_was_left_out_and_made_rgb(tmp_path, images, capsys):
+    from PIL import Image
+    np.savez(tmp_path / "theirs.npz", images[1])
+    (tmp_path / "ours").mkdir()
+    for number, image in enumerate(images[0]):
+        Image.fromarray(image[..., 0] if number == 0 else image).save(tmp_path / "ours" / f"{number:02}.png")
+    (tmp_path / "ours" / "Thumbs.db").write_text("")
+    print_score(str(tmp_path / "ours"), str(tmp_path / "theirs.npz"), "pixels", "fid", tmp_path, 13, False)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{tmp_path / 'ours'}: left out 1 file that is no picture: 1 .db", f"{tmp_path / 'ours'}: grey made RGB: 1 of 60"]
