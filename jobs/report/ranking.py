@@ -35,7 +35,7 @@ def ranked(runs: Sequence[RunReport], metric: str) -> list[RunReport]:
 
 
 def best_runs(runs: Sequence[RunReport], metric: str) -> list[RunReport]:
-    """Return the runs to mark: the best and its equals, or none where all runs are equal."""
-    best_first = ranked(runs, metric)
+    """Return the runs to mark: the best of the sweep and its equals, or none where all are equal."""
+    best_first = ranked([run for run in runs if not run.left], metric)
     best = [run for run in best_first if equal(run.metrics[metric].value, best_first[0].metrics[metric].value)]
     return best if len(best) < len(best_first) else []

@@ -50,6 +50,8 @@ class RunReport:
     attempts: list[Attempt] = field(default_factory=list)
     provenance: dict = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    left: bool = False
+    """Whether the newest sweep has no such run: verdicts leave the run out."""
 
     @property
     def name(self) -> str:
@@ -71,10 +73,12 @@ class RunReport:
             return missing
 
 
-def read_run(path: Path, differs: dict[str, Any]) -> RunReport:
-    """Read all files of the run in `path` but TensorBoard's and the samples. `differs`: its entry in study.json."""
+def read_run(path: Path, differs: dict[str, Any], left: bool = False) -> RunReport:
+    """Read all files of the run in `path` but TensorBoard's and the samples. `differs` and `left`: its entry in study.json."""
     run = RunDir(path)
-    report = RunReport(run, differs)
+    report = RunReport(run, differs, left=left)
+    if left:
+        report.remarks.append("left the sweep, so it counts in no comparison")
     if not path.is_dir():
         report.remarks.append("its folder is missing")
         return report

@@ -12,6 +12,7 @@ from jobs.report.cost import StageTime, stage_times
 from jobs.report.effects import Effect, effects, swept_fields
 from jobs.report.ranking import metric_names, ranked
 from jobs.report.run import RunReport, read_run, read_terms
+from jobs.run.study_file import has_left
 from jobs.storage.files import read_json
 
 SHOWN = 8  # runs with curves and pictures; the tables have all runs
@@ -43,19 +44,20 @@ class StudyReport:
     @property
     def main(self) -> RunReport | None:
         """The run that stands for the study: the best by the first metric, or else the first that has a spec."""
-        best = ranked(self.runs, self.metrics[0]) if self.metrics else []
+        best = ranked([run for run in self.runs if not run.left], self.metrics[0]) if self.metrics else []
         return next((run for run in [*best, *self.runs] if run.spec), None)
 
 
 def read_study(folder: Path) -> StudyReport:
     """Read the study in `folder`. Raises UserError for a folder without a study; faults of single runs become their remarks."""
     name, source, runs = _read_runs(folder)
-    found, shown = effects(runs), _worth_showing(runs)
+    compared = [run for run in runs if not run.left]
+    found, shown = effects(compared), _worth_showing(runs)
     logs = {run.name: log for run in shown if (log := _read_log(run))}
     times = {run.name: stage_times(run, logs.get(run.name)) for run in runs}
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
-    return StudyReport(name, folder, source, runs, swept_fields(runs), metric_names(runs), found, question(runs),
-                       answer(runs, found), cautions(runs), shown, times, logs, bounds)
+    return StudyReport(name, folder, source, runs, swept_fields(compared), metric_names(runs), found, question(compared),
+                       answer(compared, found), cautions(compared), shown, times, logs, bounds)
 
 
 def _read_runs(folder: Path) -> tuple[str, str, list[RunReport]]:
@@ -65,7 +67,7 @@ def _read_runs(folder: Path) -> tuple[str, str, list[RunReport]]:
         raise UserError(f"{folder}: not a study's directory (there is no study.json in it); studies are in runs/")
     study = read_json(file)
     try:
-        runs = [read_run(folder / run, dict(entry.get("differs", {}))) for run, entry in study["runs"].items()]
+        runs = [read_run(folder / run, dict(entry.get("differs", {})), has_left(entry)) for run, entry in study["runs"].items()]
         return str(study["name"]), str(study.get("source", "")), runs
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{file}: not as `iddpm run` and `iddpm submit` write it ({error!r})") from error

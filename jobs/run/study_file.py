@@ -5,12 +5,13 @@
 `left` is there only where the newest sweep has no such point.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
+from jobs.quantities import plural
 from jobs.spec.reading.sweep import Study
 from jobs.storage.files import read_json, write_json
 from jobs.storage.locks import locked
@@ -73,18 +74,24 @@ def forget_runs(folder: Path, names: Collection[str]) -> None:
         write_json(study_file(folder), content | {"runs": {name: entry for name, entry in found.items() if name not in names}})
 
 
-def left_runs(study: Study, runs_folder: Path) -> list[str]:
-    """Return the runs of the study's folder that its spec no longer has."""
-    today = {run.name for run in study.runs}
-    return [name for name in recorded_runs(runs_folder / study.name) if name not in today]
+def left_of(folder: Path) -> list[str]:
+    """Return the runs of the study in `folder` that left the sweep; none where study.json is damaged."""
+    with suppress(UserError):
+        return [name for name, entry in recorded_runs(folder).items() if has_left(entry)]
+    return []
+
+
+def left_words(left: Sequence[str], folder: Path) -> str:
+    """Return the names of the runs that left the sweep, and how to drop them."""
+    names = ", ".join(left[:NAMED]) + (f" and {len(left) - NAMED:,} more" if len(left) > NAMED else "")
+    return f"{names}; `iddpm rm {folder} --left` drops {'it' if len(left) == 1 else 'them'}, and asks first"
 
 
 def left_note(study: Study, runs_folder: Path) -> str | None:
     """Return a sentence that names the runs which left the sweep, and how to drop them; None where there are none."""
-    left, folder = left_runs(study, runs_folder), runs_folder / study.name
+    folder, today = runs_folder / study.name, {run.name for run in study.runs}
+    left = [name for name in recorded_runs(folder) if name not in today]
     if not left:
         return None
-    names = ", ".join(left[:NAMED]) + (f" and {len(left) - NAMED:,} more" if len(left) > NAMED else "")
-    return (f"{len(left):,} run{' of' if len(left) == 1 else 's of'} {folder} left the sweep, since {study.source} no longer has "
-            f"such a point: {names}. Nothing is done for {'it' if len(left) == 1 else 'them'} here; `iddpm rm {folder} --left` "
-            f"drops {'it' if len(left) == 1 else 'them'}, and asks first")
+    return (f"{plural(len(left), 'run')} of {folder} left the sweep, since {study.source} has no such point any more; nothing is "
+            f"done for {'it' if len(left) == 1 else 'them'}: {left_words(left, folder)}")

@@ -138,6 +138,21 @@ def requeue(path: Path) -> None:
     requeue(path)
 
 
+@cli.command()
+@STUDY
+@click.argument("names", nargs=-1, metavar="[RUN ...]")
+@RUNS
+@click.option("--left", is_flag=True, help="Remove the runs that left the sweep: the spec no longer has them.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def rm(study: Path, names: tuple[str, ...], runs_folder: Path, left: bool, yes: bool) -> None:
+    """Remove runs of STUDY, or the whole study. Says what would go, and asks first.
+
+    Refuses runs at work, with jobs in the queue, or named by other runs. Of a link, only the link is removed.
+    """
+    from slurm.cli.rm import remove
+    sys.exit(remove(study, names, runs_folder, left, yes))
+
+
 STAGE_HELP = {"train": "Train RUN (a directory runs/<study>/<run>) to its last iteration, from its newest checkpoint.",
               "sample": "Compute the missing chunks of samples of RUN, and gather them.",
               "evaluate": "Evaluate the samples and bits/dim of RUN."}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.errors import StageFailed, UserError
 from jobs.run.failures import Failure, read_failure
+from jobs.run.study_file import left_of, recorded_runs
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json, write_json
 from slurm.launch.records import jobs_by_run, reports
@@ -25,7 +26,8 @@ def hold_if_alike(run: Path) -> None:
     study, failure = run.parent, read_failure(run)
     if failure is None or failure.kind in OWN or (study / "held.json").exists():
         return
-    names = list(read_json(study / "study.json")["runs"])
+    left = left_of(study)
+    names = [name for name in recorded_runs(study) if name not in left]
     alike = [name for name in names if _failed_alike(study / name, failure)]
     if len(alike) < ALIKE or sum(_got_further(study / name, failure) for name in names) >= len(alike):
         return

@@ -1,10 +1,13 @@
 """`iddpm requeue`: continue the jobs of a study, or of one run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.study_file import left_of, recorded_runs
+from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json
 from slurm.launch.limits import check_cluster, cluster_limits
 from slurm.launch.profiles import load_profile
 from slurm.launch.records import jobs_by_run, recorded, reports, study_and_run
@@ -20,18 +23,35 @@ def requeue(path: Path) -> None:
     needs_slurm()
     study, name = study_and_run(path)
     live = live_jobs()
-    _release_and_restart([job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run)])
+    idle = [] if name else left_of(study)  # the sweep no longer has these runs: only their names bring them back
+    _release_and_restart([job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run) and run not in idle])
     if name is None:
         (study / "held.json").unlink(missing_ok=True)
 
     submissions = recorded(study, live)
     options = SubmitOptions(submissions[-1].cluster, submissions[-1].max_parallel) if submissions else SubmitOptions(None, None)
     profile, limits, queued = load_profile(options.cluster), cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
-    names = [name] if name else [name for name in read_json(study / "study.json")["runs"] if name not in queued]
-    left = {name: run.spec for name in names if not (run := RunDir(study / name)).is_done(STAGES[-1])}
+    names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
+    left = dict(_unfinished(study, names, named=name is not None))
     arrays = arrays_for(study, left, live, profile.max_array_size or limits.array_size, options.max_parallel)
     check_cluster(arrays, study, profile, limits)
     send(arrays, study, options, profile, outdated=reports(study, live))
+
+
+def _unfinished(study: Path, names: list[str], named: bool) -> Iterator[tuple[str, Spec]]:
+    """Yield the runs that are not done, with their specs. A run that cannot be read keeps no other from being continued.
+
+    Raises UserError for such a run if it was `named`.
+    """
+    for name in names:
+        try:
+            run = RunDir(study / name)
+            if not run.is_done(STAGES[-1]):
+                yield name, run.spec
+        except UserError as error:
+            if named:
+                raise
+            print(f"note: {error}; this run is left out, and `iddpm rm {study} {name}` drops it")
 
 
 def _release_and_restart(jobs: list[Job]) -> None:

@@ -120,6 +120,8 @@ def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
         later = STAGES[STAGES.index(submission.stage) + 1:] if submission.runs else ()
         if queued and later and not any((run, stage) in jobs for run in submission.runs for stage in later):
             runs = tuple(RunDir(folder / name) for name in submission.runs)
+            if not all(run.spec_file.is_file() for run in runs):  # removed since; an array cannot wait for elements without runs
+                continue
             stages = tuple((stage, getattr(runs[0].spec.resources, stage)) for stage in later)
             incomplete.append(Chain(stages, runs, behind=submission.job_id))
     return incomplete

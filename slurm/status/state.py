@@ -15,6 +15,7 @@ from typing import Any
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, read_failure
+from jobs.run.study_file import left_of, left_words
 from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
@@ -27,6 +28,7 @@ from slurm.status.waits import unmet
 HUNG_S = 300  # a stage writes its heartbeat once a second or once a step, whichever is slower
 NEXT_STAGE_S = 30  # `iddpm run` starts the next stage within this time
 NOT_STARTED = ("pending", "held", "stopped", "new", "unknown")  # states in which a stage may wait for another run
+IDLE = ("stopped", "new", "interrupted", "failed")  # states in which nothing happens to a run until a user asks for it
 LOGS_READ = 100  # at most, to find out how jobs ended
 
 
@@ -34,8 +36,8 @@ LOGS_READ = 100  # at most, to find out how jobs ended
 class RunStatus:
     run: str
     state: str
-    """done, running, hung, pending, held, interrupted, failed, stopped (neither done nor in the queue), new, or unknown (the
-    queue does not answer)."""
+    """done, running, hung, pending, held, interrupted, failed, stopped (neither done nor in the queue), new, left (the
+    sweep no longer has the run, and nothing is left to wait for), or unknown (the queue does not answer)."""
     stage: str | None
     """The first stage that is not done."""
     job: str | None
@@ -126,6 +128,9 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
                        planned.get(name, {})) for name in names]
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
+    if left := left_of(study):
+        notes.append(f"left the sweep: {left_words(left, study)}")
+        runs = [replace(run, state="left", failure=None) if run.run in left and run.state in IDLE else run for run in runs]
     return StudyStatus(study, with_waits(runs, study), _read(study / "held.json"), notes)
 
 

@@ -28,7 +28,7 @@ NAMED = 3  # runs that a line names
 MAX_GROUPS = 10  # kinds of failure
 WATCH_S = 3
 # In the order in which they need the user's attention.
-STATES = ("hung", "failed", "held", "stopped", "unknown", "interrupted", "running", "pending", "new", "done")
+STATES = ("hung", "failed", "held", "stopped", "unknown", "interrupted", "running", "pending", "new", "left", "done")
 STYLES: dict[str, dict[str, Any]] = {
     "hung": {"fg": "red", "bold": True}, "failed": {"fg": "red", "bold": True}, "held": {"fg": "yellow", "bold": True},
     "stopped": {"fg": "red"}, "unknown": {"fg": "yellow"}, "interrupted": {"fg": "yellow"}, "running": {"fg": "cyan"},
@@ -99,7 +99,7 @@ def _watch(study: Path) -> None:
                 other = below + len(status.notes) + len(_banner(status, console.width)) + 8
                 lines = status_lines(status, console.width, max(console.height - other, 5), below)
                 live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
-                if all(run.state == "done" for run in status.runs):
+                if all(run.state in ("done", "left") for run in status.runs):
                     return
                 time.sleep(max(WATCH_S, 5 * (time.monotonic() - began)))  # large studies: read at most a sixth of the time
     except KeyboardInterrupt:
