@@ -20,7 +20,7 @@ from jobs.spec.reading.sweep import Complaint
 from jobs.spec.reading.yaml_nodes import MAX_PATH, Entry, read_text, refuse, shortened
 from jobs.spec.reading.yaml_tree import KeyPath, plain, read_tree
 from jobs.spec.sections import Section
-from slurm.launch.option_names import has_gpus, refused_argument, refused_option
+from slurm.launch.sites.options import has_gpus, refused_argument, refused_option
 
 
 def profile_folders() -> list[Path]:

@@ -10,8 +10,8 @@ from submitit import SlurmExecutor
 from jobs.errors import UserError
 from jobs.spec.sections import StageResources
 from slurm.launch.job_arrays import Array
-from slurm.launch.option_names import has_gpus, with_gpus
 from slurm.launch.profiles import Profile, SiteOptions
+from slurm.launch.sites.options import has_gpus, with_gpus
 
 # Ignore SIGTERM and SIGUSR2 until jobs.parallel.interruption has installed its handlers: a signal during `import torch` would
 # end the job as failed. If such a job is preempted, SLURM kills it at the end of the grace time and requeues it.
