@@ -15,6 +15,7 @@ from jobs.errors import Busy, UserError
 from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
+from jobs.run.progress import ATTEMPT
 from jobs.run.waiting import check_named_runs
 from jobs.spec.precisions import Precision
 from jobs.spec.stages import STAGES
@@ -32,6 +33,7 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     this rank, if anything did.
     """
     interruption = Interruption()
+    os.environ[ATTEMPT] = meeting
     run = RunDir(Path(run_path))
     meeting_file = run.path / f".meeting-{meeting}"
     try:

@@ -10,6 +10,7 @@ from jobs.storage.files import write_json
 
 HEARTBEAT_S, LINE_S = 1.0, 15.0
 NOTE = "note: "
+ATTEMPT = "IDDPM_ATTEMPT"  # environment variable: this start of a stage, by which its progress.json is told from an older one
 
 
 def note(text: str) -> None:
@@ -81,7 +82,7 @@ class Progress:
     def _write(self, done: int, rate: float | None, state: str) -> None:
         write_json(self.path, {"stage": self.stage, "state": state, "done": done, "total": self.total, "unit": self.unit,
                                "rate": rate, "loss": self.loss, "heartbeat": time.time(), "host": socket.gethostname(),
-                               "pid": os.getpid()})
+                               "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT, "")})
 
 
 def set_back(path: Path, stage: str, done: int, total: int, unit: str) -> None:

@@ -1,15 +1,19 @@
 """`iddpm cancel`: remove the jobs of a study, or of one run, from SLURM's queue."""
 
+import time
 from pathlib import Path
 
-from slurm.launch.records import jobs_by_run, reports, study_and_run
+from jobs.errors import StageFailed
+from slurm.launch.records import jobs_by_run, mark_cancelled, recorded, reports, study_and_run
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
+
+GONE_S = 20  # a job that went back into the queue meanwhile is cancelled again, for so long
 
 
 def cancel(path: Path) -> None:
     """Cancel all jobs of the study or run in the folder `path`. A running stage saves its state before it ends.
 
-    Raises UserError if `path` is neither a study nor a run.
+    Raises UserError if `path` is neither a study nor a run, and StageFailed if SLURM does not let go of a job.
     """
     needs_slurm()
     study, name = study_and_run(path)
@@ -19,5 +23,18 @@ def cancel(path: Path) -> None:
         jobs += reports(study, live)
         (study / "held.json").unlink(missing_ok=True)
     if jobs:
-        command("scancel", *compact(job.id for job in jobs))
+        ids = {job.id for job in jobs}
+        mark_cancelled(study, recorded(study, live), ids)  # before scancel: a job that is being requeued looks there
+        _scancel(ids)
     print(f"{len(jobs):,} job{'' if len(jobs) == 1 else 's'} cancelled")
+
+
+def _scancel(ids: set[str]) -> None:
+    """Cancel the jobs, and look again: a job that asked for its requeue just before may be back in the queue."""
+    deadline, left = time.monotonic() + GONE_S, ids
+    while left:
+        if time.monotonic() > deadline:
+            raise StageFailed(f"still in the queue after scancel: {', '.join(compact(sorted(left)))}; cancel again")
+        command("scancel", *compact(left))
+        time.sleep(0.2)
+        left = {id for id, job in live_jobs().items() if id in ids and job.state != "COMPLETING"}

@@ -1,24 +1,23 @@
 """Put a sweep on hold when several of its runs fail for the same reason, so that the others do not waste GPU hours."""
 
-import sys
 import time
 from pathlib import Path
 
-from jobs.errors import StageFailed, UserError
+from jobs.errors import UserError
 from jobs.run.failures import Failure, read_failure
 from jobs.run.study_file import left_of, recorded_runs
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json, write_json
-from slurm.launch.records import jobs_by_run, reports
-from slurm.launch.squeue import command, compact, live_jobs
+from jobs.storage.files import read_json
+from slurm.launch.records import recorded
+from slurm.launch.requests import ask_hold
 
 ALIKE = 3  # runs that must fail for the same reason
 # Kinds of failure that say nothing about other runs of the sweep.
-OWN = ("diverged", "not finite", "node or network", "no progress", "killed")
+OWN = ("diverged", "not finite", "node or network", "no progress", "no requeue", "killed")
 
 
 def hold_if_alike(run: Path) -> None:
-    """Hold the pending jobs of the study if at least ALIKE of its runs, `run` among them, failed for the same reason.
+    """Ask to hold the pending jobs of the study if at least ALIKE of its runs, `run` among them, failed for the same reason.
 
     Called after a stage of `run` has failed. The study goes on if as many runs got past the point of the failure: then
     the cause lies in a setting that the sweep varies.
@@ -31,31 +30,20 @@ def hold_if_alike(run: Path) -> None:
     alike = [name for name in names if _failed_alike(study / name, failure)]
     if len(alike) < ALIKE or sum(_got_further(study / name, failure) for name in names) >= len(alike):
         return
-    try:
-        held = hold(study, failure.stage)
-        write_json(study / "held.json", {"time": time.time(), "kind": failure.kind, "message": failure.message, "runs": alike,
-                                         "jobs": held})
-    except (StageFailed, UserError) as error:  # some clusters do not let a job hold jobs; the failure of `run` matters more
-        print(f"the rest of the sweep could not be put on hold: {error}", file=sys.stderr, flush=True)
+    jobs, reports = to_hold(study, failure.stage)
+    ask_hold(study, {"time": time.time(), "kind": failure.kind, "message": failure.message, "runs": alike, "jobs": jobs},
+             jobs, reports)
 
 
-def hold(study: Path, failing: str) -> list[str]:
-    """Hold the study's pending jobs of the stages up to `failing`, and let its report start. Returns the held job ids.
+def to_hold(study: Path, failing: str) -> tuple[list[str], list[str]]:
+    """Ids of the study's jobs and arrays of the stages up to `failing`, and of its reports, from the records of submissions.
 
     Jobs of later stages are not held: they wait for the held jobs anyway, and SLURM must be able to cancel the later jobs of
     failed runs.
     """
-    live, stages = live_jobs(), STAGES[:STAGES.index(failing) + 1]
-    pending = [job.id for (_, stage), job in jobs_by_run(study, live).items() if stage in stages and job.state == "PENDING"]
-    arrays = compact(pending)
-    for array in arrays:
-        try:
-            command("scontrol", "hold", array)
-        except StageFailed as error:  # some elements have started meanwhile; scontrol has held the others
-            print(error, file=sys.stderr, flush=True)
-    for job in reports(study, live):
-        command("scontrol", "update", f"JobId={job.id}", "Dependency=")
-    return arrays
+    stages, known = STAGES[:STAGES.index(failing) + 1], [each for each in recorded(study, {}) if each.job_id is not None]
+    return ([str(each.job_id) for each in known if each.stage in stages],
+            [str(each.job_id) for each in known if not each.runs])
 
 
 def _failed_alike(run: Path, failure: Failure) -> bool:

@@ -2,49 +2,52 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from jobs.errors import StageFailed
+from jobs.errors import StageFailed, UserError
 from jobs.parallel.interruption import SIGNALS
 from jobs.run.failures import describe, write_failure
 from jobs.stage import run_stage
 from jobs.storage.files import read_json, write_json
 from slurm.launch.hold import hold_if_alike
+from slurm.launch.requests import ask_nothing, ask_requeue, ask_wait
 
-WAIT_FOR_KILL_S = 120
 SRUN_REACTS_S = 10
+FRUITLESS = 3  # attempts one after another that a job may end without progress, where its time limit is not the reason
 
 
 def run_in_slurm(stage: str, run_path: str, workdir: str) -> dict[str, str]:
     """Do this rank's part of `stage`. submitit calls this function; its arguments are all that a job carries.
 
-    `workdir`: the folder that relative paths in the spec start from. If the stage was interrupted in time, one rank puts the
-    job back into the queue, as long as each attempt makes progress. If the stage failed, raises StageFailed: SLURM then marks
-    the job as failed and does not start the jobs that depend on it.
+    `workdir`: the folder that relative paths in the spec start from. If the stage was interrupted in time, one rank asks the
+    batch script to put the job back into the queue, as long as attempts make progress. If the stage failed, raises
+    StageFailed: SLURM then marks the job as failed and does not start the jobs that depend on it.
     """
     os.chdir(workdir)
-    run, attempt = Path(run_path), os.environ.get("SLURM_RESTART_COUNT", "0")
-    outcome = run_stage(stage, run_path, meeting=f"{os.environ['SLURM_JOB_ID']}-{attempt}")
+    run = Path(run_path)
+    outcome = run_stage(stage, run_path, meeting=attempt_name())
     state = outcome["state"]
-    if state == "done":
-        # Python removes its signal handlers when it exits. A warning of the time limit would then fail a finished job.
+    if state in ("done", "interrupted"):
+        # Python removes its signal handlers when it exits. A warning of the time limit would then fail this rank, and
+        # --kill-on-bad-exit would end the others.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        if state == "interrupted" and outcome["signal"] in ("SIGTERM", "SIGINT"):
+            ask_wait()
+        elif state == "interrupted" and int(os.environ["SLURM_PROCID"]) == 0:
+            ask_for_requeue(stage, run)
         return outcome
-    if state == "interrupted":
-        if outcome["signal"] not in ("SIGTERM", "SIGINT") and int(os.environ["SLURM_PROCID"]) == 0:
-            ask_for_requeue(stage, run, attempt)
-        _wait_for_kill()
     if state == "abandoned":
         # If another rank failed, srun is about to end this one with SIGTERM. If its node died, SLURM notices only after
         # minutes: the remaining ranks ask for the requeue.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
         time.sleep(SRUN_REACTS_S)
-        ask_for_requeue(stage, run, attempt)
-        _wait_for_kill()
+        ask_for_requeue(stage, run, node_lost=True)
+        sys.stdout.flush()
+        os._exit(1)  # at once, and without a result: srun ends the other ranks, and the batch script goes on
+    ask_nothing()
     hold_if_alike(run)
     raise StageFailed(outcome["message"])
 
@@ -57,38 +60,47 @@ def report_in_slurm(study_path: str, workdir: str) -> str:
     return str(report(Path(study_path)))
 
 
-def ask_for_requeue(stage: str, run: Path, attempt: str) -> None:
-    """Ask SLURM to put this job back into the queue. Raises StageFailed if the stage made no progress since the last requeue.
+def attempt_name() -> str:
+    """The job, and how often SLURM has restarted it: 31-0."""
+    return f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
-    `attempt`: how often SLURM has restarted the job (SLURM_RESTART_COUNT). Several ranks may call; the first one counts.
+
+def ask_for_requeue(stage: str, run: Path, node_lost: bool = False) -> None:
+    """Ask to put this job back into the queue. Raises StageFailed if it made no progress since SLURM restarted it.
+
+    Several ranks may call; the first one counts. Attempts are compared by the steps that they left. An attempt that ended
+    before its first step, or with a node (`node_lost`), may have left as much as the one before, FRUITLESS times.
     """
-    done = read_json(run / "progress.json")["done"]
-    record = run / "requeues.json"
-    before = read_json(record) if record.exists() else {}
-    last = before.get(stage, {"done": None, "attempt": None})
-    if last["attempt"] == [os.environ["SLURM_JOB_ID"], attempt]:  # another rank of this attempt was first
+    job, attempt = os.environ["SLURM_JOB_ID"], attempt_name()
+    left, done = steps_left(stage, run, attempt)
+    record, asked = run / "requeues.json", {}
+    try:
+        asked = dict(read_json(record))
+        before = {"job": None, "attempt": None, "left": None, "fruitless": 0} | asked.get(stage, {})
+    except (OSError, UserError, TypeError, ValueError):
+        before = {"job": None}
+    if before["job"] == job and before["attempt"] == attempt:  # another rank of this attempt was first
         return
-    if last["done"] == done:
-        error = StageFailed(f"{run}: {stage} got no further than {done} since its last requeue; raise its time limit "
+    # Another job is another time limit. This job has been restarted since it asked: that request was granted.
+    least, fruitless = (before["left"], before["fruitless"]) if before["job"] == job else (None, 0)
+    progressed = left is not None and (least is None or left < least)
+    fruitless = 0 if progressed else fruitless + 1
+    if fruitless > (FRUITLESS if node_lost or left is None else 0):
+        error = StageFailed(f"{run}: {stage} got no further than {done or 0} since its last requeue; raise its time limit "
                             "(resources) or save more often (train.save_interval)", kind="no progress")
         write_failure(run, describe(error, stage, done, os.uname().nodename, int(os.environ["SLURM_PROCID"])))
         raise error
-    write_json(record, before | {stage: {"done": done, "attempt": [os.environ["SLURM_JOB_ID"], attempt]}})
-    subprocess.run(["scontrol", "requeue", job_id()], check=True, timeout=60)
+    write_json(record, asked | {stage: {"job": job, "attempt": attempt, "left": left if progressed else least,
+                                        "fruitless": fruitless}})
+    ask_requeue(run, stage, done, now=node_lost)
 
 
-def job_id() -> str:
-    """The id of this job as scontrol takes it: 12, or 12_3 for an element of an array."""
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ["SLURM_JOB_ID"]
-
-
-def _wait_for_kill() -> None:
-    """Sleep until SLURM ends the job. If this rank exited first, SLURM would record the job as completed or failed.
-
-    After scancel SLURM records CANCELLED; after preemption it requeues the job by itself.
-    """
-    sys.stdout.flush()
-    time.sleep(WAIT_FOR_KILL_S)
-    sys.exit(1)
+def steps_left(stage: str, run: Path, attempt: str) -> tuple[int | None, int | None]:
+    """(steps that this attempt left, steps that it shows as done); None if it has not come to its first step."""
+    try:
+        progress = read_json(run / "progress.json")
+        if progress["stage"] == stage and progress["attempt"] == attempt:
+            return int(progress["total"] - progress["done"]), int(progress["done"])
+    except (OSError, UserError, TypeError, KeyError):
+        pass
+    return None, None

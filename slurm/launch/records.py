@@ -4,12 +4,12 @@ The file is written before sbatch, without the job's id, and again after it, wit
 loses nothing: the array has the same name as the file, and is found in the queue by this name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.storage.files import read_json, write_json
+from jobs.storage.files import make_dir, read_json, write_json
 from slurm.launch.squeue import Job
 
 
@@ -67,6 +67,15 @@ def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:
     """The study's report jobs in the queue."""
     return [live[submission.job_id] for submission in recorded(study, live)
             if not submission.runs and submission.job_id is not None and submission.job_id in live]
+
+
+def mark_cancelled(study: Path, submissions: Iterable[Submission], ids: set[str]) -> None:
+    """Write the `ids` of cancelled jobs into logs/NAME/cancelled of their submissions: batch.sh requeues and starts none."""
+    for submission in submissions:
+        ours = [submission.element(index) for index in range(max(len(submission.runs), 1)) if submission.element(index) in ids]
+        if ours:
+            with open(make_dir(study / "logs" / submission.name) / "cancelled", "a", encoding="utf-8") as file:
+                file.write("".join(f"{id}\n" for id in ours))
 
 
 def study_and_run(path: Path) -> tuple[Path, str | None]:

@@ -15,17 +15,17 @@ from slurm.launch.sites.options import has_gpus, with_gpus
 
 # Ignore SIGTERM and SIGUSR2 until jobs.parallel.interruption has installed its handlers: a signal during `import torch` would
 # end the job as failed. If such a job is preempted, SLURM kills it at the end of the grace time and requeues it.
-IGNORE_EARLY_SIGNALS = """sh -c 'trap "" TERM USR2; exec "$@"' ignore-early-signals"""
-# If `iddpm submit` runs inside a job, srun would inherit these variables and bind our processes to that job's cores.
-INHERITED = ("SLURM_CPU_BIND", "SLURM_CPU_BIND_LIST", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_VERBOSE", "SLURM_MEM_BIND")
+IGNORE_EARLY_SIGNALS = """/bin/sh -c 'trap "" TERM USR2; exec "$@"' ignore-early-signals"""
+BATCH_FUNCTIONS = "slurm/launch/batch.sh"  # in the snapshot of the code: what the script does around srun
 
 
 def executor(array: Array, study: Path, profile: Profile, name: str, code: Path, dependency: str | None) -> SlurmExecutor:
     """submitit's executor for one array called `name`. Its jobs write logs to study/logs/NAME and run the code in `code`."""
-    resources = array.resources
+    resources, logs = array.resources, study / "logs" / name
     # `python -m` finds packages in the current folder first: the job starts in the snapshot of the code, and
     # slurm.launch.job_entry changes to the folder of the submission.
-    options = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(code)}
+    # submitit lets an environment variable choose the signal: jobs.parallel.interruption listens to SIGUSR2.
+    options = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(code), "signal": f"USR2@{profile.signal_lead_s}"}
     site = profile.of_stage(array.stage)
     cpus = resources.cpus_per_task or (site.cpus_per_task if resources.gpus_per_node else None) or 1
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
@@ -36,10 +36,13 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
         "additional_parameters": options | _of_site(site) | _gpus(array, site) | _memory(resources, site),
         # --kill-on-bad-exit: when a rank dies, end the others, which would wait for it until the time limit.
         # --cpus-per-task: since SLURM 22.05 srun does not take it from the job.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", *site.srun],
-        "setup": [f"unset {' '.join(INHERITED)}", *exports, *profile.setup]}
+        # --export: SLURM_EXPORT_ENV, which sbatch --export=NONE sets, would leave the tasks without PATH.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
+        "setup": [f". {shlex.quote(str(code / BATCH_FUNCTIONS))}", f"iddpm_begin {shlex.quote(str(logs))}", *exports,
+                  *profile.setup],
+        "teardown": ["iddpm_end $?"]}
     python = profile.python or shlex.quote(sys.executable)
-    launcher = SlurmExecutor(study / "logs" / name, python=f"{IGNORE_EARLY_SIGNALS} {python}")
+    launcher = SlurmExecutor(logs, python=f"{IGNORE_EARLY_SIGNALS} {python}")
     # submitit's own wckey would be refused where wckeys are enforced.
     launcher.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value})
     return launcher

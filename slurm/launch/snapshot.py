@@ -8,8 +8,8 @@ from jobs.storage.files import atomic_path, json_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("diffusion", "jobs", "slurm")
-# Modules, and the files that modules read: templates and styles of the report, built-in data.
-PATTERNS = ("*.py", "*.html", "*.css", "*.js", "*.npz", "py.typed")
+# Modules, and the files that modules read: templates and styles of the report, built-in data; what batch scripts read.
+PATTERNS = ("*.py", "*.html", "*.css", "*.js", "*.npz", "*.sh", "py.typed")
 
 
 def snapshot(study: Path) -> Path:

@@ -1,7 +1,9 @@
-"""Write the configuration files of the test bed: slurm.conf, gres.conf, slurmdbd.conf."""
+"""Write the files of the test bed: slurm.conf, gres.conf, slurmdbd.conf, and a cluster profile that plays a container."""
 
 import os
+import shlex
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,7 @@ class Testbed:
 
 
 def write_config(cluster: Testbed) -> None:
-    """Write the three files into the home folder of the cluster."""
+    """Write the files into the home folder of the cluster."""
     home, ports = cluster.home, cluster.ports
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 20 * 0.8)
     host = socket.gethostname().split(".")[0]
@@ -102,3 +104,7 @@ LogFile={home}/log/slurmdbd.log
 PidFile={home}/run/slurmdbd.pid
 """)
     (home / "slurmdbd.conf").chmod(0o600)
+    write_text(home / "container.yaml", f"""# A cluster profile: as in a container, Python runs where SLURM's programs are not.
+python: env PATH=/nowhere {shlex.quote(sys.executable)}
+signal_lead_s: 60
+""")

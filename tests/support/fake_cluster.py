@@ -16,7 +16,8 @@ COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "srun")
 
 
 class FakeCluster:
-    """The fake SLURM in `home`, and a person in `folder`. Jobs run stand_in_job.py unless another profile is named."""
+    """The fake SLURM in `home`, and a person in `folder`. Jobs run stand_in_job.py, where SLURM's programs are not, unless
+    another profile is named."""
 
     def __init__(self, home: Path, folder: Path):
         self.home, self.folder = home, folder
@@ -25,7 +26,7 @@ class FakeCluster:
             (home / "bin" / name).symlink_to(SUPPORT / "fake_slurm.py")
         (home / "bin" / "python3").symlink_to(sys.executable)  # for the script's first line
         self.configure()
-        self.profile("stand-in", python=f"{sys.executable} {SUPPORT / 'stand_in_job.py'}",
+        self.profile("stand-in", python=f"env PATH=/nowhere {sys.executable} {SUPPORT / 'stand_in_job.py'}",
                      environment={"STAND_IN_CODE": str(home / "code.txt")})
 
     def configure(self, **config) -> None:

@@ -8,6 +8,7 @@ It knows no time limits, no memory and no GPUs; tests/slurm/**/test_on_slurm*.py
 """
 
 import argparse
+import ctypes
 import fcntl
 import json
 import os
@@ -38,6 +39,7 @@ FIELDS = {
     "ExitCode": lambda job: job["exit"],
     "Elapsed": lambda job: time.strftime("%H:%M:%S", time.gmtime(seconds(job))),
 }
+LETTERS = {"%T": "State", "%r": "Reason"}
 
 
 def seconds(job):
@@ -117,9 +119,12 @@ def is_fulfilled(term, job, state):
 
 
 def stepd(id):
-    """Run a job's batch script in a process group of its own to its end, and write down what became of it."""
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # inherited by bash: signals are for the tasks, as in SLURM
-        signal.signal(number, signal.SIG_IGN)
+    """Run a job's batch script in a process group of its own to its end, and write down what became of it.
+
+    As in SLURM, SIGTERM at the job's end goes to the script and to the tasks, and SIGUSR2 to the tasks alone.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by bash
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: tasks may outlive the script
     job = read()["jobs"][id]
     options, tasks = job["options"], int(job["options"].get("ntasks-per-node", 1))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SUBMITIT_"))} | {
@@ -144,6 +149,8 @@ def stepd(id):
         elif told and time.monotonic() - told > KILL_WAIT_S:
             os.killpg(batch.pid, signal.SIGKILL)
             batch.wait()
+    while told and time.monotonic() - told < KILL_WAIT_S and has_children():
+        time.sleep(POLL_S)
     try:
         os.killpg(batch.pid, signal.SIGKILL)  # what the script left behind
     except ProcessLookupError:
@@ -156,9 +163,19 @@ def stepd(id):
             job.update(restarts=job["restarts"] + 1, started=None, ended=None)
 
 
+def has_children():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    except ChildProcessError:
+        return False
+
+
 def srun(arguments):
     """Start the job's tasks; one that fails ends the others."""
-    asked = parsed(arguments, argparse.REMAINDER, ["--unbuffered"], ["--output", "--kill-on-bad-exit", "--cpus-per-task"])
+    asked = parsed(arguments, argparse.REMAINDER, ["--unbuffered"],
+                   ["--output", "--kill-on-bad-exit", "--cpus-per-task", "--export"])
     for number in (signal.SIGTERM, signal.SIGUSR2):  # a handler, unlike "ignore", is not inherited: the tasks hear signals
         signal.signal(number, lambda *_: None)
     known = {"%A": "SLURM_ARRAY_JOB_ID", "%a": "SLURM_ARRAY_TASK_ID", "%j": "SLURM_JOB_ID"}
@@ -251,6 +268,8 @@ def scontrol(arguments):
                 job["held"] = action == "hold" and job["state"] == "PENDING"
             if action == "hold" and (started := [job["id"] for job in chosen(state, words, ("RUNNING",))]):
                 print(f"Job is no longer pending execution for job {','.join(started)}", file=sys.stderr)
+        elif action == "requeue" and not state["config"].get("JobRequeue", 1):
+            fail("Requested operation is presently disabled for job 1")
         elif action == "requeue":
             for job in chosen(state, words):
                 end(job, "PENDING")
@@ -265,10 +284,11 @@ def scontrol(arguments):
 
 
 def squeue(arguments):
-    asked = parsed(arguments, "*", ["--me", "--noheader", "--array"], ["--Format"])
-    fields = [field.partition(":") for field in asked.Format.split(",")]
-    for job in read()["jobs"].values():
-        if job["state"] in LIVE:
+    asked = parsed(arguments, "*", ["--me", "--noheader", "--array"], ["--Format", "--format", "--jobs", "--states"])
+    fields = [(LETTERS[asked.format], "", "")] if asked.format else [field.partition(":") for field in asked.Format.split(",")]
+    state = read()
+    for job in chosen(state, asked.jobs.split(",")) if asked.jobs else state["jobs"].values():
+        if job["state"] in ([asked.states] if asked.states else LIVE):
             print("".join(FIELDS[name](job) + after for name, _, after in fields))
 
 

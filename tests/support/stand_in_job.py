@@ -20,7 +20,7 @@ from jobs.errors import StageFailed  # noqa: E402
 from jobs.parallel.interruption import Interruption  # noqa: E402
 from jobs.run.directory import RunDir  # noqa: E402
 from jobs.run.failures import describe, remove_failure, write_failure  # noqa: E402
-from jobs.run.progress import Progress  # noqa: E402
+from jobs.run.progress import ATTEMPT, Progress  # noqa: E402
 from jobs.spec.samplings import sampling_facts, samplings  # noqa: E402
 from jobs.storage.files import read_json, write_json  # noqa: E402
 from slurm.launch import job_entry  # noqa: E402
@@ -36,6 +36,7 @@ def note(*words: str) -> None:
 def stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     """Stands in for jobs.stage.run_stage. Each attempt that waits is ten steps further than the one before."""
     interruption, run = Interruption(), RunDir(Path(run_path))
+    os.environ[ATTEMPT] = meeting
     act = Path("acts") / f"{run.path.name}.{stage}"
     words = act.read_text() if act.exists() else ""
     if int(os.environ["SLURM_PROCID"]):

@@ -1,9 +1,12 @@
 """`iddpm cancel`: on the fake SLURM, with stand-in jobs."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+
+from slurm.launch.records import mark_cancelled, recorded
 
 
 @pytest.mark.slow
@@ -39,3 +42,30 @@ def test_a_cancelled_study_is_no_longer_on_hold_and_other_folders_are_refused(fa
     assert fake_slurm.queue() == {} and not Path("runs/study/held.json").exists()
     assert "0 jobs cancelled" in fake_slurm.iddpm("cancel", "runs/study")
     assert "neither a study's nor a run's directory" in fake_slurm.iddpm("cancel", "runs", status=2)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_while_it_goes_back_into_the_queue_stays_cancelled(fake_slurm):
+    fake_slurm.act("run", "train", "wait")
+    for _ in range(3):
+        fake_slurm.submit("spec.yaml")
+        fake_slurm.until(lambda: "RUNNING" in fake_slurm.queue().values())
+        fake_slurm.iddpm("requeue", "runs/study")
+        assert "4 jobs cancelled" in fake_slurm.iddpm("cancel", "runs/study")
+        fake_slurm.until_empty()
+    assert {job["state"] for job in fake_slurm.jobs().values()} == {"CANCELLED"}
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_neither_asks_for_its_requeue_nor_starts_again(fake_slurm):
+    fake_slurm.act("run", "train", "wait")
+    fake_slurm.submit("spec.yaml")
+    fake_slurm.until_event("begin run train")
+    mark_cancelled(Path("runs/study"), recorded(Path("runs/study"), {}), {"1"})  # `iddpm cancel`, just before its scancel
+    fake_slurm.iddpm("requeue", "runs/study/run")
+    fake_slurm.until_event("end run train")
+    time.sleep(1)
+    assert fake_slurm.jobs()["1"]["restarts"] == 0
+    fake_slurm("scontrol", "requeue", "1")  # as if SLURM had heard the job just before
+    fake_slurm.until_empty()
+    assert fake_slurm.jobs()["1"]["state"] == "CANCELLED" and fake_slurm.events().count("begin run train") == 1

@@ -1,4 +1,4 @@
-"""When a sweep that fails alike is held. (That SLURM then holds it: tests/test_slurm.py.)"""
+"""When a sweep that fails alike is held. (That SLURM then holds it: test_on_slurm.py.)"""
 
 import json
 import time
@@ -6,8 +6,8 @@ import time
 import pytest
 
 from jobs.run.failures import Failure, write_failure
-from slurm.launch import hold as module
 from slurm.launch.hold import hold_if_alike
+from slurm.launch.records import Submission, record
 
 
 @pytest.fixture
@@ -16,7 +16,10 @@ def study(tmp_path, monkeypatch):
     (tmp_path / "study.json").write_text(json.dumps({"runs": {name: {"differs": {}} for name in names}}))
     for name in names:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(module, "hold", lambda study, failing: ["12"])
+    for number, stage in enumerate(("train", "sample", "report"), start=12):
+        record(tmp_path, Submission(f"s-{stage}", stage, [] if stage == "report" else names, float(number), str(number)))
+    record(tmp_path, Submission("s-lost", "train", names, 20.0))
+    monkeypatch.setenv("IDDPM_REQUEST", str(tmp_path / "request-31-0"))
     return tmp_path
 
 
@@ -31,7 +34,11 @@ def at(study, seed: int, stage: str, done: int) -> None:
 
 
 def held(study) -> bool:
-    return (study / "held.json").exists()
+    """Whether the batch script is asked to hold the study: training and no later stage, and to let the report start."""
+    request = study / "request-31-0"
+    if request.exists():
+        assert request.read_text().splitlines() == ["hold", str(study), "12", "14"]
+    return request.exists()
 
 
 def test_the_third_run_that_fails_of_the_same_holds_the_rest(study):
@@ -43,7 +50,7 @@ def test_the_third_run_that_fails_of_the_same_holds_the_rest(study):
     assert not held(study)
     fail(study, 4, message="ValueError: shape 99 of /d")
     assert held(study)
-    record = json.loads((study / "held.json").read_text())
+    record = json.loads((study / "request-31-0.held").read_text())
     assert record["runs"] == ["seed=0", "seed=1", "seed=4"] and record["jobs"] == ["12"]
 
 
@@ -65,7 +72,7 @@ def test_runs_that_got_less_far_do_not_count_for_it(study):
     assert held(study)
 
 
-@pytest.mark.parametrize("kind", ["diverged", "node or network", "no progress"])
+@pytest.mark.parametrize("kind", ["diverged", "node or network", "no progress", "no requeue"])
 def test_what_lies_in_a_run_itself_holds_nobody(study, kind):
     for seed in range(5):
         fail(study, seed, kind=kind)

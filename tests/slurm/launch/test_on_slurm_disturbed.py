@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def crash(cluster, node: str) -> None:
     cluster.until(lambda: any("BeginTime" in line for line in cluster.queue())
                   or "down" in cluster("sinfo", "-h", "-n", node, "-o", "%T"))
     daemons.heal(cluster.testbed.home, node)
+    time.sleep(6)  # SLURM still ends the old attempt on the node that is back; a job without a person here waits two minutes
 
 
 def test_preemption_saves_once_requeues_once_and_changes_nothing(cluster, tmp_path, undisturbed):
@@ -101,6 +103,52 @@ def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster
     cluster.until_sampled()
     assert {name: (run / "samples" / name).stat().st_ino for name in finished} == finished
     assert cluster.samples(run) == undisturbed(LONG)
+
+
+def test_jobs_whose_python_has_no_slurm_are_requeued_by_their_batch_script(cluster, tmp_path, undisturbed):
+    cluster.iddpm("submit", "spec.yaml", *LONG, "--cluster", cluster.testbed.home / "container.yaml")
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    cluster.iddpm("requeue", "runs/study/run")
+    cluster.until(lambda: any("BeginTime" in line for line in cluster.queue()))
+    assert 40 <= progress(run)["done"] < 200
+    cluster.until_sampled()
+    assert cluster.samples(run) == undisturbed(LONG)
+
+
+def test_a_job_that_slurm_does_not_requeue_says_why_and_goes_on_when_submitted_again(cluster, tmp_path, undisturbed):
+    cluster.spec("spec.yaml", resources=ONE)
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    run = tmp_path / "runs" / "study" / "run"
+    until_trained(cluster, run, 40)
+    training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
+    cluster("scontrol", "update", f"JobId={training}", "Requeue=0")
+    cluster.iddpm("requeue", "runs/study/run")
+    cluster.until(lambda: cluster.queue() == [])
+    failure = cluster.status()[0]["failure"]
+    assert failure["kind"] == "no requeue" and "equested operation is presently disabled" in failure["message"]
+    assert "submit again" in cluster.iddpm("status", "runs/study")
+    cluster.iddpm("submit", "spec.yaml", *LONG)
+    cluster.until_sampled()
+    assert cluster.samples(run) == undisturbed(LONG, ranks=1)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_jobs_that_are_cancelled_while_they_start_or_go_back_into_the_queue_stay_cancelled(cluster, tmp_path, by_hand):
+    cluster.spec("spec.yaml", resources=ONE)
+    for seconds in (0.0, 0.7, 1.4, 2.1):
+        cluster.iddpm("submit", "spec.yaml", "train.iterations=20000")
+        training = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
+        cluster.until(lambda: f"{training} RUNNING" in "\n".join(cluster.queue()))  # noqa: B023
+        time.sleep(seconds)
+        cluster.iddpm("requeue", "runs/study")
+        if by_hand:
+            cluster("scancel", "--user", "root")
+        else:
+            assert "4 jobs cancelled" in cluster.iddpm("cancel", "runs/study")
+        cluster.until(lambda: cluster.queue() == [], 60)
+        time.sleep(1)
+        assert "CANCELLED" in cluster("scontrol", "show", "job", training) and cluster.queue() == []
 
 
 def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again(cluster, tmp_path, undisturbed):

@@ -29,7 +29,7 @@ def test_all_ranks_are_told_to_save_and_the_job_is_requeued_once(fake_slurm):
     fake_slurm.iddpm("requeue", "runs/study")
     fake_slurm.until(lambda: fake_slurm.events().count("begin run train") == 2)
     assert fake_slurm.jobs()["1"]["restarts"] == 1 and fake_slurm.states() == {"run": "running"}
-    assert json.loads(Path("runs/study/run/requeues.json").read_text())["train"]["done"] == 10
+    assert json.loads(Path("runs/study/run/requeues.json").read_text())["train"]["left"] == 999_990
 
 
 @pytest.mark.slow
@@ -62,3 +62,20 @@ def test_a_sweep_that_fails_alike_is_held_and_requeue_brings_it_home(fake_slurm)
     fake_slurm.until(lambda: fake_slurm.events().count("end seed=3 train") == 2)
     trained = [event for event in fake_slurm.events() if event.startswith("end") and event.endswith("train")]
     assert trained[3:] == [f"end seed={seed} train" for seed in (4, 5, 1, 2, 3)]  # the array in the queue first
+
+
+@pytest.mark.slow
+def test_where_slurm_refuses_the_requeue_the_run_says_so_and_is_submitted_again(fake_slurm):
+    fake_slurm.configure(JobRequeue=0)
+    waiting = fake_slurm.act("run", "train", "wait")
+    fake_slurm.submit("spec.yaml")
+    fake_slurm.until_event("begin run train")
+    fake_slurm.iddpm("requeue", "runs/study/run")
+    fake_slurm.until_empty()
+    failure = fake_slurm.status()[0]["failure"]
+    assert failure["kind"] == "no requeue" and "presently disabled for job" in failure["message"]
+    assert "submit again" in fake_slurm.iddpm("status", "runs/study") and fake_slurm.states() == {"run": "failed"}
+    waiting.unlink()
+    fake_slurm.submit("spec.yaml")
+    fake_slurm.until_event("begin run sample")
+    assert "train of run, from step 20" in fake_slurm.iddpm("logs", "runs/study/run", "--stage", "train")

@@ -1,0 +1,55 @@
+"""What a job's Python asks of its batch script, which runs on the host: a file that slurm/launch/batch.sh reads after srun.
+
+Python may run in a container, where scontrol is not. So the ranks never call SLURM's programs.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from jobs.errors import StageFailed
+from jobs.run.failures import describe
+from jobs.storage.files import json_text, write_text
+
+REASON = "SCONTROL_SAID"  # batch.sh puts scontrol's message here
+
+
+def ask_requeue(run: Path, stage: str, done: int | None, now: bool = False) -> None:
+    """Ask to put this job back into the queue; `now`: even if srun has not ended, because a node died.
+
+    Also prepares the run's failure.json, for a site that allows no requeue.
+    """
+    refused = StageFailed(f"{run}: {stage} is saved, but SLURM does not let this job go back into the queue ({REASON})",
+                          kind="no requeue")
+    failure = describe(refused, stage, done, os.uname().nodename, 0)
+    write_text(run / ".refused.json", json_text(asdict(failure)))
+    _ask("requeue-now" if now else "requeue", str(run.resolve()))
+
+
+def ask_wait() -> None:
+    """Ask to wait until SLURM ends this job: after scancel, or a preemption that requeues the job by itself."""
+    _ask("wait")
+
+
+def ask_hold(study: Path, held: dict, jobs: Iterable[str], reports: Iterable[str]) -> None:
+    """Ask to hold the pending ones of `jobs` (ids of jobs and arrays), to let `reports` start, and to write held.json."""
+    write_text(_file(".held"), json_text(held))
+    _ask("hold", str(study.resolve()), " ".join(jobs), " ".join(reports), replace=True)
+
+
+def ask_nothing() -> None:
+    """Withdraw a request to requeue by another rank: this rank failed, and the job has failed."""
+    _ask("", replace=True)
+
+
+def _file(suffix: str = "") -> Path:
+    """batch.sh names the file by the job and by how often the job was restarted."""
+    return Path(os.environ["IDDPM_REQUEST"] + suffix)
+
+
+def _ask(*lines: str, replace: bool = False) -> None:
+    """Write a request; the first rank's counts, unless `replace`."""
+    with contextlib.suppress(FileExistsError), open(_file(), "w" if replace else "x", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
