@@ -7,7 +7,8 @@ from pathlib import Path
 from jobs.errors import StageFailed, UserError
 from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile
-from slurm.launch.sbatch_script import executor, script
+from slurm.launch.sbatch_script import cores, executor, script
+from slurm.launch.sites.nodes import NOT_NOW, why_it_waits
 from slurm.launch.squeue import command
 
 
@@ -37,7 +38,8 @@ def check_folder(folder: Path) -> None:
 def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits: Limits) -> None:
     """Ask the cluster (`sbatch --test-only`) whether it accepts the arrays: partition, QOS, account, nodes, time, job count.
 
-    Asks once for each stage and its resources. Raises UserError with the cluster's answer if it refuses.
+    Asks once for each stage and its resources. Raises UserError with the cluster's answer if it refuses for good. If no node
+    can start such a job by now, such as during maintenance, prints a note: the job waits in the queue.
     """
     total = sum(array.size for array in arrays)
     if total >= limits.jobs:
@@ -56,4 +58,9 @@ def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits
         try:
             command("sbatch", "--test-only", text=text)
         except StageFailed as error:
-            raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error
+            waits = None
+            if any(words in str(error) for words in NOT_NOW):
+                waits = why_it_waits(array.resources, cores(array, profile), profile.of_stage(stage))
+            if waits is None:
+                raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error
+            print(f"note: resources.{stage}: such a job has to wait: {waits}")

@@ -27,7 +27,7 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     # submitit lets an environment variable choose the signal: jobs.parallel.interruption listens to SIGUSR2.
     options = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(code), "signal": f"USR2@{profile.signal_lead_s}"}
     site = profile.of_stage(array.stage)
-    cpus = resources.cpus_per_task or (site.cpus_per_task if resources.gpus_per_node else None) or 1
+    cpus = cores(array, profile)
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
     parameters = {
         "job_name": name, "time": resources.minutes, "nodes": resources.nodes, "ntasks_per_node": resources.tasks,
@@ -80,6 +80,12 @@ def _memory(resources: StageResources, site: SiteOptions) -> dict[str, Any]:
     if memory is not None:
         return {"mem": f"{max(round(memory * 1024), 1)}MB" if memory else "0"}
     return {"mem-per-cpu": site.mem_per_cpu} if site.mem_per_cpu else {}
+
+
+def cores(array: Array, profile: Profile) -> int:
+    """Cores of one process: the spec's, else the profile's for stages with GPUs, else one."""
+    resources = array.resources
+    return resources.cpus_per_task or (profile.of_stage(array.stage).cpus_per_task if resources.gpus_per_node else None) or 1
 
 
 def script(launcher: SlurmExecutor, size: int) -> str:

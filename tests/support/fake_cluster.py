@@ -12,7 +12,7 @@ from command_line import iddpm_here
 from real_slurm import ONE, SLURM_SPEC, until
 
 SUPPORT = Path(__file__).parent
-COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "srun")
+COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo", "srun")
 
 
 class FakeCluster:

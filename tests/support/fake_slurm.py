@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -IS
 """A fake SLURM, so that launching is tested without root: it runs jobs as plain processes of this machine.
 
-It plays sbatch, squeue, sacct, scontrol, scancel or srun, by the name of the link FOLDER/bin/NAME through which it is called.
+It plays sbatch, squeue, sacct, scontrol, scancel, sinfo or srun: by the name of the link FOLDER/bin/NAME that calls it.
 FOLDER/queue.json is its whole state: all jobs ever, array elements each by their own. There is no daemon: every command, and
 every end of a job, also starts the jobs whose turn has come. Answers follow SLURM 22.05; unknown options are errors.
 It knows no time limits, no memory and no GPUs; tests/slurm/**/test_on_slurm*.py hold the code to a real SLURM.
@@ -217,6 +217,8 @@ def sbatch(arguments):
     with changing() as state:
         if len(indices) > state["config"]["MaxArraySize"]:
             fail("Batch job submission failed: Invalid job array specification")
+        if asked.test_only and (state["down"] or state["config"].get("Drained")):
+            fail("allocation failure: Requested node configuration is not available")
         if asked.test_only:
             return
         base = len(state["jobs"]) + 1
@@ -292,6 +294,12 @@ def squeue(arguments):
             print("".join(FIELDS[name](job) + after for name, _, after in fields))
 
 
+def sinfo(arguments):
+    parsed(arguments, "*", ["--noheader", "--Node"], ["--Format", "--partition", "--nodes"])
+    for number in range(1, NODES + 1):
+        print(f"n{number}|{'drained' if read()['config'].get('Drained') else 'idle'}|4|19284|gpu:2|main*")
+
+
 def sacct(arguments):
     asked = parsed(arguments, "*", ["--allocations", "--noheader", "--parsable2"], ["--jobs", "--format"])
     state = read()
@@ -305,5 +313,6 @@ if __name__ == "__main__":
     if CALLED.name == "stepd":
         stepd(sys.argv[1])
     else:
-        {"sbatch": sbatch, "squeue": squeue, "sacct": sacct, "scontrol": scontrol, "scancel": scancel, "srun": srun}[
+        {"sbatch": sbatch, "squeue": squeue, "sacct": sacct, "scontrol": scontrol, "scancel": scancel, "srun": srun,
+         "sinfo": sinfo}[
             CALLED.name](sys.argv[1:])

@@ -151,6 +151,24 @@ def test_jobs_that_the_cluster_would_refuse_are_refused_before_anything_is_writt
     assert all(words in text for words in named) and not Path("runs").exists() and fake_slurm.jobs() == {}
 
 
+@pytest.mark.parametrize("drained, told", [(True, "3 of the 3 nodes that could run it are down, drained or reserved"),
+                                           (False, "busy, or their partition is closed")])
+def test_jobs_that_only_have_to_wait_are_told_and_submitted(fake_slurm, drained, told):
+    fake_slurm.configure(**{"Drained": 1} if drained else {})
+    if not drained:
+        fake_slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
+    text = fake_slurm.submit("spec.yaml")
+    assert "note: resources.train: such a job has to wait: " in text and told in text and len(fake_slurm.jobs()) == 4
+    fake_slurm.configure()
+
+
+@pytest.mark.parametrize("asked", ["nodes=4", "tasks_per_node=5", "mem_gb=20", "gpus_per_node=3"])
+def test_jobs_that_no_node_can_run_are_refused_while_all_are_drained(fake_slurm, asked):
+    fake_slurm.configure(Drained=1)
+    text = fake_slurm.submit("spec.yaml", f"resources.train.{asked}", "train.batch_size=120", status=2)
+    assert "resources.train: the cluster refuses such a job" in text and not Path("runs").exists()
+
+
 @pytest.mark.parametrize("name", ["a'; touch x #", "100%j", "a\ntouch x", "a$(touch x)", "a\\"])
 def test_folders_with_names_that_a_script_would_take_apart_are_refused(fake_slurm, name):
     assert "--runs" in fake_slurm.submit("spec.yaml", "--runs", name, status=2)
