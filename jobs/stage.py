@@ -56,7 +56,7 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
     done = None
     with contextlib.suppress(OSError, UserError):
         progress = read_json(run.progress)
-        done = progress["done"] if progress["stage"] == stage else None
+        done = progress.get("done") if progress["stage"] == stage else None
     failure = describe(error, stage, done, os.uname().nodename, rank_info().rank)
     with contextlib.suppress(OSError, UserError):
         if run.spec_file.is_file():

@@ -48,36 +48,45 @@ class Evaluation:
 
 def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
     """Write evaluation.json. Return "done" or "interrupted". Raises UserError for samples, data or features that do not fit."""
-    spec, settings = run.spec, run.spec.evaluate
-    sampled_with = on_main(lambda: check_sampled(run))
-    numbers = kind_of(spec).numbers(spec)
-    batches = own_batches(spec.sample.num_samples, settings.batch_size, group)
-    measured = samplings(spec) if settings.metrics else []
-    total = len(measured) * batches + sum(passes_of_rank(number, group) for number in numbers)
-    steps = EvaluationProgress(run, group, interruption, total)
-    state, found = "failed", Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
+    steps, state = EvaluationProgress(run, group, interruption), "failed"
     try:
-        result = {"weights_sha256": sampled_with[samplings(spec)[0]]["weights_sha256"], "samples": spec.sample.num_samples,
-                  "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {}}
-        if measured:
-            result |= compare(found, measured, batches)
-        for number in numbers:
-            done = steps.done + passes_of_rank(number, group)
-            found.numbers[number] = compute_number(found, number, main=is_main(number, numbers))
-            steps.reach(done)
-        result |= own_numbers(found, numbers)
-        headline = result.pop("named", {}) | {number.name: found.numbers[number]["value"] for number in numbers
-                                              if is_main(number, numbers)}
-        result |= {"headline": headline, "curve": [curve_entry(found, sampling) for sampling in samplings(spec)]}
-        if group.is_main:
-            record_hparams(run, headline)
-            write_json(run.evaluation, result)  # last: this file marks a finished stage
+        _evaluate(run, group, steps)
         state = "done"
     except Stopped:
         state = "interrupted"
     finally:
         steps.close(state)
     return state
+
+
+def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
+    spec, settings = run.spec, run.spec.evaluate
+    steps.prepare("checking the samples")
+    sampled_with = on_main(lambda: check_sampled(run))
+    numbers = kind_of(spec).numbers(spec)
+    batches = own_batches(spec.sample.num_samples, settings.batch_size, group)
+    measured = samplings(spec) if settings.metrics else []
+    total = len(measured) * batches + sum(passes_of_rank(number, group) for number in numbers)
+    # A batch of features and a pass of the network take unlike times: the time left is not known before both were seen.
+    steps.start(total, certain=not numbers, doing="opening the reference")
+    found = Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
+    result = {"weights_sha256": sampled_with[samplings(spec)[0]]["weights_sha256"], "samples": spec.sample.num_samples,
+              "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {}}
+    if measured:
+        result |= compare(found, measured, batches, certain=not numbers)
+    if numbers:
+        steps.start(total, certain=True, doing="opening the held-out data")
+    for number in numbers:
+        done = steps.done + passes_of_rank(number, group)
+        found.numbers[number] = compute_number(found, number, main=is_main(number, numbers))
+        steps.reach(done, certain=True)
+    result |= own_numbers(found, numbers)
+    headline = result.pop("named", {}) | {number.name: found.numbers[number]["value"] for number in numbers
+                                          if is_main(number, numbers)}
+    result |= {"headline": headline, "curve": [curve_entry(found, sampling) for sampling in samplings(spec)]}
+    if group.is_main:
+        record_hparams(run, headline)
+        write_json(run.evaluation, result)  # last: this file marks a finished stage
 
 
 def check_sampled(run: RunDir) -> dict[Sampling, dict]:
@@ -90,12 +99,12 @@ def check_sampled(run: RunDir) -> dict[Sampling, dict]:
 
 # Metrics of samples
 
-def compare(found: Evaluation, measured: list[Sampling], batches: int) -> dict[str, Any]:
+def compare(found: Evaluation, measured: list[Sampling], batches: int, certain: bool) -> dict[str, Any]:
     """Measure the samples of each sampling against the reference. Return the entries of evaluation.json about the main one."""
     measure_sampling, features, reference = comparison(found)
     for number, sampling in enumerate(measured, start=1):
         found.metrics[sampling] = measure_sampling(sampling)
-        found.steps.reach(number * batches)
+        found.steps.reach(number * batches, certain)
     main = found.metrics[measured[0]]
     return {"features": features.summary(), "metrics": main, "named": named(main, features),
             "reference": {"path": reference.path, "images": len(reference.images) if reference.images else None}}
@@ -112,14 +121,16 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
     if problems := reference_problems(reference, settings.metrics, settings.features):
         raise UserError("\n".join(problems))
     kept = run.path.parent.parent / ".cache"
+    steps.prepare("training the classifier" if settings.features == "classifier" else "opening the features")
     features = open_features(settings.features, data.image_size, data.channels, reference, kept, group)
     features.check(settings.metrics)
+    steps.prepare("reading the reference")
     identity = on_main(lambda: reference_identity(reference))
 
     @cache
     def theirs():
         return reference_statistics(reference, identity, features, parts_needed(settings.metrics, of_reference=True), group,
-                                    settings.batch_size, kept, steps.check)
+                                    settings.batch_size, kept, lambda: steps.check("features of the reference"))
 
     def measure_sampling(sampling: Sampling) -> dict[str, dict]:
         interval = sampling == samplings(spec)[0]
@@ -128,7 +139,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
             of_reference = theirs()
             with open_hdf5(run.samples_folder(sampling) / "samples.h5") as file:
                 return measure(file["images"], settings.metrics, features, of_reference, group, settings.batch_size, steps,
-                               steps.check, interval=interval)
+                               lambda: steps.check("computing the metrics"), interval=interval)
         basis = {"samples": found.sampled_with[sampling], "num_samples": spec.sample.num_samples,
                  "metrics": sorted(settings.metrics), "batch_size": settings.batch_size, "features": features.identity,
                  "reference": identity, "interval": interval}
@@ -156,6 +167,7 @@ def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str
     model = model_of(spec)
 
     def compute() -> dict[str, Any]:
+        found.steps.prepare(f"loading the weights of step {number.step}")
         network, _ = load_sampler(run, group, sampling)
         summary, terms = model.measure(spec, network, number, group, found.steps)
         if main and group.is_main:

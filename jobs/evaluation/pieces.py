@@ -7,6 +7,7 @@ from jobs.errors import UserError
 from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Interruption, Stopped
+from jobs.parallel.life import step_done
 from jobs.run.directory import RunDir
 from jobs.run.progress import Progress
 from jobs.storage.files import read_json, write_json
@@ -18,33 +19,46 @@ VERSION = 1
 class EvaluationProgress:
     """The progress of this rank, in batches of images and evaluations of the network. Raises Stopped if all ranks must stop."""
 
-    def __init__(self, run: RunDir, group: Group, interruption: Interruption, total: int):
-        self.group, self.interruption, self.done = group, interruption, 0
-        self.progress = Progress(run.progress, "evaluate", max(total, 1), "steps") if group.is_main else None
+    def __init__(self, run: RunDir, group: Group, interruption: Interruption):
+        self.group, self.interruption, self.done, self.total = group, interruption, 0, 0
+        self.progress = Progress(run.progress if group.is_main else None, "evaluate")
+
+    def prepare(self, doing: str) -> None:
+        """Say what this rank does besides counted steps."""
+        self.progress.prepare(doing)
+
+    def start(self, total: int, certain: bool, doing: str) -> None:
+        """There are `total` steps, or the steps that follow are of another kind. See `Progress.start`."""
+        self.total = max(total, 1)
+        self.progress.start(self.total, self.done, certain, doing)
 
     def __call__(self) -> None:
         """Count one step."""
         self.done += 1
-        if self.progress:
-            self.progress.update(self.done)
+        step_done()
+        self.progress.update(self.done)
         if self.interruption.requested or self.done % TELL_EVERY == 0:
-            self.check()
+            self._raise_if_asked_to_stop()
 
-    def check(self) -> None:
-        """Write a sign of life, and look for a request to stop, without counting a step."""
-        if self.progress:
-            self.progress.update(self.done)
+    def check(self, doing: str) -> None:
+        """Look for a request to stop, without counting a step. `doing`: the work at hand."""
+        step_done()
+        self.progress.prepare(doing)
+        self._raise_if_asked_to_stop()
+
+    def _raise_if_asked_to_stop(self) -> None:
         if asked_to_stop(self.group, self.interruption):
             raise Stopped
 
-    def reach(self, done: int) -> None:
-        """Count work up to `done` as finished, where its result was saved earlier."""
-        self.done = max(self.done, done)
+    def reach(self, done: int, certain: bool) -> None:
+        """Count work up to `done` as finished, where its result was saved earlier. The rate does not count it."""
+        if done > self.done:
+            self.done = done
+            self.progress.start(self.total, done, certain, "next piece")
 
     def close(self, state: str) -> None:
         """Write the final state: "done", "interrupted" or "failed"."""
-        if self.progress:
-            self.progress.close(self.progress.total if state == "done" else min(self.done, self.progress.total), state)
+        self.progress.close(self.total if state == "done" else min(self.done, self.total), state)
 
 
 class Pieces:

@@ -19,6 +19,7 @@ from torch import Tensor
 from jobs.errors import StageFailed, UserError
 from jobs.parallel.allocator import keep_freed_memory
 from jobs.parallel.devices import VISIBLE, gpu_index, own_slice
+from jobs.parallel.life import meet, signs_of_life
 from jobs.parallel.precision import exact_products
 from jobs.storage.files import write_text
 
@@ -134,7 +135,8 @@ def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Gro
     if here.rank == 0:
         meeting.unlink(missing_ok=True)  # all ranks have joined
     try:
-        yield Group(here.rank, here.world_size, device, _default_store())
+        with signs_of_life(_default_store(), here.rank, here.world_size):
+            yield Group(here.rank, here.world_size, device, _default_store())
     finally:
         dist.destroy_process_group()
 
@@ -193,7 +195,8 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def from_main(value: Any) -> Any:
-    """Return rank 0's `value` on every rank. The value must pickle."""
+    """Return rank 0's `value` on every rank. The value must pickle. All ranks wait for each other, as `meet` does."""
+    meet()
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
@@ -214,12 +217,14 @@ def on_main(work: Callable[[], Any]) -> Any:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether `flag` is true on any rank. All ranks wait for each other."""
+    """Whether `flag` is true on any rank. All ranks wait for each other, as `meet` does."""
     return any(from_ranks(flag))
 
 
 def from_ranks(value: Any) -> list:
-    """Return the `value` of every rank, in the order of ranks, on every rank. The values must pickle."""
+    """Return the `value` of every rank, in the order of ranks, on every rank. The values must pickle. All ranks wait
+    for each other, as `meet` does."""
+    meet()
     box: list = [None] * dist.get_world_size()
     dist.all_gather_object(box, value)
     return box

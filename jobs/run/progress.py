@@ -3,10 +3,14 @@
 import os
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from jobs.storage.files import write_json
+from jobs.errors import UserError
+from jobs.run.pace import Pace
+from jobs.storage.files import json_text, write_text
 
 HEARTBEAT_S, LINE_S = 1.0, 15.0
 NOTE = "note: "
@@ -34,21 +38,27 @@ class Bar:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
-            self.bar = Progress(TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            self.bar = Progress(TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[count]}"),
                                 TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(label, total=total, note="")
+            self.task = self.bar.add_task(label, total=total or None, note="", count="")
             self.bar.start()
 
-    def show(self, done: int, rate: float | None, note: str = "") -> None:
-        """Show that `done` of `total` units are done; `rate` is in units per second, None while unknown."""
+    def show(self, done: int, rate: float | None, note: str = "", left_s: float | None = None) -> None:
+        """Show that `done` of `total` units are done. `rate` is in units per second, None while unknown.
+
+        `left_s`: the seconds that are left, None for what follows from the rate. A `total` of 0 is not known yet.
+        """
         text = note
         if rate:
-            text = f"{rate:,.1f} {self.unit}/s, {duration((self.total - done) / rate)} left{', ' + note if note else ''}"
+            left_s = (self.total - done) / rate if left_s is None else left_s
+            left = f", {duration(left_s)} left" if left_s >= 0 else ""
+            text = f"{rate:,.1f} {self.unit}/s{left}{', ' + note if note else ''}"
+        count = f"{done}/{self.total}" if self.total else ""
         if self.bar:
-            self.bar.update(self.task, completed=done, total=self.total, note=text)
+            self.bar.update(self.task, completed=done, total=self.total or None, count=count, note=text)
         elif time.monotonic() - self.last_line >= LINE_S:
             self.last_line = time.monotonic()
-            print(f"{self.label} {done}/{self.total} {self.unit} {text}".rstrip(), file=sys.stderr, flush=True)
+            print(" ".join(filter(None, (self.label, count and f"{count} {self.unit}", text))), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar:
@@ -56,36 +66,134 @@ class Bar:
 
 
 class Progress:
-    """Reports the progress of the main rank. Calls are cheap: the file is replaced at most every HEARTBEAT_S seconds."""
+    """Reports the progress of a stage. Calls are cheap; a thread writes the file every HEARTBEAT_S, whatever the stage does.
 
-    def __init__(self, path: Path, stage: str, total: int, unit: str, start: int = 0):
-        self.path, self.stage, self.total, self.unit = path, stage, total, unit
-        self.began, self.start, self.last_beat = time.monotonic(), start, 0.0
-        self.bar = Bar(stage, total, unit)
+    A stage begins by preparing: `doing` says what it does. `start` says how much work there is.
+    """
+
+    def __init__(self, path: Path | None, stage: str, total: int | None = None, unit: str = "steps", start: int = 0):
+        """`path`: progress.json; None, on all ranks but the main one, reports nothing. Raises UserError where `path` cannot
+        be written."""
+        self.path, self.stage, self.unit = path, stage, unit
+        self.doing, self.certain = "starting", True
         self.loss: float | None = None
-        self.update(start)
+        self.done: int | None = None
+        self.total: int | None = None
+        self.pace, self.advanced, self.began = Pace(), time.time(), time.monotonic()
+        self.count: Callable[[], int] | None = None
+        self.ended, self.lock, self.complained = threading.Event(), threading.RLock(), False
+        if path is None:
+            return
+        self.bar = Bar(stage, 0, unit)
+        if total is not None:
+            self.start(total, start)
+        self._beat()
+        self.thread = threading.Thread(target=self._beats, name="progress", daemon=True)
+        self.thread.start()
+
+    def prepare(self, doing: str) -> None:
+        """Say what the stage is doing before its first unit of work or between two, until the next `update`: "reading the
+        data". This time does not count as work."""
+        with self.lock:
+            if doing != self.doing:
+                self.doing, self.began = doing, time.monotonic()
+            self.advanced = time.time()
+            self.pace.pause()
+
+    def start(self, total: int, done: int = 0, certain: bool = True, doing: str = "first step") -> None:
+        """`done` of `total` units are done, and work begins. The clock of the rate starts with the first `update` after this.
+
+        `certain`: the units to come take as long as those of now, so that the time left follows from the rate. `doing`: what
+        the stage does until the first unit is done, such as compiling.
+        """
+        with self.lock:
+            self.total, self.done, self.certain = total, done, certain
+            self.pace.restart()
+            self.prepare(doing)
+
+    def follow(self, count: Callable[[], int]) -> None:
+        """Ask `count` for the units done, as long as the stage lives: other ranks may do them."""
+        self.count = count
 
     def update(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.last_beat < HEARTBEAT_S and done < self.total:
+        """`done` units are done."""
+        with self.lock:
+            self.pace.resume()
+            self.pace.add(done)
+            self.done, self.doing, self.advanced = done, "", time.time()
+
+    def close(self, done: int | None, state: str) -> None:
+        """Write the last report: `done` units, None for all that were counted. `state` is done, interrupted or failed.
+
+        Raises nothing: a disk that refuses the report only gives a note.
+        """
+        if self.path is None:
             return
-        self.last_beat = now
-        rate = (done - self.start) / (now - self.began) if done > self.start else None
-        self._write(done, rate, "running")
-        self.bar.show(done, rate, f"loss {self.loss:.4f}" if self.loss is not None else "")
-
-    def close(self, done: int, state: str) -> None:
-        """Write the last report. `state` is done, interrupted or failed."""
+        self.ended.set()
+        self.thread.join()
         self.bar.close()
-        self._write(done, None, state)
+        if done is None:
+            self._ask_count()
+        self.done, self.doing = self.done if done is None else done, ""
+        try:
+            self._write(state, rate=None)
+        except (OSError, UserError) as error:  # what the stage did is there; and this may be the end of a stage that failed
+            note(str(error))
 
-    def _write(self, done: int, rate: float | None, state: str) -> None:
-        write_json(self.path, {"stage": self.stage, "state": state, "done": done, "total": self.total, "unit": self.unit,
-                               "rate": rate, "loss": self.loss, "heartbeat": time.time(), "host": socket.gethostname(),
-                               "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT, "")})
+    def _beats(self) -> None:
+        while not self.ended.wait(HEARTBEAT_S):
+            try:
+                self._beat()
+            except (OSError, UserError) as error:  # a report is not worth the stage
+                if not self.complained:
+                    note(f"{error}; the stage continues, `iddpm status` cannot see how far")
+                self.complained = True
+
+    def _beat(self) -> None:
+        self._ask_count()
+        with self.lock:
+            rate = None if self.doing else self.pace.rate()
+            self._write("running", rate)
+            doing = f"{self.doing} ({duration(time.monotonic() - self.began)})" if self.doing else ""
+            loss = f"loss {self.loss:.4f}" if self.loss is not None else ""
+            self.bar.total = self.total or 0
+            self.bar.show(self.done or 0, rate, doing or loss, None if self.certain else -1)
+
+    def _ask_count(self) -> None:
+        """As `update`, with what all ranks have done; a count that stands still says nothing about what this rank does."""
+        try:
+            done = self.done if self.count is None else self.count()
+        except RuntimeError:  # the store is gone: the ranks will hear of it themselves
+            self.count = None
+            return
+        with self.lock:
+            if done is not None and done != self.done:
+                self.update(done)
+
+    def _write(self, state: str, rate: float | None) -> None:
+        assert self.path is not None
+        left = None
+        if rate and self.certain and self.total is not None and self.done is not None:
+            left = (self.total - self.done) / rate
+        _report(self.path, self.stage, state, self.done, self.total, self.unit, self.doing, rate, left, self.loss, self.advanced)
+
+
+def announce(path: Path, stage: str) -> None:
+    """Report that `stage` is about to start: its processes load for a while before they report themselves."""
+    _report(path, stage, "running", doing="starting")
 
 
 def set_back(path: Path, stage: str, done: int, total: int, unit: str) -> None:
     """Report that `stage` has work again: it counts as interrupted after `done` of `total`."""
-    write_json(path, {"stage": stage, "state": "interrupted", "done": done, "total": total, "unit": unit, "rate": None,
-                      "loss": None, "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()})
+    _report(path, stage, "interrupted", done, total, unit)
+
+
+def _report(path: Path, stage: str, state: str, done: int | None = None, total: int | None = None, unit: str = "steps",
+            doing: str = "", rate: float | None = None, left_s: float | None = None, loss: float | None = None,
+            advanced: float | None = None) -> None:
+    """Write progress.json. `done` and `total` are left out while they are not known. `advanced`: when the last unit was done."""
+    known = {name: value for name, value in (("done", done), ("total", total)) if value is not None}
+    report = {"stage": stage, "state": state, "doing": doing, **known, "unit": unit, "rate": rate, "left_s": left_s,
+              "loss": loss, "heartbeat": time.time(), "advanced": advanced or time.time(), "host": socket.gethostname(),
+              "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT, "")}
+    write_text(path, json_text(report), durable=state != "running")  # the next heartbeat comes within a second

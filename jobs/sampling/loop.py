@@ -18,6 +18,7 @@ from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, any_rank, on_main
 from jobs.parallel.interruption import Interruption
+from jobs.parallel.life import meet, step_done
 from jobs.randomness import generator_for, randn_from
 from jobs.run.directory import RunDir
 from jobs.run.progress import Progress
@@ -41,40 +42,52 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     Raises UserError where training is not finished, the checkpoint of a sampling is missing, or a folder holds samples of
     other weights or settings.
     """
-    network = model_of(run.spec).network(run.spec).to(group.device).eval()
-    if run.spec.sample.compile:
-        check_compiler("sample.compile", group.device)
-        network.compile(**compile_options(run.spec.sample.compile, kind_of(run.spec).records_steps(run.spec)))
-    remaining = on_main(lambda: survey(run, network, group.device_name))
-    # Ordered by checkpoint, the last one first, so that weights are loaded as seldom as possible.
-    work = [(todo, chunk) for todo in sorted(remaining, key=lambda todo: -todo.sampling.step) for chunk in todo.missing]
-    steps = sum(todo.missing[chunk] for todo, chunk in work)
-    progress = Progress(run.progress, "sample", steps, "steps") if group.is_main else None
-    state, loaded = "failed", None
+    progress, state = Progress(run.progress if group.is_main else None, "sample"), "failed"
     try:
-        # All ranks share this counter: a free rank takes the next chunk, and a slow rank delays no other.
-        while (turn := group.store.add("chunks_taken", 1) - 1) < len(work):
-            if asked_to_stop(group, interruption):
-                break
-            todo, chunk = work[turn]
-            if todo.sampling.step != loaded:
-                loaded = todo.sampling.step
-                if load_step(run, network, loaded) != todo.settings["weights_sha256"]:
-                    raise UserError(f"{run.checkpoints}: the weights of step {loaded} changed while sampling from them")
-            compute_chunk(run, network, group, todo, chunk, interruption, progress)
-        stopped = any_rank(interruption.requested)
+        progress.prepare("building the network")
+        network = model_of(run.spec).network(run.spec).to(group.device).eval()
+        if run.spec.sample.compile:
+            check_compiler("sample.compile", group.device)
+            network.compile(**compile_options(run.spec.sample.compile, kind_of(run.spec).records_steps(run.spec)))
+        progress.prepare("looking for finished chunks")
+        remaining = on_main(lambda: survey(run, network, group.device_name))
+        compute_chunks(run, network, group, remaining, interruption, progress)
+        # The main rank may be without a chunk for hours. It hears of a request to stop meanwhile, and passes it on.
+        meet(lambda: asked_to_stop(group, interruption))
+        stopped = any_rank(asked_to_stop(group, interruption))
         if not stopped and group.is_main:
+            progress.prepare("gathering the samples")
             for todo in remaining:
                 gather(run, todo.settings, todo.sampling)
         state = "interrupted" if stopped else "done"
     finally:
-        if progress:
-            progress.close(progress.total if state == "done" else group.store.add("steps_done", 0), state)
+        progress.close(progress.total if state == "done" else None, state)
     return state
 
 
-def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int, interruption: Interruption,
-                  progress: Progress | None) -> None:
+def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: list[Remaining], interruption: Interruption,
+                   progress: Progress) -> None:
+    """Take the next chunk, and compute it, until none is left or the stage is asked to stop."""
+    # Ordered by checkpoint, the last one first, so that weights are loaded as seldom as possible.
+    work = [(todo, chunk) for todo in sorted(remaining, key=lambda todo: -todo.sampling.step) for chunk in todo.missing]
+    progress.start(sum(todo.missing[chunk] for todo, chunk in work),
+                   doing="compiling" if run.spec.sample.compile else "first steps")
+    progress.follow(lambda: group.store.add("steps_done", 0))
+    loaded = None
+    # All ranks share this counter: a free rank takes the next chunk, and a slow rank delays no other.
+    while (turn := group.store.add("chunks_taken", 1) - 1) < len(work):
+        if asked_to_stop(group, interruption):
+            break
+        todo, chunk = work[turn]
+        if todo.sampling.step != loaded:
+            loaded = todo.sampling.step
+            if load_step(run, network, loaded) != todo.settings["weights_sha256"]:
+                raise UserError(f"{run.checkpoints}: the weights of step {loaded} changed while sampling from them")
+        compute_chunk(run, network, group, todo, chunk, interruption)
+
+
+def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int,
+                  interruption: Interruption) -> None:
     """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead.
 
     Raises StageFailed that names the chunk and the step where values are not finite.
@@ -94,9 +107,9 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
     step, saved = None, time.monotonic()
     for step in finite_steps(f"{folder}: chunk {chunk}", steps_from, stream, generator, begun):
         if step.left % TELL_EVERY == 0:
-            done, left = group.store.add("steps_done", left - step.left), step.left
-            if progress:
-                progress.update(done)
+            group.store.add("steps_done", left - step.left)
+            left = step.left
+            step_done()
             stop = asked_to_stop(group, interruption)
             if left and (stop or time.monotonic() - saved >= SAVE_EVERY_S):
                 save_partial(file, state_after(step, generator), identity)

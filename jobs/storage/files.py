@@ -54,11 +54,13 @@ def _temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; write a file or a folder there. On success it is renamed to `path`.
 
-    The content is flushed to the disk before the rename: after a crash `path` is absent, or the old file, or whole. After
-    an exception the temporary file is removed. Raises UserError that names `path` if the disk is full or read-only.
+    The content is flushed to the disk before the rename: after a crash `path` is absent, or the old file, or whole. With
+    `durable` false nothing is flushed: readers see the old file or the new one, but after a crash of the machine it may be
+    damaged. After an exception the temporary file is removed. Raises UserError that names `path` if the disk is full or
+    read-only.
     """
     path = Path(path)
     temporary = _temporary_name(path)
@@ -66,6 +68,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with disk_errors_explained(path):
             make_dir(path.parent)
             yield temporary
+            if not durable:
+                os.replace(temporary, path)
+                return
             if temporary.is_dir():
                 for file in sorted(temporary.rglob("*")):
                     _flush_to_disk(file)
@@ -85,8 +90,8 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    with atomic_path(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

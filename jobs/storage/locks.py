@@ -22,6 +22,7 @@ from pathlib import Path
 
 from jobs.errors import Busy, UserError
 from jobs.storage.files import disk_errors_explained
+from jobs.storage.machine import is_gone, this_machine
 
 POLL_S = 0.05
 BEAT_S, EXPIRY_S = 5.0, 60.0
@@ -57,7 +58,7 @@ def _open(path: Path) -> int:
     """Open the file `path`; only for reading if it belongs to another user, as in the folder of a group."""
     with disk_errors_explained(path):
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
         except PermissionError:
             if path.is_file() and os.access(path.parent, os.W_OK):
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -100,7 +101,7 @@ def _lock_of_the_open_file(descriptor: int) -> None:
 
 def _take_file(held: Path) -> Callable[[], None] | None:
     """Create `held` and keep touching it. Return what removes it; None while another process holds it."""
-    us = json.dumps({"machine": _machine(), "pid": os.getpid(), "thread": threading.get_ident(), "time": time.time()})
+    us = json.dumps({"machine": this_machine(), "pid": os.getpid(), "thread": threading.get_ident(), "time": time.time()})
     try:
         descriptor = os.open(held, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -161,16 +162,9 @@ def _holder_is_dead(words: str) -> bool:
     """Whether the process that wrote `words` ran on this machine and has ended. False if `words` are not whole."""
     try:
         holder = json.loads(words)
-        return bool(holder["machine"] == _machine() and not Path(f"/proc/{int(holder['pid'])}").exists())
+        return is_gone(holder["machine"], int(holder["pid"]))
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _machine() -> str:
-    """This boot of this machine, and the namespace of process ids: where these are equal, one process can look for another."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
-    return f"unknown-{os.getpid()}"
 
 
 def _now_at(folder: Path) -> float:

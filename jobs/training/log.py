@@ -18,7 +18,7 @@ from jobs.training.step import StepResult, TrainingState, lr_at, part_square, te
 class Log:
     """Statistics since the last log, for TensorBoard and the progress file. Only `before` and `write` wait for the device."""
 
-    def __init__(self, state: TrainingState, board: Board, progress: Progress | None, step: int):
+    def __init__(self, state: TrainingState, board: Board, progress: Progress, step: int):
         train, kind = state.spec.train, state.kind
         self.state, self.board, self.progress = state, board, progress
         self.losses = LossStatistics([term_name(name, term) for name in kind.updates for term in kind.terms[name]],
@@ -51,8 +51,7 @@ class Log:
         if self.part and self.of_part and isfinite(self.of_part) and isfinite(norms["grad_norm"]):
             values |= self.state.noise.add(self.of_part, self.part, norms["grad_norm"] ** 2, train.batch_size)
         self.board.scalars(values, step)
-        if self.progress:
-            self.progress.loss = values["loss"]
+        self.progress.loss = values["loss"]
 
     def restart(self, step: int) -> None:
         """Begin the next interval. Call this after saving and previews, whose time does not count as training."""

@@ -26,19 +26,33 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
 
     Raises UserError if the data or the checkpoint do not fit the spec, StageFailed if training diverges.
     """
-    spec, settings = run.spec, run.spec.train
-    for key, problem in batch_contradictions(settings, group.world_size):  # torchrun may start another number of ranks
+    for key, problem in batch_contradictions(run.spec.train, group.world_size):  # torchrun may start another number of ranks
         raise UserError(f"{key}: {problem}")
+    progress, outcome = Progress(run.progress if group.is_main else None, "train"), "failed"
+    try:
+        outcome = _train(run, group, interruption, progress)
+    finally:
+        progress.close(None, outcome)
+    return outcome
+
+
+def _train(run: RunDir, group: Group, interruption: Interruption, progress: Progress) -> str:
+    """`train`, without what it reports."""
+    spec, settings = run.spec, run.spec.train
+    progress.prepare("reading the data")
     data = open_data(spec.data.path, spec.data.image_size, spec.data.channels, spec.data.classes)
+    progress.prepare("compiling the networks" if settings.compile else "building the networks")
     state = new_state(spec, group)
+    progress.prepare("looking for a checkpoint")
     step = resume(state, run)
+    progress.prepare("reading the data")
     on_main(lambda: check_same_data(run, data))
     board = Board(run.tensorboard if group.is_main else None, step)
     if step == 0:
         board.spec(spec)
         if group.is_main:
             show(board, state.kind.first_previews(data), step)
-    progress = Progress(run.progress, "train", settings.iterations, "steps", step) if group.is_main else None
+    progress.start(settings.iterations, step)
     log = Log(state, board, progress, step)
     agreement = Agreement(interruption)
     sampled = {sampling.step for sampling in samplings(spec)}  # the last step is among them
@@ -57,24 +71,19 @@ def train(run: RunDir, group: Group, interruption: Interruption) -> str:
                 log.write(result, step)
             if step % settings.save_interval == 0 or step in sampled:
                 check_weights(run, state, step, saved)
+                progress.prepare("saving a checkpoint")
                 board.flush()  # a run that is killed later resumes here, and logs no earlier step again
                 save(state, run, step)
                 saved = step
                 show_samples(state, board, step)
             log.restart(step)
-            if progress:
-                progress.update(step)
+            progress.update(step)
         agreement.finish()
         if outcome == "interrupted" and step > saved:
             check_weights(run, state, step, saved)
             save(state, run, step)
-    except BaseException:
-        outcome = "failed"
-        raise
     finally:
         board.close()
-        if progress:
-            progress.close(step, outcome)
     return outcome
 
 

@@ -58,4 +58,4 @@ def _got_further(run: Path, failure: Failure) -> bool:
     except (OSError, UserError):
         return False
     stage = STAGES.index(progress["stage"]) - STAGES.index(failure.stage)
-    return stage > 0 or (stage == 0 and (progress["state"] == "done" or progress["done"] > (failure.done or 0)))
+    return stage > 0 or (stage == 0 and (progress["state"] == "done" or progress.get("done", 0) > (failure.done or 0)))

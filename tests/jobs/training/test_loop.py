@@ -74,6 +74,8 @@ def test_unfit_data_is_refused_before_anything_is_written(make_run, alone, tmp_p
     with pytest.raises(UserError, match=message) as refusal:
         alone(run, "train")
     assert str(path) in str(refusal.value)
+    assert read_json(run.progress)["state"] == "failed"
+    run.progress.unlink()  # the report of an attempt, and the only trace
     assert sorted(run.path.iterdir()) == before
 
 
