@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs.cost.bench.file import Bench, read_bench
+from jobs.cost.bench.file import Bench, network_fingerprint, read_bench
 from jobs.cost.count import stored_bytes
 from jobs.cost.plan import START_S, StagePlan, plan_run, seconds_per_step
 from jobs.cost.rates import NOTHING, Band
@@ -39,17 +39,22 @@ class StudyPlan:
 def plan_ahead(study: Study, folder: Path, file: Path | None, signal_lead_s: int) -> str:
     """The cost of `study` by the bench in `file`, in one line; "" without a file. `folder` is the study's.
 
-    Writes the planned seconds per step to plan.json, which `iddpm status` compares with progress. Where the bench has no rate
-    for the spec, the line says so, and nothing is written.
+    Writes the planned seconds per step to plan.json, which `iddpm status` compares with progress; but none for runs whose
+    network is not the one that was measured, since scaling by FLOP is too rough for a verdict. Where the bench has no rate for
+    the spec, the line says so, and nothing is written.
     """
     if file is None:
         return ""
     try:
-        plan = plan_study(study, read_bench(file), signal_lead_s)
+        bench = read_bench(file)
+        plan = plan_study(study, bench, signal_lead_s)
     except UserError as error:
         return f"not planned: {error}"
-    write_json(folder / "plan.json", {"bench": str(file), "seconds_per_step": plan.seconds_per_step})
-    return f"planned by {file}: {totals(plan)}"
+    measured = {run.name for run in study.runs if network_fingerprint(run.spec) == bench.network.fingerprint}
+    paces = {run: pace for run, pace in plan.seconds_per_step.items() if run in measured}
+    write_json(folder / "plan.json", {"bench": str(file), "seconds_per_step": paces})
+    other = "" if paces else "; another network than this study's: scaled by FLOP, and `status` compares nothing with it"
+    return f"planned by {file} ({bench.spec} on {bench.host}{other}): {totals(plan)}"
 
 
 def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:

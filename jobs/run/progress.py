@@ -15,6 +15,8 @@ from jobs.storage.files import json_text, write_text
 HEARTBEAT_S, LINE_S = 1.0, 15.0
 NOTE = "note: "
 ATTEMPT = "IDDPM_ATTEMPT"  # environment variable: this start of a stage, by which its progress.json is told from an older one
+FOLLOWED = "IDDPM_FOLLOWED"
+"""Environment variable: not empty where the launcher will start the next stage of the run at once."""
 
 
 def note(text: str) -> None:
@@ -43,15 +45,14 @@ class Bar:
             self.task = self.bar.add_task(label, total=total or None, note="", count="")
             self.bar.start()
 
-    def show(self, done: int, rate: float | None, note: str = "", left_s: float | None = None) -> None:
+    def show(self, done: int, rate: float | None, note: str = "", certain: bool = True) -> None:
         """Show that `done` of `total` units are done. `rate` is in units per second, None while unknown.
 
-        `left_s`: the seconds that are left, None for what follows from the rate. A `total` of 0 is not known yet.
+        `certain`: the units to come take as long as these. A `total` of 0 is not known yet.
         """
         text = note
         if rate:
-            left_s = (self.total - done) / rate if left_s is None else left_s
-            left = f", {duration(left_s)} left" if left_s >= 0 else ""
+            left = f", {duration((self.total - done) / rate)} left" if certain and self.total else ""
             text = f"{rate:,.1f} {self.unit}/s{left}{', ' + note if note else ''}"
         count = f"{done}/{self.total}" if self.total else ""
         if self.bar:
@@ -157,7 +158,7 @@ class Progress:
             doing = f"{self.doing} ({duration(time.monotonic() - self.began)})" if self.doing else ""
             loss = f"loss {self.loss:.4f}" if self.loss is not None else ""
             self.bar.total = self.total or 0
-            self.bar.show(self.done or 0, rate, doing or loss, None if self.certain else -1)
+            self.bar.show(self.done or 0, rate, doing or loss, self.certain)
 
     def _ask_count(self) -> None:
         """As `update`, with what all ranks have done; a count that stands still says nothing about what this rank does."""
@@ -172,10 +173,14 @@ class Progress:
 
     def _write(self, state: str, rate: float | None) -> None:
         assert self.path is not None
-        left = None
-        if rate and self.certain and self.total is not None and self.done is not None:
-            left = (self.total - self.done) / rate
-        _report(self.path, self.stage, state, self.done, self.total, self.unit, self.doing, rate, left, self.loss, self.advanced)
+        _report(self.path, self.stage, state, self.done, self.total, self.unit, self.doing, rate, self._left_s(rate), self.loss,
+                self.advanced)
+
+    def _left_s(self, rate: float | None) -> float | None:
+        """Seconds left at `rate`; None while that is not known."""
+        if not rate or not self.certain or self.total is None or self.done is None:
+            return None
+        return (self.total - self.done) / rate
 
 
 def announce(path: Path, stage: str) -> None:
@@ -195,5 +200,5 @@ def _report(path: Path, stage: str, state: str, done: int | None = None, total: 
     known = {name: value for name, value in (("done", done), ("total", total)) if value is not None}
     report = {"stage": stage, "state": state, "doing": doing, **known, "unit": unit, "rate": rate, "left_s": left_s,
               "loss": loss, "heartbeat": time.time(), "advanced": advanced or time.time(), "host": socket.gethostname(),
-              "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT, "")}
+              "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT, ""), "followed": bool(os.environ.get(FOLLOWED))}
     write_text(path, json_text(report), durable=state != "running")  # the next heartbeat comes within a second

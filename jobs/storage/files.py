@@ -78,10 +78,11 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
             os.replace(temporary, path)
             _flush_to_disk(path.parent)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error counts
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """`iddpm run`: do every stage of every run of a spec on this machine, then print a table of the results."""
 
+import os
 import shutil
 import sys
 import time
@@ -16,7 +17,7 @@ from jobs.errors import Busy, StageFailed, UserError
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
-from jobs.run.progress import duration
+from jobs.run.progress import FOLLOWED, announce, duration
 from jobs.run.study_file import left_note
 from jobs.run.waiting import waits_for
 from jobs.spec.reading.file import load
@@ -47,6 +48,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     for run in runs:
         try:
             for stage in STAGES if only is None else (only,):
+                os.environ[FOLLOWED] = "1" if only is None and stage != STAGES[-1] else ""
                 _do_with_named_runs(run, stage)
         except (UserError, StageFailed) as error:
             print(f"{run.path.name}: {error}", flush=True)
@@ -101,7 +103,7 @@ def _do(run: RunDir, stage: str) -> None:
         return
     began = time.monotonic()
     with run.exclusively():  # a busy run raises here, before processes are started
-        pass
+        announce(run.progress, stage)
     run_locally(run, stage)
     print(f"{label} done in {duration(time.monotonic() - began)}", flush=True)
 

@@ -107,20 +107,21 @@ def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping
     """Show the progress until the job ends. After Ctrl-C, ask the ranks to stop."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signalled = False
-    bar = Bar(stage, 1, "")
-    bar.show(0, None, "starting")
+    bar = Bar(stage, 0, "")
     try:
         while not job.done():
             time.sleep(POLL_S)
             progress = _progress(run, stage, began)
             if progress:
-                bar.total, bar.unit = progress["total"], progress["unit"]
-                note = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
-                bar.show(progress["done"], progress["rate"], note)
+                bar.total, bar.unit = progress.get("total", 0), progress["unit"]
+                loss = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
+                bar.show(progress.get("done", 0), progress["rate"], progress["doing"] or loss,
+                         certain=progress["left_s"] is not None)
                 if stopping.asked and not signalled:  # not earlier: processes that are still starting would die
                     os.kill(_controller(job), signal.SIGTERM)  # the controller passes the signal to all ranks
                     signalled = True
             else:
+                bar.show(0, None, "starting")
                 watch.look()
     finally:
         bar.close()

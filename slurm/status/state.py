@@ -25,7 +25,8 @@ from slurm.status.ends import how_it_ended
 from slurm.status.logs import end_of_log
 from slurm.status.waits import unmet
 
-HUNG_S = 300  # a stage writes its heartbeat once a second or once a step, whichever is slower
+HUNG_S = 300  # a stage writes its heartbeat once a second, whatever it does
+STILL_S = 3600  # a stage that lives, but finishes no step for so long, waits for what does not come
 NEXT_STAGE_S = 30  # `iddpm run` starts the next stage within this time
 NOT_STARTED = ("pending", "held", "stopped", "new", "unknown")  # states in which a stage may wait for another run
 IDLE = ("stopped", "new", "interrupted", "failed")  # states in which nothing happens to a run until a user asks for it
@@ -67,6 +68,8 @@ class RunStatus:
     """Measured over planned time per step: 1.2 is a fifth slower than planned."""
     waits_for: tuple[Reference, ...] = ()
     """The runs that must do a stage before `stage` can start."""
+    doing: str = ""
+    """What the stage does while it finishes no step, such as reading the data."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +168,18 @@ def run_status(run: RunDir, jobs: Mapping[str, StageJob], live: Mapping[str, Job
     state = "failed" if failure else _state(progress, job, bool(jobs), live is not None)
     if job and job.state == "RUNNING" and min(age if age is not None else now, now - (job.started or now)) > HUNG_S:
         state = "hung"
+    still = 0.0 if ours.get("doing") else now - ours.get("advanced", now)
+    if state == "running" and still > STILL_S:
+        state, age = "hung", still
     rate = ours.get("rate") if state == "running" else None
     last = job.id if job else jobs[stage].job_id if stage in jobs else None
     node = job.node if job else failure.host if failure else ""
-    left = (ours["total"] - ours["done"]) / rate if rate else None
+    left = ours.get("left_s", (ours["total"] - ours["done"]) / rate) if rate else None
     of_plan = 1 / (rate * planned[stage]) if rate and planned.get(stage) else None
     return RunStatus(run.path.name, state, stage, last, job.state if job else "", job.reason if job else "", node,
                      job.restarts if job else None, ours.get("done"), ours.get("total"), ours.get("unit", ""), rate,
-                     ours.get("loss"), left, age, None if stage == STAGES[0] else _samples(run), {}, failure, of_plan)
+                     ours.get("loss"), left, age, None if stage == STAGES[0] else _samples(run), {}, failure, of_plan,
+                     doing=ours.get("doing", "") if state == "running" else "")
 
 
 def _evaluated(run: RunDir, evaluation: dict) -> RunStatus:
@@ -189,11 +196,16 @@ def _stage(run: RunDir, progress: dict) -> str:
     """The first stage that is not done. progress.json often answers without a look at checkpoints and samples."""
     for stage in STAGES:
         if progress.get("stage") == stage:
-            if progress.get("state") != "done":
+            if progress.get("state") != "done" and not (_is_silent(progress) and run.is_done(stage)):
                 return stage
         elif STAGES.index(progress.get("stage", STAGES[0])) <= STAGES.index(stage) and not run.is_done(stage):
             return stage
     return STAGES[-1]
+
+
+def _is_silent(progress: dict) -> bool:
+    """Whether the stage ended without its last report: killed after its last result, or on a full disk."""
+    return progress.get("state") == "running" and time.time() - progress.get("heartbeat", 0) > HUNG_S
 
 
 def _state(progress: dict, job: Job | None, submitted: bool, queue_known: bool) -> str:
@@ -209,7 +221,7 @@ def _state(progress: dict, job: Job | None, submitted: bool, queue_known: bool) 
         return recorded_state
     if not submitted or not queue_known:
         age = time.time() - progress.get("heartbeat", 0)
-        if age < (HUNG_S if recorded_state == "running" else NEXT_STAGE_S):
+        if age < (HUNG_S if recorded_state == "running" else NEXT_STAGE_S if progress.get("followed") else 0):
             return "running"
     if submitted:
         return "stopped" if queue_known else "unknown"

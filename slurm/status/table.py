@@ -168,7 +168,7 @@ def _fitted(widths: dict[str, int], width: int, metrics: Sequence[str]) -> dict[
 
 def _cells(run: RunStatus) -> dict[str, str]:
     return {"run": run.run, "state": run.state, "stage": run.stage or "", "why": _why(run),
-            "done": "" if run.done is None else f"{run.done:,}/{run.total:,}", "rate": _rate(run.rate),
+            "done": f"{run.done or 0:,}/{run.total:,}" if run.total else "", "rate": _rate(run.rate),
             "of plan": _formatted(run.of_plan, "{:.2g}x"), "loss": _formatted(run.loss, "{:.4f}"),
             "left": "" if run.eta_s is None else duration(run.eta_s),
             "updated": "" if run.heartbeat_s is None else f"{duration(run.heartbeat_s)} ago", "job": run.job or "",
@@ -176,9 +176,9 @@ def _cells(run: RunStatus) -> dict[str, str]:
 
 
 def _why(run: RunStatus) -> str:
-    """Why the run does not run: its failure, SLURM's reason, or the runs that it waits for."""
+    """Why the run does not run: its failure, SLURM's reason, or the runs that it waits for. What a running stage prepares."""
     if run.failure or run.state in ("running", "hung", "done"):
-        return run.failure.kind if run.failure else ""
+        return run.failure.kind if run.failure else run.doing
     named = [f"{each.run} ({each.needs})" for each in run.waits_for]
     # SLURM's reasons Dependency and DependencyNeverSatisfied say less than the names.
     reason = "" if named and run.reason.startswith("Dependency") else REASONS.get(run.reason, run.reason)
@@ -225,7 +225,7 @@ def _group(study: Path, runs: Sequence[RunStatus], width: int | None) -> Iterato
         message, advice = failure.message.removeprefix(f"{path.resolve()}: "), failure.next_step(path)
     else:
         silent = max((run.heartbeat_s for run in runs if run.heartbeat_s is not None), default=None)
-        message = f"no sign of life for {duration(silent)}" if state == "hung" and silent else ""
+        message = f"no sign of life, or no step, for {duration(silent)}" if state == "hung" and silent else ""
         advice = ADVICE[state].format(run=path)
     yield from _wrapped([message] if message else [], width, "    ")
     yield from _wrapped([f"next: {advice}"], width, "    ")

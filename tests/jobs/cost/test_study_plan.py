@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,17 @@ def test_gpu_hours_are_of_all_gpus_of_all_nodes():
 def test_a_study_is_planned_where_there_is_a_bench(folder):
     study = load(Path("spec.yaml"))
     told = plan_ahead(study, folder / "study", bench_to_plan_by(None), 120)
-    assert told.startswith("planned by bench-here.json: 1 run: 0.116 CPU-hours")
+    assert re.match(r"planned by bench-here.json \(\S+ on \S+\): 1 run: 0.116 CPU-hours", told)
     # 160 s for 1000 updates; 24 s for three chunks of 400 steps.
     assert read_json(folder / "study" / "plan.json")["seconds_per_step"] == {
         "run": {"train": pytest.approx(0.16), "sample": pytest.approx(0.02)}}
+
+
+def test_status_compares_nothing_with_the_bench_of_another_network(folder):
+    study = load(Path("spec.yaml"), ("model.num_channels=16",))
+    told = plan_ahead(study, folder / "study", bench_to_plan_by(None), 120)
+    assert "another network than this study's" in told and "CPU-hours" in told
+    assert read_json(folder / "study" / "plan.json")["seconds_per_step"] == {}
 
 
 def test_no_bench_or_one_that_does_not_fit_is_no_obstacle(folder):

@@ -11,9 +11,10 @@ from recorded_slurm import NO_ACCOUNTING, SACCT, by_name, make_study, started, s
 
 from jobs.errors import UserError
 from jobs.run.failures import Failure, write_failure
-from jobs.storage.files import write_json
+from jobs.storage.files import read_json, write_json
 from slurm.launch.records import Submission, record
-from slurm.status.state import HUNG_S, find_study, study_status
+from slurm.status.state import HUNG_S, STILL_S, find_study, study_status
+from slurm.status.table import status_lines
 
 # The ends of real logs, but for the out-of-memory one, which takes cgroups.
 LOGS = {
@@ -101,11 +102,41 @@ def test_where_the_queue_does_not_answer_nobody_is_called_dead(slurm, tmp_path):
 
 
 def test_studies_of_this_machine_ask_nobody(slurm, tmp_path):
-    study = make_study(tmp_path / "s", {"works": {}, "between": {"state": "done"}, "dead": {"heartbeat": 5.0}, "new": None,
-                                        "stopped": {"state": "interrupted"}})
+    study = make_study(tmp_path / "s", {"works": {}, "between": {"state": "done", "followed": True}, "dead": {"heartbeat": 5.0},
+                                        "new": None, "stopped": {"state": "interrupted"},
+                                        "only train": {"state": "done", "followed": False}})
     assert states(study_status(study, slurm())) == {"works": "running", "between": "running", "dead": "stopped", "new": "new",
-                                                    "stopped": "interrupted"}
+                                                    "stopped": "interrupted", "only train": "stopped"}
     assert slurm.calls() == []
+
+
+def test_what_a_stage_prepares_is_shown_and_is_no_silence(slurm, tmp_path):
+    long_ago = time.time() - STILL_S - 60
+    study = make_study(tmp_path / "s", {"reads": {"doing": "reading the data", "done": None, "total": None, "rate": None,
+                                                  "advanced": long_ago}, "still": {"advanced": long_ago}, "steps": {}}, job="7")
+    for file in study.glob("reads/progress.json"):
+        write_json(file, {key: value for key, value in read_json(file).items() if key not in ("done", "total")})
+    queue = "".join(f"7_{index}|n|RUNNING|None|n1|0|{started(HUNG_S + 100)}\n" for index in range(3))
+    status = study_status(study, slurm(queue))
+    assert states(status) == {"reads": "running", "still": "hung", "steps": "running"}
+    assert (by_name(status)["reads"].doing, by_name(status)["steps"].doing) == ("reading the data", "")
+    text = "\n".join(status_lines(status, None, 10))
+    assert "reading the data" in text and "None" not in text and "no step, for 1:01:" in text
+
+
+@pytest.mark.parametrize(("left_s", "shown"), ((7.0, 7.0), (None, None)))
+def test_the_time_left_is_what_the_stage_says(slurm, tmp_path, left_s, shown):
+    study = make_study(tmp_path / "s", {"a": {"left_s": left_s}})
+    assert study_status(study, slurm()).runs[0].eta_s == shown
+
+
+def test_a_stage_that_ended_without_its_last_report_is_done(slurm, tmp_path, make_run):
+    run = make_run()
+    write_json(run.checkpoints / "step-00000012" / "manifest.json", {"step": 12, "bytes": {}})
+    study = run.path.parent
+    write_json(run.progress, {"stage": "train", "state": "running", "done": 11, "total": 12, "unit": "steps", "rate": 2.0,
+                              "loss": 0.5, "heartbeat": time.time() - HUNG_S - 1})
+    assert (found := study_status(study, slurm()).runs[0]).stage == "sample" and found.state == "stopped"
 
 
 def test_samples_are_counted_without_opening_a_chunk(slurm, tmp_path, make_run):

@@ -59,7 +59,7 @@ def test_a_large_study_shows_those_that_need_attention_and_says_the_same_once(tm
     assert lines[22] == "... and 982 more (--all, --json)"
     text = "\n".join(lines)
     assert text.count("Tried to allocate") == 1 and "15 failed in train (out of memory): f0, f1, f2 and 12 more" in text
-    assert "next: lower train.microbatch" in text and "no sign of life for 10:00" in text
+    assert "next: lower train.microbatch" in text and "no sign of life, or no step, for 10:00" in text
     assert lines[-1] == ("1,000 runs: 1 hung, 15 failed, 4 pending, 980 done")
 
 
