@@ -1,91 +1,53 @@
-"""Weights from and to other code: the plain .pt state dict of the reference, and .safetensors."""
+"""Runs from and to other code: the plain .pt state dict of the reference, and .safetensors."""
 
 import io
-import re
-import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from jobs.errors import UserError
+from jobs.kinds.foreign_weights import ForeignWeights
 from jobs.kinds.protocol import model_of
-from jobs.run.checkpoints import Weights, average_of, final_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.run.checkpoints import average_of, final_checkpoint, save_checkpoint, save_weights
 from jobs.run.directory import RunDir
 from jobs.spec.kinds import MODEL
-from jobs.spec.reading.frozen import difference, parse_frozen
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
 
 
-def read_weights(path: Path, spec: Spec) -> Weights:
-    """Return the weights in a .pt or .safetensors file for the network of `spec`: float32, on the CPU. Runs no code in the file.
+def import_weights(run: RunDir, found: ForeignWeights, source: Path, step: int | None = None) -> None:
+    """Save the weights `found` in the file `source` as the final checkpoint of the run: as trained, and as every average.
 
-    Raises UserError where the file is no state dict, or has keys or shapes that do not fit the network.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about old pickle protocols
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise UserError(f"{path}: not a plain state dict of tensors ({_reason(error)})") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f"{path}: not a plain state dict of tensors, but {_describe(weights)}")
-    # Copies, because tensors of a file may share memory, which safetensors refuses to write.
-    weights = {key: value.detach().to(torch.float32, copy=True) for key, value in weights.items()}
-    load_weights(model_of(spec).network(spec), weights, path)
-    if path.suffix == ".safetensors":
-        _check_recorded_spec(path, spec)
-    return weights
-
-
-def _check_recorded_spec(path: Path, spec: Spec) -> None:
-    """Compare `spec` with the one in the metadata of a .safetensors file, where the file has one: shapes do not show all.
-
-    Raises UserError where settings that the weights depend on differ.
-    """
-    with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get("spec")
-    if text is None:
-        return
-    recorded = parse_frozen(text, f"{path}, its metadata")
-    not_the_network = ("name", "data.path", "data.random_flip", "model.dropout", "diffusion.loss", "train", "sample",
-                       "evaluate", "resources")
-    if changed := difference(recorded, spec, ignore=not_the_network):
-        raise UserError(f"{path}: the spec inside differs from the one given:\n  " + "\n  ".join(changed))
-
-
-def _reason(error: Exception) -> str:
-    """Return the useful part of a reader's message; torch's own message advises to run the code in the file."""
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it holds Python objects such as {found[1]}; loading them could run any code, so that is not done"
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines and not isinstance(error, UnpicklingError) else "damaged, or of another format"
-
-
-def _describe(value: object) -> str:
-    """Return the type of an object, and the first keys of a dict."""
-    return f"a dict with {', '.join(map(str, list(value)[:5]))}" if isinstance(value, dict) else type(value).__name__
-
-
-def import_weights(run: RunDir, weights: Weights, source: Path) -> None:
-    """Save `weights`, read from the file `source`, as the final checkpoint of the run: as trained, and as every average.
-
-    Raises UserError where the run has a checkpoint.
+    `step`: their training step as the user says it; None: as `found` says it. `check_step` has passed. Raises UserError where
+    the run has a checkpoint.
     """
     if run.trained_steps():
         raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
-    origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source)}
+    origin = {"file": str(source.resolve()), "sha256": sha256_of_file(source), "step": found.step if step is None else step,
+              "step_from": "--step" if step is not None else found.step_from, "ema_rate": found.ema_rate}
     write_json(run.path / "provenance.json", read_json(run.path / "provenance.json") | {"imported": origin})
-    averages = {average: weights for average in (None, *map(average_of, run.spec.train.ema_rate))}
+    averages = {average: found.weights for average in (None, *map(average_of, run.spec.train.ema_rate))}
     save_checkpoint(run, run.spec.train.iterations, {MODEL: averages}, None)
+
+
+def check_step(found: ForeignWeights, source: Path, spec: Spec, step: int | None = None) -> list[str]:
+    """Return notes about the training step and the average of the weights in the file `source`.
+
+    `step`: as the user says it. The last step of a run is train.iterations: raises UserError where the step is another one.
+    """
+    iterations, notes = spec.train.iterations, []
+    known = found.step if step is None else step
+    if known is None:
+        notes.append(f"{source} does not say its training step; it is taken for train.iterations, {iterations}, and recorded as "
+                     "unknown (--step N says the step)")
+    elif known != iterations:
+        by = "--step" if step is not None else found.step_from
+        raise UserError(f"{source}: weights of training step {known} (by {by}), but train.iterations is {iterations}; give "
+                        f"train.iterations={known}{'' if step is not None else f', or --step {iterations} if {by} is wrong'}")
+    if found.ema_rate and found.ema_rate not in map(average_of, spec.train.ema_rate):
+        notes.append(f"{source} is an average of rate {found.ema_rate}, which is not among train.ema_rate; the run has it under "
+                     "its own rates")
+    return notes
 
 
 def export_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:

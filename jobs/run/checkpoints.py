@@ -8,8 +8,10 @@ checkpoints/step-00001000/
     training.pt               optimisers, gradient scalers, what the kind learned; absent in imported checkpoints
 """
 
+import contextlib
 import hashlib
 import io
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from jobs.errors import UserError
+from jobs.run.changes import FREE_TO_CHANGE, NEEDS_LENGTH
 from jobs.run.directory import RunDir
+from jobs.spec.keys import value_at
 from jobs.spec.kinds import MODEL
-from jobs.spec.reading.frozen import dump
+from jobs.spec.reading.frozen import difference, dump, parse_frozen
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
+from jobs.storage.names import shortened
 
 Weights = dict[str, Tensor]
+NOT_OF_WEIGHTS = (*FREE_TO_CHANGE, "name", "sample")
+"""Keys of a spec that trained weights do not depend on."""
 KEPT = 2
 """Checkpoints that are always kept: the last one and, should that be damaged, the one before."""
 
@@ -118,30 +126,68 @@ def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Check every file against its checksum. Raises UserError that names the first one that is damaged."""
+class ForeignCheckpoint(UserError):
+    """A whole checkpoint, but of another run."""
+
+
+def open_checkpoint(run: RunDir, folder: Path) -> Checkpoint:
+    """Check every file of a checkpoint of `run` against its checksum, and that the checkpoint is this run's.
+
+    Raises UserError that names the first file that is damaged or cannot be read, ForeignCheckpoint that names how the spec
+    inside differs from the run's.
+    """
     try:
         manifest = read_json(folder / "manifest.json")
-        checkpoint = Checkpoint(folder, manifest["step"], manifest["sha256"])
-    except (OSError, UserError, KeyError, TypeError) as error:
+        checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["sha256"]))
+    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'manifest.json'}: missing or damaged") from error
     for name, expected in checkpoint.sha256.items():
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: missing")
-        if sha256_of_file(folder / name) != expected:
-            raise UserError(f"{folder / name}: damaged (its checksum is not the recorded one)")
+        try:
+            if sha256_of_file(folder / name) != expected:
+                raise UserError(f"{folder / name}: damaged (its checksum is not the recorded one)")
+        except FileNotFoundError as error:
+            raise UserError(f"{folder / name}: missing") from error
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be read ({error.strerror or error})") from error
+    if checkpoint.step != _step_of(folder):
+        raise ForeignCheckpoint(f"{folder}: holds the weights of step {checkpoint.step}, not those that its name says")
+    _check_own(run, checkpoint)
     return checkpoint
+
+
+def _check_own(run: RunDir, checkpoint: Checkpoint) -> None:
+    """Raise ForeignCheckpoint where the weights were trained with other settings than this run's."""
+    texts = {recorded_spec(checkpoint.path / name) for name in checkpoint.sha256 if name.endswith(".safetensors")}
+    for text in texts - {None, dump(run.spec)}:
+        ignored = [*NOT_OF_WEIGHTS, *([] if any(value_at(run.spec, key) for key in NEEDS_LENGTH) else ["train.iterations"])]
+        if changed := difference(parse_frozen(str(text), f"{checkpoint.path}, its metadata"), run.spec, ignore=ignored):
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise ForeignCheckpoint(f"{checkpoint.path}: a checkpoint of another run ({'; '.join(changed[:5])}{more})")
+
+
+def recorded_spec(file: Path) -> str | None:
+    """Return the text of the spec in the metadata of a .safetensors file; None where the file has none."""
+    with safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get("spec")
 
 
 def newest_checkpoint(run: RunDir, report=lambda text: None) -> Checkpoint | None:
     """The newest checkpoint that is whole, None where there is none at all.
 
-    Damaged ones are passed over, each with a line to `report`. Raises UserError where all are damaged.
+    Damaged ones are passed over, each with a line to `report`. Raises UserError where all are damaged, or the folder cannot be
+    read, and ForeignCheckpoint where the newest that is whole belongs to another run.
     """
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.listdir(run.checkpoints)  # glob takes a folder that cannot be read for an empty one
+        except PermissionError as error:
+            raise UserError(f"{run.checkpoints}: cannot be read ({error.strerror})") from error
     folders = run.checkpoint_folders()[::-1]
     for index, folder in enumerate(folders):
         try:
-            return open_checkpoint(folder)
+            return open_checkpoint(run, folder)
+        except ForeignCheckpoint as error:
+            raise ForeignCheckpoint(f"{error}; remove it to resume from the one before") from error
         except UserError as error:
             older = folders[index + 1].name if index + 1 < len(folders) else "none"
             report(f"{error}; falling back to the one before ({older})")
@@ -157,7 +203,7 @@ def final_checkpoint(run: RunDir) -> Checkpoint:
     if reached < iterations:
         raise UserError(f"{run.path}: training is not finished (step {reached} of {iterations}); run `iddpm train {run.path}`")
     try:
-        return open_checkpoint(last)
+        return open_checkpoint(run, last)
     except UserError as error:
         raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` resumes from the one before.") from error
 
@@ -172,7 +218,7 @@ def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
         raise UserError(f"{folder}: not there, but sample.at names step {step}. It can name the steps whose checkpoints are "
                         f"there: {there}.")
     try:
-        return open_checkpoint(folder)
+        return open_checkpoint(run, folder)
     except UserError as error:
         raise UserError(f"{error}. Restore it, or take step {step} out of sample.at.") from error
 
@@ -188,12 +234,16 @@ def sha256_of_weights(weights: Weights) -> str:
 
 def load_weights(network: torch.nn.Module, weights: Weights, source: Path) -> None:
     """Copy `weights` into the network. Raises UserError that names the first keys that do not fit."""
-    expected = network.state_dict()
+    if problem := mismatch(network.state_dict(), weights):
+        raise UserError(f"{source}: weights of another network: {problem}")
+    network.load_state_dict(weights)
+
+
+def mismatch(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+    """Describe the first names and shapes in which `weights` differ from the `expected` ones of a network; None: they fit."""
     problems = [f"missing {key} {tuple(expected[key].shape)}" for key in expected if key not in weights]
-    problems += [f"unknown {key} {tuple(weights[key].shape)}" for key in weights if key not in expected]
+    problems += [f"unknown {shortened(key)} {tuple(weights[key].shape)}" for key in weights if key not in expected]
     problems += [f"{key} is {tuple(weights[key].shape)}, the spec's network has {tuple(expected[key].shape)}"
                  for key in expected if key in weights and weights[key].shape != expected[key].shape]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise UserError(f"{source}: weights of another network: {'; '.join(problems[:5])}{more}")
-    network.load_state_dict(weights)
+    more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+    return f"{'; '.join(problems[:5])}{more}" if problems else None

@@ -225,12 +225,13 @@ def score(samples: str, reference: str, features: str, metrics: str, batch_size:
 @cli.command(name="import")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--spec", required=True, type=click.Path(path_type=Path), help="Spec that describes the network.")
+@click.option("--step", type=click.IntRange(min=1), help="Training step of the weights, where the file does not tell it right.")
 @OVERRIDES
 @RUNS
-def import_(checkpoint: Path, spec: Path, overrides: tuple[str, ...], runs_folder: Path) -> None:
+def import_(checkpoint: Path, spec: Path, step: int | None, overrides: tuple[str, ...], runs_folder: Path) -> None:
     """Make a run from a CHECKPOINT of the reference code (a .pt state dict, or .safetensors), to sample and evaluate it."""
     from slurm.cli.weights import import_run
-    import_run(checkpoint, spec, overrides, runs_folder)
+    import_run(checkpoint, spec, overrides, runs_folder, step)
 
 
 @cli.command()

@@ -9,18 +9,23 @@ from jobs.run.freezing import freeze
 from jobs.spec.reading.file import load
 
 
-def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_folder: Path) -> None:
-    """Make the run of `spec` with the weights in `checkpoint`.
+def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_folder: Path, step: int | None) -> None:
+    """Make the run of `spec` with the weights in `checkpoint`. `step`: their training step, where the user says it.
 
-    Raises UserError, before anything is written, for a sweep and for weights that do not fit the network.
+    Raises UserError, before anything is written, for a sweep, and for weights that do not fit the network or are of another
+    step than train.iterations.
     """
-    from jobs.kinds.weight_files import import_weights, read_weights
+    from jobs.kinds.foreign_weights import open_weights
+    from jobs.kinds.weight_files import check_step, import_weights
     study = load(spec, overrides)
     if len(study.runs) > 1:
         raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
-    weights = read_weights(checkpoint, study.runs[0].spec)
+    found = open_weights(checkpoint, study.runs[0].spec)
+    notes = [f"{checkpoint}: {note}" for note in found.notes] + check_step(found, checkpoint, study.runs[0].spec, step)
     run = freeze(study, runs_folder)[0]
-    import_weights(run, weights, checkpoint)
+    import_weights(run, found, checkpoint, step)
+    for note in notes:
+        print(f"note: {note}")
     again = " ".join(["iddpm run", str(spec), *overrides, *([] if runs_folder == Path("runs") else ["--runs", str(runs_folder)])])
     print(f"{run.path}: imported; `{again}` samples and evaluates it")
 
