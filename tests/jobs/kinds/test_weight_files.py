@@ -105,8 +105,8 @@ def test_another_step_than_the_last_is_refused_and_an_unknown_one_is_said(make_r
     found = open_weights(file, run.spec)
     with pytest.raises(UserError) as refusal:
         check_step(found, file, run.spec)
-    assert str(refusal.value) == (f"{file}: weights of training step 500 (by the name model000500.pt), but train.iterations is 12; "
-                                  "give train.iterations=500, or --step 12 if the name model000500.pt is wrong")
+    assert str(refusal.value) == (f"{file}: weights of training step 500 (by the name model000500.pt), but train.iterations is "
+                                  "12; give train.iterations=500, or --step 12 if the name model000500.pt is wrong")
     assert check_step(found, file, run.spec, step=12) == []
     with pytest.raises(UserError, match=r"step 13 \(by --step\), but train.iterations is 12; give train.iterations=13$"):
         check_step(found, file, run.spec, step=13)
