@@ -4,9 +4,7 @@ No torch here: `iddpm check` must find an unfit reference on a login node, befor
 """
 
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,14 +16,15 @@ import numpy as np
 from jobs.data.built_in import BUILT_IN_DATA
 from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, order_hint, read_labels
 from jobs.data.image_files import Header, decode_image, list_images, read_header, read_needed_bits
-from jobs.data.npz_arrays import open_array
+from jobs.data.npz_arrays import Npz, open_npz
 from jobs.data.statistics import statistics_problem
 from jobs.errors import UserError
 from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
-from jobs.storage.names import printable, reason
+from jobs.storage.names import listed, printable, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
 
+MOST_CLASSES = 100_000  # that a classifier is trained on
 # Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
 STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -97,9 +96,9 @@ def open_images(path: str, image_size: int | None = None, channels: int | None =
         # Readers of images only ask for `shape`, `len` and slices, and a folder has these.
         images = ImageData(cast(np.ndarray, ImageFolder(Path(path))), None, [], f"folder {path}")
     elif _is_npz(path):
-        found = _open_npz(path)[0]
+        found, _, names = _open_npz(path)
         if found is None:
-            raise UserError(f"{path}: has no images (arr_0)")
+            raise UserError(f"{path}: has no images (arr_0); it holds {listed(names)}")
         images = found
     else:
         images = _open_hdf5(path)
@@ -162,26 +161,32 @@ def _is_npz(path: str) -> bool:
 
 def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
     """Images (None without arr_0), (mean [D], covariance [D, D]) by key of STATISTICS, and the names of all arrays."""
-    try:
-        with np.load(path) as file:
-            names = list(file.files)
-            statistics = {part: (file[mean], file[covariance])
-                          for part, (mean, covariance) in STATISTICS.items() if mean in names and covariance in names}
-            labels = file["arr_1"] if "arr_1" in names else None
-        array = open_array(path, "arr_0") if "arr_0" in names else None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error) as error:
-        raise UserError(f"{path}: not an .npz file, or a damaged one ({error})") from error
+    with open_npz(path) as npz:
+        names = npz.names
+        statistics = {part: (npz.read(mean), npz.read(covariance))
+                      for part, (mean, covariance) in STATISTICS.items() if mean in names and covariance in names}
+        array = _images_of(npz) if "arr_0" in names else None
+        labels = None if array is None else _labels_of(npz, len(array))
     for part, (mean, covariance) in statistics.items():
         if problem := statistics_problem(mean, covariance, *STATISTICS[part]):
             raise UserError(f"{path}: {problem}")
         statistics[part] = mean.astype(np.float64), covariance.astype(np.float64)
-    if array is None:
-        return None, statistics, names
-    if array.dtype != np.uint8 or array.ndim != 4:
-        raise UserError(f"{path}: arr_0 is {array.dtype} {list(array.shape)}; it must be uint8 [N, H, W, C]")
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != array.shape[:1]):
-        labels = None  # some published files keep other data in arr_1
-    return ImageData(array, labels if labels is None else labels.astype(np.int64), [], path), statistics, names
+    return None if array is None else ImageData(array, labels, [], path, frozenset([os.path.realpath(path)])), statistics, names
+
+
+def _images_of(npz: Npz) -> np.ndarray:
+    header = npz.header("arr_0")
+    if header.dtype != np.uint8 or len(header.shape) != 4:
+        raise UserError(f"{npz.path}: arr_0 is {header}; it must be uint8 [N, H, W, C]")
+    return npz.array("arr_0")
+
+
+def _labels_of(npz: Npz, count: int) -> np.ndarray | None:
+    """The labels int64 [count] in arr_1; None where there are none, since some published files keep other data in arr_1."""
+    if "arr_1" not in npz.names:
+        return None
+    header = npz.header("arr_1")
+    return npz.read("arr_1").astype(np.int64) if header.dtype.kind in "iu" and header.shape == (count,) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +226,8 @@ def open_reference(path: str, image_size: int | None = None, channels: int | Non
     if images is not None:
         _check_shape(path, images, image_size, channels)
     elif not statistics:
-        raise UserError(f"{path}: neither images (arr_0) nor statistics (mu, sigma); it holds {', '.join(names) or 'nothing'}")
-    return Reference(path, images, statistics, ", ".join(names))
+        raise UserError(f"{path}: neither images (arr_0) nor statistics (mu, sigma); it holds {listed(names)}")
+    return Reference(path, images, statistics, listed(names))
 
 
 def reference_problems(reference: Reference, metrics: Collection[str], features: str) -> list[str]:
@@ -234,4 +239,9 @@ def reference_problems(reference: Reference, metrics: Collection[str], features:
                      for metric in few]
     if features in BUILT_IN and BUILT_IN[features].needs_labels and (reference.images is None or reference.images.labels is None):
         problems.append(f"{reference.path}: has no labels, which features: {features} is trained on")
+    elif features in BUILT_IN and BUILT_IN[features].needs_labels and reference.images and reference.images.labels is not None:
+        labels = reference.images.labels
+        if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+            problems.append(f"{reference.path}: labels go from {labels.min()} to {labels.max()}, and features: {features} is "
+                            f"trained on labels 0 to at most {MOST_CLASSES - 1}")
     return problems

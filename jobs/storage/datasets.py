@@ -237,14 +237,14 @@ def _check_written(dataset: h5py.Dataset, where: str) -> None:
     offset = dataset.id.get_offset()
     if offset is None:
         return  # compact: the values lie beside the shape
-    holes = sum(_holes(dataset.file.filename, offset, offset + dataset.nbytes))
-    if holes > dataset.nbytes / 2:
-        raise UserError(f"{where} has shape {list(dataset.shape)}, but {size(holes)} of its {size(dataset.nbytes)} were never "
-                        "written; they would be read as zeros")
+    unwritten = sum(holes(dataset.file.filename, offset, offset + dataset.nbytes))
+    if unwritten > dataset.nbytes / 2:
+        raise UserError(f"{where} has shape {list(dataset.shape)}, but {size(unwritten)} of its {size(dataset.nbytes)} were "
+                        "never written; they would be read as zeros")
 
 
-def _holes(path: str, position: int, end: int) -> Iterator[int]:
-    """Sizes of the parts between `position` and `end` that the file system does not store."""
+def holes(path: str, position: int, end: int) -> Iterator[int]:
+    """Sizes of the parts of a file between `position` and `end` that the file system does not store."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for _ in range(_MOST_PIECES):

@@ -5,6 +5,7 @@ from itertools import islice
 
 _LISTED = 10  # names in a list
 _LONGEST = 300  # characters of a name or a reason
+_LONGEST_LISTED = 50
 
 
 def printable(text: str) -> str:
@@ -12,15 +13,15 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def shortened(text: str) -> str:
-    """`text` as `printable` gives, cut after 300 characters."""
-    text = printable(text[:_LONGEST + 1])
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """`text` as `printable` gives, cut after `longest` characters."""
+    text = printable(text[:longest + 1])
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def listed(names: Iterable[str]) -> str:
     """The first ten names with commas between them, "and more" if there are more; "nothing" if there are none."""
-    first = [shortened(name) for name in islice(names, _LISTED + 1)]
+    first = [shortened(name, _LONGEST_LISTED) for name in islice(names, _LISTED + 1)]
     return ", ".join(first[:_LISTED]) + (" and more" if len(first) > _LISTED else "") or "nothing"
 
 

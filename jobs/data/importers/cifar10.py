@@ -1,19 +1,26 @@
 """Make a data set from the CIFAR-10 python archive (Krizhevsky 2009), whose pickles are not trusted."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import pickle
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from jobs.data.importers.writer import Summary, Writer
 from jobs.errors import UserError
+from jobs.storage.names import reason, shortened
 
 _FOLDER = "cifar-10-batches-py"
+_MOST_BYTES = 512 << 20  # of the archive, unpacked
+_MOST_BATCH = 64 << 20  # bytes of one of its files; there are 30 MiB in one
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -44,23 +51,59 @@ def _read_members(archive: Path, wanted: list[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
         if archive.is_dir():
-            found = {name: (archive / name).read_bytes() for name in wanted if (archive / name).is_file()}
+            files = {name: archive / name for name in wanted if (archive / name).is_file()}
+            if large := [name for name, file in files.items() if file.stat().st_size > _MOST_BATCH]:
+                raise UserError(f"{archive / large[0]}: more than {_MOST_BATCH >> 20} MiB, so it is no part of CIFAR-10")
+            found = {name: file.read_bytes() for name, file in files.items()}
+        elif archive.exists() and not archive.is_file():
+            raise UserError(f"{archive}: not a regular file")
         else:
-            with tarfile.open(archive) as tar:
+            with open(archive, "rb") as packed, _unpacked(packed) as unpacked, _Limited(unpacked) as limited, \
+                    tarfile.open(fileobj=limited, mode="r|") as tar:
                 for member in tar:
                     folder, name = os.path.split(os.path.normpath(member.name))
+                    if member.size > _MOST_BATCH:
+                        raise UserError(f"{archive}: holds a file of more than {_MOST_BATCH >> 20} MiB, so it is not CIFAR-10")
                     if folder == _FOLDER and name in wanted and member.isfile() and (file := tar.extractfile(member)):
                         found[name] = file.read()
-                while tar.fileobj and tar.fileobj.read(1 << 20):  # gzip compares the checksum only at the end
+                while limited.read(1 << 20):  # gzip compares the checksum only at the end
                     pass
     except FileNotFoundError as error:
         raise UserError(f"{archive}: no such file; give cifar-10-python.tar.gz or {_FOLDER}") from error
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{archive}: not a whole tar archive ({error}); fetch it again") from error
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, MemoryError, OverflowError) as error:
+        raise UserError(f"{archive}: not a whole tar archive ({reason(error)}); fetch it again") from error
     if missing := [name for name in wanted if name not in found]:
         raise UserError(f"{archive}: has no {_FOLDER}/{missing[0]}; is this the CIFAR-10 python version, "
                         f"and whole? Missing in all: {', '.join(missing)}")
     return found
+
+
+def _unpacked(archive: IO[bytes]) -> IO[bytes]:
+    """The tar archive that is packed in `archive`, with gzip, bzip2, xz or not at all."""
+    start = archive.read(6)
+    archive.seek(0)
+    unpackers: dict[bytes, Callable[[], Any]] = {
+        b"\x1f\x8b": lambda: gzip.GzipFile(fileobj=archive), b"BZh": lambda: bz2.BZ2File(archive),
+        b"\xfd7zXZ\0": lambda: lzma.LZMAFile(archive)}
+    unpack = next((unpacker for signature, unpacker in unpackers.items() if start.startswith(signature)), lambda: archive)
+    return unpack()
+
+
+class _Limited(io.RawIOBase):
+    """Reads `stream`, and raises OSError after _MOST_BYTES: a small archive must not fill memory, or take for ever."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream, self._left = stream, _MOST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise OSError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB, and CIFAR-10 to 178 MiB")
+        content = self._stream.read(size)
+        self._left -= len(content)
+        return content
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -82,7 +125,7 @@ def _unpickle(archive: Path, name: str, content: bytes) -> Any:
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise any exception
-        raise UserError(f"{archive}: {name} is not a CIFAR-10 pickle, or a damaged one ({error})") from error
+        raise UserError(f"{archive}: {name} is not a CIFAR-10 pickle, or a damaged one ({reason(error)})") from error
 
 
 def _read_batch(archive: Path, name: str, content: bytes, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +134,7 @@ def _read_batch(archive: Path, name: str, content: bytes, num_classes: int) -> t
     data, labels = (batch.get(b"data"), batch.get(b"labels")) if isinstance(batch, dict) else (None, None)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
         found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise UserError(f"{archive}: {name}: data is {found}; it must be uint8 [10000, 3072]")
+        raise UserError(f"{archive}: {name}: data is {shortened(found)}; it must be uint8 [10000, 3072]")
     if not isinstance(labels, list) or len(labels) != len(data) or \
             not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
         raise UserError(f"{archive}: {name}: labels must be {len(data)} numbers in 0 .. {num_classes - 1}")

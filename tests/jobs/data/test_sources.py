@@ -189,3 +189,10 @@ def test_statistics_of_odd_shapes_are_refused(files):
         open_reference(str(files / "neither.npz"), 8, 3)
     with pytest.raises(UserError, match="images are 8x8, but image_size is 16"):
         open_reference(str(files / "VIRTUAL_x.npz"), 16, 3)
+
+
+@pytest.mark.parametrize("label", [-1, 10 ** 12, 2 ** 64 - 1])
+def test_labels_that_no_classifier_is_trained_on(tmp_path, label):
+    np.savez(tmp_path / "a.npz", IMAGES, np.array([0] * 6 + [label], np.int64 if label < 2 ** 63 else np.uint64))
+    problems = reference_problems(open_reference(str(tmp_path / "a.npz"), 8, 3), ("fid",), "classifier")
+    assert len(problems) == 1 and f"{tmp_path / 'a.npz'}: labels go from " in problems[0]

@@ -1,5 +1,6 @@
 """CIFAR-10's archive as a data set."""
 
+import gzip
 import io
 import os
 import pickle
@@ -11,6 +12,7 @@ import pytest
 from made_images import noise
 
 from jobs.data.dataset import open_data
+from jobs.data.importers import cifar10
 from jobs.data.importers.cifar10 import import_cifar10
 from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
@@ -144,4 +146,68 @@ def test_damaged_cifar_archives(tmp_path, output, assert_nothing_written):
     members["data_batch_4"] = members["data_batch_4"][:-2000]
     with pytest.raises(UserError, match="data_batch_4 is not a CIFAR-10 pickle, or a damaged one"):
         import_cifar10(make_archive(tmp_path / "b.tar.gz", members), Writer(output), "train")
+    assert_nothing_written()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_every_way_to_pack_the_archive(tmp_path, output, mode):
+    with tarfile.open(tmp_path / "a", mode) as tar:
+        for name, content in cifar_members().items():
+            entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    assert import_cifar10(tmp_path / "a", Writer(output), "train").count == 15
+
+
+def bomb(path, name, size):
+    """A packed tar of one member of `size` zeros, or the first of them."""
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    with gzip.open(path, "wb", 1) as file:
+        file.write(entry.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(min(size, 700 << 20) >> 20):
+            file.write(bytes(1 << 20))
+    return path
+
+
+@pytest.mark.parametrize("name, size, message", [
+    ("cifar-10-batches-py/data_batch_1", 100 << 30, "holds a file of more than 64 MiB, so it is not CIFAR-10"),
+    ("other", 700 << 20, "holds a file of more than 64 MiB"),
+])
+def test_archives_that_unpack_to_much_are_refused(tmp_path, output, name, size, message, assert_nothing_written):
+    with pytest.raises(UserError, match=message):
+        import_cifar10(bomb(tmp_path / "a.tar.gz", name, size), Writer(output), "train")
+    assert_nothing_written()
+
+
+def test_many_members_and_long_ends_are_refused(tmp_path, output, monkeypatch, assert_nothing_written):
+    monkeypatch.setattr(cifar10, "_MOST_BYTES", 8 << 20)
+    archive = make_archive(tmp_path / "a.tar.gz", cifar_members())
+    with gzip.open(archive) as file:
+        content = file.read()
+    for more in (content + bytes(9 << 20), content[:-10240] + tarfile.TarInfo("x").tobuf() * 20_000 + bytes(10240)):
+        with gzip.open(archive, "wb", 1) as file:
+            file.write(more)
+        with pytest.raises(UserError, match="it unpacks to more than 8 MiB"):
+            import_cifar10(archive, Writer(output), "train")
+    extended = tarfile.TarInfo("x")
+    extended.type, extended.size = tarfile.XHDTYPE, 1 << 33  # a header that tarfile reads as a whole
+    with gzip.open(archive, "wb", 1) as file:
+        file.write(extended.tobuf(tarfile.GNU_FORMAT) + bytes(9 << 20))
+    with pytest.raises(UserError, match="not a whole tar archive"):
+        import_cifar10(archive, Writer(output), "train")
+    assert_nothing_written()
+
+
+def test_a_large_file_in_the_unpacked_folder(tmp_path, output, assert_nothing_written):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, content in cifar_members().items():
+        (folder / name).write_bytes(content)
+    os.truncate(folder / "data_batch_3", 1 << 40)
+    with pytest.raises(UserError, match="data_batch_3: more than 64 MiB, so it is no part of CIFAR-10"):
+        import_cifar10(folder, Writer(output), "train")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: not a regular file"):
+        import_cifar10(tmp_path / "pipe", Writer(output), "train")
     assert_nothing_written()

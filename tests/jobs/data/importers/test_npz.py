@@ -82,7 +82,7 @@ def test_damaged_npz_files(tmp_path, output, assert_nothing_written):
     assert_nothing_written()
 
 
-@pytest.mark.parametrize("claimed, message", [(9, "ends in image 7 of 9"), (5, "goes on after the last of 5 images")])
+@pytest.mark.parametrize("claimed, message", [(9, "which is 432 bytes, but holds 336"), (5, "which is 240 bytes, but holds 336")])
 def test_an_npz_header_that_miscounts(tmp_path, output, claimed, message, assert_nothing_written):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (claimed, 4, 4, 3)})
@@ -111,3 +111,16 @@ def test_npz_passes_through_memory_in_blocks(tmp_path, output):
         tracemalloc.stop()
     assert peak < 5e6
     assert len(open_data(str(output), 32, 3)) == 5000
+
+
+@pytest.mark.parametrize("shape, message", [
+    ((60, 3, 8, 8), r"images are 3x8; they must be square; \[60, 3, 8, 8\] looks like \[N, C, H, W\]"),
+    ((60, 1, 8, 16), r"images are 1x8; they must be square; \[60, 1, 8, 16\] looks like"),
+    ((60, 4, 6, 6), "images are 4x6; they must be square; .* looks like"),
+    ((60, 8, 16, 3), "images are 8x16; they must be square$"),
+])
+def test_axes_in_another_order_and_images_that_are_not_square(tmp_path, output, shape, message, assert_nothing_written):
+    np.savez(tmp_path / "a.npz", noise(*shape))
+    with pytest.raises(UserError, match=f"^{tmp_path / 'a.npz'}: arr_0.npy: {message}"):
+        import_npz(tmp_path / "a.npz", Writer(output))
+    assert_nothing_written()
