@@ -7,7 +7,7 @@ at their own pace, and need not wait for each other.
 import torch
 import torch.distributed as dist
 
-from jobs.parallel.group import Group
+from jobs.parallel.group import COLLECTIVE_TIMEOUT, Group
 from jobs.parallel.interruption import Interruption
 
 TELL_EVERY = 10  # steps after which a rank reports its progress to the main rank, and asks whether to stop
@@ -22,7 +22,7 @@ class Agreement:
 
     def __init__(self, interruption: Interruption):
         self.interruption = interruption
-        self.group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self.group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if dist.get_world_size() > 1 else None
         self.pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def to_stop(self) -> bool:

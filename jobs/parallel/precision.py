@@ -28,6 +28,11 @@ class Autocast:
         with torch.autocast(x.device.type, dtype=self.dtype):
             return self.network(x, *arguments, **model_kwargs)
 
+
+@dataclass(frozen=True)
+class AutocastAlong(Autocast):
+    """An `Autocast` of a network with a method `along`: only such a network has the method under autocast too."""
+
     def along(self, times: Tensor, **model_kwargs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The network's own `along` under autocast; embeddings are computed in float32."""
         along: Callable[..., Callable[[Tensor, Tensor], Tensor]] = self.network.along  # type: ignore[assignment]  # a method
@@ -41,7 +46,9 @@ class Autocast:
 
 def autocasting(network: torch.nn.Module, precision: Precision) -> torch.nn.Module | Autocast:
     """`network` itself for fp32 and tf32, else `network` under autocast. Losses and samplers around it stay in float32."""
-    return network if DTYPES[precision] == torch.float32 else Autocast(network, DTYPES[precision])
+    if DTYPES[precision] == torch.float32:
+        return network
+    return (AutocastAlong if hasattr(network, "along") else Autocast)(network, DTYPES[precision])
 
 
 def exact_products() -> None:

@@ -1,4 +1,4 @@
-"""The metrics of one set of images against a reference, by their definitions in guided-diffusion's evaluator.
+"""The metrics of one set of images against a reference, by guided-diffusion's definitions (KID: by its authors').
 
 `jobs.spec.metrics.METRICS` lists the metrics. The module of a metric offers one function,
 

@@ -7,6 +7,10 @@ import sys
 import pytest
 import torch
 
+from diffusion.gaussian import GaussianDiffusion
+from diffusion.samplers.chain import final
+from diffusion.samplers.ddim import ddim
+from diffusion.schedules import betas_of
 from jobs.cost.bench.peaks import in_precision
 from jobs.parallel.group import process_group
 from jobs.parallel.precision import autocasting, computing_in
@@ -86,3 +90,21 @@ def test_a_bench_times_each_precision_by_itself(precision, allowed):
     with computing_in("fp32", GPU):
         in_precision(precision, GPU, lambda: seen.append(switches()))()
     assert seen == [(allowed, allowed)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("has_along", [False, True])
+def test_only_a_network_with_along_has_it_under_autocast(precision, has_along):
+    class Half(torch.nn.Module):
+        def forward(self, x, t):
+            return x / 2
+
+    class Along(Half):
+        def along(self, times):
+            return lambda x, number: x / 2
+
+    network = autocasting((Along if has_along else Half)(), precision)
+    assert hasattr(network, "along") == has_along
+    diffusion, x = GaussianDiffusion(betas_of("cosine", 5)), torch.randn(1, 1, 4, 4)
+    torch.testing.assert_close(final(ddim(diffusion, network, {"x": x}, torch.randn_like)),
+                               final(ddim(diffusion, Half(), {"x": x}, torch.randn_like)), rtol=0, atol=0.02)
