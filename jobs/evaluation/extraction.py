@@ -85,7 +85,7 @@ def extract(images: np.ndarray, features: Features, wanted: Collection[str], gro
                 stop = min(start + batch_size, count)
                 batch = torch.from_numpy(np.array(images[start:stop])).to(device).permute(0, 3, 1, 2)
                 found = features.extract(batch, parts)
-                if problem := not_finite(found):
+                if problem := not_finite({part: found[part] for part in parts if part in found}):
                     raise UserError(f"{features.name}: its features of images {start} to {stop - 1} are not finite ({problem})")
                 own.add(found, start, of_group[start:stop])
                 flat += int((batch.flatten(1) == batch.flatten(1)[:, :1]).all(dim=1).sum())

@@ -1,5 +1,6 @@
 """The Fréchet distance between normal distributions fitted to features (Heusel et al. 2017), in float64 from streamed sums."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,7 +40,7 @@ def frechet_distance(ours: GaussianFit, theirs: GaussianFit) -> float:
         raise ValueError("the covariances have no square root") from error
     parts = (ours.mean - theirs.mean).square().sum() + ours.covariance.trace() + theirs.covariance.trace()
     distance = (parts - 2 * inner.clamp(min=0).sqrt().sum()).item()
-    if not distance > -ROUNDING * parts.item():  # so written that NaN fails too
+    if not -ROUNDING * parts.item() < distance < math.inf:  # NaN is not in between
         raise ValueError(f"the distance would be {distance:.4g}; no features have such covariances")
     return max(distance, 0.0)  # rounding can leave -1e-12 for equal distributions
 
