@@ -15,7 +15,7 @@ NEXT = {
                      "true, or raise resources.{stage}.mem_gb; then submit again",
     "no progress": "raise resources.{stage}.time, or save more often (train.save_interval); then submit again",
     "no requeue": "submit again: it resumes from what was saved; where the site allows no requeue, give resources.{stage}.time "
-                  "all the time that the stage needs",
+                  "all the time that the stage needs, or write `requeue: false` and follow_ups into the cluster profile",
     "node or network": "submit again: it resumes from what was saved; if it happens on the same node, tell the cluster's staff",
     "bad input": "mend what the message names; then submit again (`iddpm requeue` where the study is on hold)",
     "diverged": "lower train.lr, lengthen train.warmup or set train.grad_clip, under another name",

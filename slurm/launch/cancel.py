@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from jobs.errors import StageFailed
-from slurm.launch.records import jobs_by_run, mark_cancelled, recorded, reports, study_and_run
+from slurm.launch.records import all_jobs, mark_cancelled, recorded, reports, study_and_run
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
 GONE_S = 20  # a job that went back into the queue meanwhile is cancelled again, for so long
@@ -18,7 +18,7 @@ def cancel(path: Path) -> None:
     needs_slurm()
     study, name = study_and_run(path)
     live = live_jobs()
-    jobs = [job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run)]
+    jobs = [job for run, _, job in all_jobs(study, live) if name in (None, run)]
     if name is None:
         jobs += reports(study, live)
         (study / "held.json").unlink(missing_ok=True)

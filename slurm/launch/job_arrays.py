@@ -35,6 +35,10 @@ class Array:
     """Ids of jobs of named runs that are in the queue already. These jobs must succeed before any element starts."""
     at_once: int | None = None
     """How many elements may run at the same time; None: all."""
+    follow_up: int = 0
+    """Where jobs may not be requeued: 0 for the first jobs of the stage, 1 for those that resume it behind them, and so on."""
+    follow_ups_left: int = 0
+    """How many follow-ups stand behind this array. A job with one ends with success when it has saved."""
 
     @property
     def size(self) -> int:
@@ -80,13 +84,14 @@ def chains_of(left: Mapping[RunDir, tuple[Spec, Sequence[str]]], max_size: int,
 
 
 def build_arrays(chains: Sequence[Chain], report: StageResources, max_parallel: int | None,
-                 queued: Sequence[str] = ()) -> list[Array]:
+                 queued: Sequence[str] = (), follow_ups: int = 0) -> list[Array]:
     """The arrays of all chains, with the report at the end.
 
     `report`: the resources of the report's job. `max_parallel`: the most GPUs (processes, for a stage without GPUs) that the
     study may use at once. The arrays then run one after another, each with as many elements as fit. `queued`: ids of the
-    study's jobs that are in the queue already. Raises UserError if not even one run fits, or if runs wait for each other in a
-    circle.
+    study's jobs that are in the queue already. `follow_ups`: how often a stage that was saved at its time limit is resumed by an
+    array behind its first one, where jobs may not be requeued. Raises UserError if not even one run fits, or if runs wait for
+    each other in a circle.
     """
     arrays: list[Array] = []
     last: dict[int, int] = {}  # index of a chain -> index of its newest array
@@ -94,15 +99,17 @@ def build_arrays(chains: Sequence[Chain], report: StageResources, max_parallel: 
     for number, stage in _in_order(chains):
         chain, resources = chains[number], dict(chains[number].stages)[stage]
         needed = chain.needs.get(stage, frozenset())
-        arrays.append(Array(
-            stage, resources, chain.runs, after_own=last.get(number),
-            after_own_queued=chain.behind if number not in last else None,
-            after_all=(len(arrays) - 1,) if max_parallel and arrays else (),
-            after_queued=tuple(queued) if max_parallel and not arrays else (),
-            after_named=tuple(sorted(places[need.run, need.stage] for need in needed if need.job is None)),
-            after_named_queued=tuple(sorted(need.job for need in needed if need.job is not None)),
-            at_once=at_once(stage, resources, max_parallel) if max_parallel else None))
-        last[number] = len(arrays) - 1
+        for follow_up in range(follow_ups + 1):
+            arrays.append(Array(
+                stage, resources, chain.runs, after_own=last.get(number),
+                after_own_queued=chain.behind if number not in last else None,
+                after_all=(len(arrays) - 1,) if max_parallel and arrays else (),
+                after_queued=tuple(queued) if max_parallel and not arrays else (),
+                after_named=tuple(sorted(places[need.run, need.stage] for need in needed if need.job is None)),
+                after_named_queued=tuple(sorted(need.job for need in needed if need.job is not None)),
+                at_once=at_once(stage, resources, max_parallel) if max_parallel else None,
+                follow_up=follow_up, follow_ups_left=follow_ups - follow_up))
+            last[number] = len(arrays) - 1
         places |= {(run, stage): (last[number], element if len(chain.runs) > 1 else None)
                    for element, run in enumerate(chain.runs)}
     if arrays:
@@ -152,6 +159,8 @@ def hours(arrays: Sequence[Array]) -> str:
     gpus: dict[str, float] = {}
     cpus: dict[str, float] = {}
     for array in arrays:
+        if array.follow_up:
+            continue
         each, job_hours = array.resources, array.size * array.resources.minutes / 60
         if each.gpus_per_node:
             gpus[array.stage] = gpus.get(array.stage, 0) + job_hours * each.nodes * each.gpus_per_node
@@ -167,6 +176,7 @@ def graph(arrays: Sequence[Array]) -> str:
     lines = []
     for number, array in enumerate(arrays, start=1):
         count = "1 job" if array.size == 1 else f"{array.size:,} jobs" + (f", {array.at_once:,} at once" if array.at_once else "")
+        count += f", follow-up {array.follow_up}" if array.follow_up else ""
         lines.append(f"{number:>3}  {array.stage:<9} {count:<24} {'; '.join(_dependencies(array)) or 'at once'}")
     return "\n".join(lines)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from jobs.errors import StageFailed, UserError
 from jobs.parallel.interruption import SIGNALS
+from jobs.run.directory import RunDir
 from jobs.run.failures import describe, write_failure
 from jobs.stage import run_stage
 from jobs.storage.files import read_json, write_json
 from slurm.launch.hold import hold_if_alike
-from slurm.launch.requests import ask_nothing, ask_requeue, ask_wait
+from slurm.launch.requests import ask_nothing, ask_requeue, ask_success, ask_wait, follow_ups, is_follow_up
 
 SRUN_REACTS_S = 10
 FRUITLESS = 3  # attempts one after another that a job may end without progress, where its time limit is not the reason
@@ -27,6 +28,8 @@ def run_in_slurm(stage: str, run_path: str, workdir: str) -> dict[str, str]:
     """
     os.chdir(workdir)
     run = Path(run_path)
+    if is_follow_up() and RunDir(run).is_done(stage):  # by a job before this one
+        return {"state": "done", "message": "", "signal": ""}
     outcome = run_stage(stage, run_path, meeting=attempt_name())
     state = outcome["state"]
     if state in ("done", "interrupted"):
@@ -90,9 +93,17 @@ def ask_for_requeue(stage: str, run: Path, node_lost: bool = False) -> None:
                             "(resources) or save more often (train.save_interval)", kind="no progress")
         write_failure(run, describe(error, stage, done, os.uname().nodename, int(os.environ["SLURM_PROCID"])))
         raise error
+    if follow_ups() == 0:
+        error = StageFailed(f"{run}: {stage} is saved, and no follow-up job is left to resume it; submit again, or raise its "
+                            "time limit (resources) or follow_ups (cluster profile)", kind="no requeue")
+        write_failure(run, describe(error, stage, done, os.uname().nodename, int(os.environ["SLURM_PROCID"])))
+        raise error
     write_json(record, asked | {stage: {"job": job, "attempt": attempt, "left": left if progressed else least,
                                         "fruitless": fruitless}})
-    ask_requeue(run, stage, done, now=node_lost)
+    if follow_ups():
+        ask_success()
+    else:
+        ask_requeue(run, stage, done, now=node_lost)
 
 
 def steps_left(stage: str, run: Path, attempt: str) -> tuple[int | None, int | None]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import UserError
-from jobs.spec.fields import Count, Gigabytes, Line, Text
+from jobs.spec.fields import Count, CountOrZero, Gigabytes, Line, Text
 from jobs.spec.reading.complaints import in_words
 from jobs.spec.reading.location import with_location
 from jobs.spec.reading.sweep import Complaint
@@ -153,6 +153,11 @@ class Profile(SiteOptions):
     """Seconds between the signal to save and the time limit or preemption. SLURM may send the signal up to 60 s early."""
     max_array_size: Count | None = None
     """Largest job array; null: ask the cluster."""
+    requeue: bool = True
+    """Whether SLURM puts a job back into the queue. Where the site forbids that, follow-up jobs resume a stage."""
+    follow_ups: Annotated[CountOrZero, Field(le=100)] = 3
+    """Only with `requeue: false`: how many jobs stand behind each job of a stage. A follow-up of a stage that is done ends at
+    once."""
     setup: list[Text] = []
     """Shell lines that run before the job, such as `module load cuda`. They are not quoted."""
     python: Text | None = None
@@ -160,6 +165,11 @@ class Profile(SiteOptions):
     environment: dict[Variable, Annotated[Line, BeforeValidator(_in_quotes)]] = {}
     bench: Text | None = None
     """File that `iddpm bench` wrote on a node of this cluster, for planned times; null: the newest bench-*.json here."""
+
+    @property
+    def follow_ups_used(self) -> int:
+        """`follow_ups`, or none where jobs may be requeued."""
+        return 0 if self.requeue else self.follow_ups
 
     def of_stage(self, stage: str) -> SiteOptions:
         """The options of the jobs of one stage, or of the report."""

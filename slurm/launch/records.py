@@ -28,6 +28,8 @@ class Submission:
     cluster: str | None = None
     """Name of the cluster profile."""
     max_parallel: int | None = None
+    follow_up: int = 0
+    """0 for the first jobs of the stage; 1, 2, ... for those behind them, which resume it where jobs may not be requeued."""
 
     def element(self, index: int) -> str:
         """SLURM's id of the job of run number `index`."""
@@ -57,10 +59,18 @@ def _with_id(study: Path, submission: Submission, live: Mapping[str, Job]) -> Su
 
 
 def jobs_by_run(study: Path, live: Mapping[str, Job]) -> dict[tuple[str, str], Job]:
-    """Map (run, stage) to its job in the queue, for all that have one."""
-    return {(run, submission.stage): live[submission.element(index)]
+    """Map (run, stage) to its job in the queue, for all that have one: to the first one, if follow-ups stand behind it."""
+    first: dict[tuple[str, str], Job] = {}
+    for run, stage, job in all_jobs(study, live):
+        first.setdefault((run, stage), job)
+    return first
+
+
+def all_jobs(study: Path, live: Mapping[str, Job]) -> list[tuple[str, str, Job]]:
+    """(run, stage, job) for each of the study's jobs in the queue, oldest first, without reports."""
+    return [(run, submission.stage, live[submission.element(index)])
             for submission in recorded(study, live) for index, run in enumerate(submission.runs)
-            if submission.element(index) in live}
+            if submission.element(index) in live]
 
 
 def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:

@@ -13,6 +13,8 @@ from jobs.errors import StageFailed
 from jobs.run.failures import describe
 from jobs.storage.files import json_text, write_text
 
+# Set by the batch script where the profile says requeue: false. The first is 0, or the number of the follow-up that this job is.
+FOLLOW_UP, FOLLOW_UPS = "IDDPM_FOLLOW_UP", "IDDPM_FOLLOW_UPS"
 REASON = "SCONTROL_SAID"  # batch.sh puts scontrol's message here
 
 
@@ -26,6 +28,22 @@ def ask_requeue(run: Path, stage: str, done: int | None, now: bool = False) -> N
     failure = describe(refused, stage, done, os.uname().nodename, 0)
     write_text(run / ".refused.json", json_text(asdict(failure)))
     _ask("requeue-now" if now else "requeue", str(run.resolve()))
+
+
+def is_follow_up() -> bool:
+    """Whether this job stands behind another one of the same stage."""
+    return os.environ.get(FOLLOW_UP, "0") != "0"
+
+
+def follow_ups() -> int | None:
+    """How many follow-up jobs stand behind this job; None where SLURM may put this job back into the queue."""
+    left = os.environ.get(FOLLOW_UPS)
+    return None if left is None else int(left)
+
+
+def ask_success() -> None:
+    """Ask to end with success, although the stage is not done: the follow-up job behind this one resumes it."""
+    _ask("saved")
 
 
 def ask_wait() -> None:

@@ -10,7 +10,7 @@ from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from slurm.launch.limits import check_cluster, cluster_limits
 from slurm.launch.profiles import load_profile
-from slurm.launch.records import jobs_by_run, recorded, reports, study_and_run
+from slurm.launch.records import all_jobs, jobs_by_run, recorded, reports, study_and_run
 from slurm.launch.squeue import Job, command, compact, live_jobs, needs_slurm
 from slurm.launch.submit import SubmitOptions, arrays_for, send
 
@@ -24,7 +24,7 @@ def requeue(path: Path) -> None:
     study, name = study_and_run(path)
     live = live_jobs()
     idle = [] if name else left_of(study)  # the sweep no longer has these runs: only their names bring them back
-    _release_and_restart([job for (run, _), job in jobs_by_run(study, live).items() if name in (None, run) and run not in idle])
+    _release_and_restart([job for run, _, job in all_jobs(study, live) if name in (None, run) and run not in idle])
     if name is None:
         (study / "held.json").unlink(missing_ok=True)
 
@@ -33,7 +33,8 @@ def requeue(path: Path) -> None:
     profile, limits, queued = load_profile(options.cluster), cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
     names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
     left = dict(_unfinished(study, names, named=name is not None))
-    arrays = arrays_for(study, left, live, profile.max_array_size or limits.array_size, options.max_parallel)
+    arrays = arrays_for(study, left, live, profile.max_array_size or limits.array_size, options.max_parallel,
+                        follow_ups=profile.follow_ups_used)
     check_cluster(arrays, study, profile, limits)
     send(arrays, study, options, profile, outdated=reports(study, live))
 

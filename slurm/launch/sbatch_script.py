@@ -11,6 +11,7 @@ from jobs.errors import UserError
 from jobs.spec.sections import StageResources
 from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile, SiteOptions
+from slurm.launch.requests import FOLLOW_UP, FOLLOW_UPS
 from slurm.launch.sites.options import has_gpus, with_gpus
 
 # Ignore SIGTERM and SIGUSR2 until jobs.parallel.interruption has installed its handlers: a signal during `import torch` would
@@ -25,10 +26,14 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     # `python -m` finds packages in the current folder first: the job starts in the snapshot of the code, and
     # slurm.launch.job_entry changes to the folder of the submission.
     # submitit lets an environment variable choose the signal: jobs.parallel.interruption listens to SIGUSR2.
-    options = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(code), "signal": f"USR2@{profile.signal_lead_s}"}
+    options = {"kill-on-invalid-dep": "yes", "requeue" if profile.requeue else "no-requeue": True, "chdir": str(code),
+               "signal": f"USR2@{profile.signal_lead_s}"}
     site = profile.of_stage(array.stage)
     cpus = cores(array, profile)
-    exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
+    environment = dict(profile.environment)
+    if not profile.requeue:
+        environment |= {FOLLOW_UP: str(array.follow_up), FOLLOW_UPS: str(array.follow_ups_left)}
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
     parameters = {
         "job_name": name, "time": resources.minutes, "nodes": resources.nodes, "ntasks_per_node": resources.tasks,
         "cpus_per_task": cpus, "signal_delay_s": profile.signal_lead_s,

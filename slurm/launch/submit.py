@@ -58,7 +58,8 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     queued = {run for run, _ in jobs_by_run(folder, live)}
     notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder)) if note]
     redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
-    arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, options.max_parallel, redo)
+    arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, options.max_parallel, redo,
+                        profile.follow_ups_used)
     disk = check_disk(specs, folder)
     check_cluster(arrays, folder, profile, limits)
     if dry_run:
@@ -80,7 +81,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
 
 
 def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int,
-               max_parallel: int | None, redo: Mapping[str, str] | None = None) -> list[Array]:
+               max_parallel: int | None, redo: Mapping[str, str] | None = None, follow_ups: int = 0) -> list[Array]:
     """The arrays to submit for these runs of the study in `folder`: at most `array_size` elements each.
 
     `redo`: by run, the first stage whose results will not count any more, although they are still there.
@@ -109,13 +110,14 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
     if not chains:
         return []
     spec = next(iter(specs.values()), None) or chains[0].runs[0].spec
-    return build_arrays(chains, spec.resources.of_report, max_parallel, last_in_queue(folder, live))
+    return build_arrays(chains, spec.resources.of_report, max_parallel, last_in_queue(folder, live), follow_ups)
 
 
 def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
     """The stages that are missing behind arrays in the queue, because `iddpm submit` was stopped between two arrays."""
     jobs, incomplete = jobs_by_run(folder, live), []
-    for submission in recorded(folder, live):
+    newest = {(submission.stage, *submission.runs): submission for submission in recorded(folder, live)}  # the last follow-up
+    for submission in newest.values():
         queued = [run for index, run in enumerate(submission.runs) if submission.element(index) in live]
         later = STAGES[STAGES.index(submission.stage) + 1:] if submission.runs else ()
         if queued and later and not any((run, stage) in jobs for run in submission.runs for stage in later):
@@ -143,7 +145,7 @@ def send(arrays: Sequence[Array], folder: Path, options: SubmitOptions, profile:
     for array in arrays:
         name = f"{folder.name}-{array.stage}-{uuid.uuid4().hex[:8]}"
         submission = Submission(name, array.stage, [run.path.name for run in array.runs], time.time(), code=code.name,
-                                cluster=options.cluster, max_parallel=options.max_parallel)
+                                cluster=options.cluster, max_parallel=options.max_parallel, follow_up=array.follow_up)
         record(folder, submission)
         launcher = executor(array, folder, profile, name, code, dependency(array, ids))
         jobs: list[submitit.Job]
@@ -158,7 +160,8 @@ def send(arrays: Sequence[Array], folder: Path, options: SubmitOptions, profile:
         ids.append(jobs[0].job_id.split("_")[0])
         record(folder, replace(submission, job_id=ids[-1]))
         runs = f", {len(array.runs):,} run{'s' if len(array.runs) > 1 else ''}" if array.runs else ""
-        print(f"{array.stage:<9} job {ids[-1]}{runs}", flush=True)
+        follow_up = f", follow-up {array.follow_up}" if array.follow_up else ""
+        print(f"{array.stage:<9} job {ids[-1]}{runs}{follow_up}", flush=True)
     if outdated:
         command("scancel", *(job.id for job in outdated))
 

@@ -145,9 +145,10 @@ def stage_jobs(study: Path, submissions: list[Submission], live: Mapping[str, Jo
             continue
         logs = study / "logs" / submission.name
         for index, run in enumerate(submission.runs):
-            before = jobs.get((run, submission.stage))
-            if before is None or before.job_id not in live:
-                jobs[run, submission.stage] = StageJob(submission.element(index), logs)
+            before, job_id = jobs.get((run, submission.stage)), submission.element(index)
+            if before is None or (before.job_id not in live and (not submission.follow_up or job_id in live
+                                                                 or (logs / f"{job_id}_0_log.out").exists())):
+                jobs[run, submission.stage] = StageJob(job_id, logs)
     return jobs
 
 

@@ -26,8 +26,9 @@ class FakeCluster:
             (home / "bin" / name).symlink_to(SUPPORT / "fake_slurm.py")
         (home / "bin" / "python3").symlink_to(sys.executable)  # for the script's first line
         self.configure()
-        self.profile("stand-in", python=f"env PATH=/nowhere {sys.executable} {SUPPORT / 'stand_in_job.py'}",
-                     environment={"STAND_IN_CODE": str(home / "code.txt")})
+        self.stand_in = {"python": f"env PATH=/nowhere {sys.executable} {SUPPORT / 'stand_in_job.py'}",
+                         "environment": {"STAND_IN_CODE": str(home / "code.txt")}}
+        self.profile("stand-in", **self.stand_in)
 
     def configure(self, **config) -> None:
         """What `scontrol show config` says; the queue becomes empty."""

@@ -27,9 +27,9 @@ NODES, AT_ONCE = 3, 8  # size of the cluster: nodes that one job may ask for, an
 KILL_WAIT_S = 2.0  # from SIGTERM to SIGKILL
 POLL_S = 0.03
 SCRIPT_OPTIONS = {"account", "array", "chdir", "comment", "constraint", "cpu-freq", "cpus-per-task", "dependency", "exclude",
-                  "exclusive", "gpus-per-node", "gres", "job-name", "kill-on-invalid-dep", "licenses", "mail-type", "mail-user",
-                  "mem", "mem-per-cpu", "nice", "no-kill", "nodelist", "nodes", "ntasks-per-node", "open-mode", "output",
-                  "partition", "qos", "requeue", "reservation", "signal", "time", "tmp", "wckey"}
+                  "exclusive", "gpus-per-node", "gres", "job-name", "kill-on-invalid-dep", "licenses", "mail-type",
+                  "mail-user", "mem", "mem-per-cpu", "nice", "no-kill", "no-requeue", "nodelist", "nodes", "ntasks-per-node",
+                  "open-mode", "output", "partition", "qos", "requeue", "reservation", "signal", "time", "tmp", "wckey"}
 LIVE = ("PENDING", "RUNNING")
 FIELDS = {
     "JobArrayID": lambda job: job["id"], "JobID": lambda job: job["id"], "Name": lambda job: job["options"]["job-name"],
