@@ -28,6 +28,7 @@ from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
 from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.samplings import Sampling, sampling_facts, samplings, with_changes, with_sampling
+from jobs.storage.cache import cache_folder
 from jobs.storage.files import atomic_path, write_json
 from jobs.storage.opening import open_hdf5
 
@@ -120,7 +121,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
     reference = open_reference(settings.reference, data.image_size, data.channels)
     if problems := reference_problems(reference, settings.metrics, settings.features):
         raise UserError("\n".join(problems))
-    kept = run.path.parent.parent / ".cache"
+    kept = on_main(lambda: cache_folder(run.path.parent.parent / ".cache", run.path / ".cache"))
     steps.prepare("training the classifier" if settings.features == "classifier" else "opening the features")
     features = open_features(settings.features, data.image_size, data.channels, reference, kept, group)
     features.check(settings.metrics)

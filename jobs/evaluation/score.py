@@ -11,6 +11,7 @@ from jobs.evaluation.metrics.registry import measure, named, parts_needed
 from jobs.evaluation.reference import reference_identity, reference_statistics
 from jobs.parallel.group import process_group
 from jobs.quantities import plural
+from jobs.storage.cache import cache_folder
 
 
 def check_same_kind(samples: str, ours: tuple[int, ...], reference: str, theirs: tuple[int, ...]) -> None:
@@ -41,6 +42,7 @@ def score(samples: str, reference: str, features: str, metrics: Sequence[str], c
         raise UserError("\n".join(problems))
     number_of_theirs = len(theirs.images) if theirs.images else 0
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads) as group:
+        cache = cache_folder(cache, Path(folder) / "cache")
         extractor = open_features(features, height, channels, theirs, cache, group)
         extractor.check(metrics)
         known = reference_statistics(theirs, reference_identity(theirs), extractor, parts_needed(metrics, of_reference=True),

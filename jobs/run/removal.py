@@ -21,7 +21,7 @@ from jobs.run.study_file import changing, forget_runs, recorded_runs, study_file
 from jobs.run.waiting import named_run
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.references import naming_fields, references
-from jobs.storage.files import disk_errors_explained
+from jobs.storage.disk_errors import disk_errors_explained
 from jobs.storage.locks import locked
 
 REMOVED = ".removed"

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import CoreSchema, core_schema
 
+from jobs.errors import UserError
 from jobs.quantities import clock, wall_time_s
+from jobs.storage.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ def _plain_text(value: str) -> str:
     if re.search("[\x00-\x1f\x7f-\x9f]", value):
         raise ValueError("control characters (newline, tab, ...) are not allowed")
     return value
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def is_name(value: Any) -> bool:
@@ -90,6 +99,8 @@ Gigabytes = Annotated[float, Field(ge=0, le=1_000_000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Line = Annotated[str, AfterValidator(_plain_text), Field(max_length=4096)]
 Text = Annotated[Line, Field(min_length=1)]
+File = Annotated[Text, AfterValidator(_expanded)]
+"""A path, with ~ and ~user replaced, or a name that stands for one, such as `digits`."""
 Name = Annotated[str, AfterValidator(_name)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]

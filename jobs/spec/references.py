@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel
 
-from jobs.spec.fields import Text, is_name
+from jobs.spec.fields import File, is_name
 from jobs.spec.keys import sections_in
 from jobs.spec.sections import Contradiction, Spec
 from jobs.spec.stages import STAGES
@@ -41,9 +41,9 @@ def is_run_name(value: str) -> bool:
     return all(is_name(part) for part in value.replace("=", "-").replace(",", "-").replace("+", "-").split("/"))
 
 
-TrainedRun = Annotated[Text, AfterValidator(_run_name), NamesRun("train")]
+TrainedRun = Annotated[File, AfterValidator(_run_name), NamesRun("train")]
 """A run whose trained network is used."""
-SampledRun = Annotated[Text, AfterValidator(_run_name), NamesRun("sample")]
+SampledRun = Annotated[File, AfterValidator(_run_name), NamesRun("sample")]
 """A run whose samples are used."""
 
 

@@ -15,6 +15,7 @@ from jobs.spec.fields import (
     Count,
     CountOrZero,
     EmaRate,
+    File,
     Gigabytes,
     GradientCheckpointing,
     Name,
@@ -39,7 +40,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    path: Text
+    path: File
     """An HDF5 file made by `iddpm data`, or `digits` / `digits-test`: the built-in handwritten digits."""
     image_size: Annotated[Count, Field(le=65_536)]
     channels: Annotated[Count, Field(le=4096)] = 3
@@ -97,9 +98,9 @@ class Sample(Section):
 
 
 class EvaluateAsWritten(Section):
-    reference: Text | None = None
+    reference: File | None = None
     """Data set to compare samples with; null: data.path."""
-    features: Text = "pixels"
+    features: File = "pixels"
     """`pixels`, `classifier` (a small one, trained on the reference), or a TorchScript file such as inception-2015-12-05.pt."""
     metrics: Annotated[list[Annotated[str, OneOf(METRICS)]], Field(max_length=100)] = ["fid"]
     batch_size: Count = 64
@@ -107,7 +108,7 @@ class EvaluateAsWritten(Section):
 
 
 class Evaluate(EvaluateAsWritten):
-    reference: Text
+    reference: File
 
 
 class StageResources(Section):

@@ -1,6 +1,5 @@
 """Write files that are whole whenever they exist: write a temporary file, flush it, rename it."""
 
-import errno
 import hashlib
 import json
 import os
@@ -11,26 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
-
-
-def _explain(error: OSError, path: Path) -> Exception:
-    """A UserError that says what to do about a failed write to `path`; `error` itself if a user can do nothing."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(f"{path}: no space left on the device or in the quota; free some and repeat the command")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return UserError(f"{path}: not writable ({os.strerror(error.errno)})")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return UserError(f"{path}: a file stands where a folder is needed")
-    return error
-
-
-@contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Turn errors of the disk that a user can mend into a UserError that names `path`. Other exceptions pass unchanged."""
-    try:
-        yield
-    except OSError as error:
-        raise _explain(error, path) from error
+from jobs.storage.disk_errors import disk_errors_explained
 
 
 def make_dir(path: Path) -> Path:

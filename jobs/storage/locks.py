@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jobs.errors import Busy, UserError
-from jobs.storage.files import disk_errors_explained
+from jobs.storage.disk_errors import disk_errors_explained
 from jobs.storage.machine import is_gone, this_machine
 
 POLL_S = 0.05

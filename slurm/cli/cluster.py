@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from slurm.cli.paths import PATH
+
 
 @click.group()
 def cluster() -> None:
@@ -14,10 +16,10 @@ def cluster() -> None:
 def _home() -> Path:
     """The folder of the cluster that SLURM_CONF points to, if `iddpm cluster up` made it; else the default folder."""
     pointed = Path(os.environ.get("SLURM_CONF", "")).parent
-    return pointed if (pointed / "testbed.json").is_file() else Path("~/.cache/iddpm/cluster").expanduser()
+    return pointed if (pointed / "testbed.json").is_file() else Path("~/.cache/iddpm/cluster")
 
 
-HOME = click.option("--home", type=click.Path(path_type=Path), default=_home,
+HOME = click.option("--home", type=PATH, default=_home,
                     show_default="SLURM_CONF's, or ~/.cache/iddpm/cluster",
                     help="Folder of the cluster. Another folder is another cluster.")
 

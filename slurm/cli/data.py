@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from slurm.cli.paths import PATH
+
 if TYPE_CHECKING:
     from jobs.data.importers.writer import Summary
 
 LISTED = 20  # skipped images that are named
 
-OUTPUT = click.argument("output", type=click.Path(path_type=Path))
+OUTPUT = click.argument("output", type=PATH)
 SPLIT = click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 
 
@@ -34,7 +36,7 @@ def digits(output: Path, split: Literal["train", "test"]) -> None:
 
 
 @data.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=PATH)
 @OUTPUT
 @SPLIT
 def cifar10(archive: Path, output: Path, split: Literal["train", "test"]) -> None:
@@ -45,7 +47,7 @@ def cifar10(archive: Path, output: Path, split: Literal["train", "test"]) -> Non
 
 
 @data.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @OUTPUT
 @click.option("--image-size", type=click.IntRange(min=1), required=True,
               help="Side in pixels. Images are resized, then cropped to a square.")
@@ -77,7 +79,7 @@ def folder(folder: Path, output: Path, image_size: int, labels: Literal["subfold
 
 
 @data.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @OUTPUT
 def npz(source: Path, output: Path) -> None:
     """An .npz file with arr_0 (or images), uint8 [N, H, W, C], and optionally arr_1 (or labels)."""

@@ -12,17 +12,19 @@ from jobs.errors import StageFailed, UserError
 from jobs.spec.features import CHOICES
 from jobs.spec.metrics import METRICS
 from jobs.spec.stages import STAGES
+from jobs.storage.disk_errors import explained
 from slurm.cli.cluster import cluster
 from slurm.cli.data import data
+from slurm.cli.paths import PATH, PATH_OR_NAME
 
-RUNS = click.option("--runs", "runs_folder", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+RUNS = click.option("--runs", "runs_folder", type=PATH, default=Path("runs"), show_default=True,
                     help="Folder of all studies.")
-SPEC = click.argument("spec", type=click.Path(path_type=Path))
+SPEC = click.argument("spec", type=PATH)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value ...]")
-STUDY = click.argument("study", type=click.Path(path_type=Path))
-RUN = click.argument("run", type=click.Path(path_type=Path))
+STUDY = click.argument("study", type=PATH)
+RUN = click.argument("run", type=PATH)
 CLUSTER = click.option("--cluster", metavar="NAME", help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
-OUTPUT = click.argument("output", type=click.Path(path_type=Path))
+OUTPUT = click.argument("output", type=PATH)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -59,11 +61,11 @@ def check(spec: Path, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.argument("spec", type=click.Path(path_type=Path), required=False)
+@click.argument("spec", type=PATH, required=False)
 @OVERRIDES
 @click.option("--quick", is_flag=True, help="Under a minute: fewer variants and repeats, one rank.")
 @click.option("--compile", "compiled", is_flag=True, help="Measure torch.compile, too. Takes minutes.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.json", help="[default: bench-HOST.json]")
+@click.option("--output", type=PATH, metavar="FILE.json", help="[default: bench-HOST.json]")
 def bench(spec: Path | None, overrides: tuple[str, ...], quick: bool, compiled: bool, output: Path | None) -> None:
     """Measure how fast this machine trains and samples the network of SPEC (default: configs/quickstart.yaml)."""
     from slurm.cli.bench import bench_machine
@@ -73,7 +75,7 @@ def bench(spec: Path | None, overrides: tuple[str, ...], quick: bool, compiled: 
 @cli.command()
 @SPEC
 @OVERRIDES
-@click.option("--bench", "bench_file", type=click.Path(path_type=Path), metavar="FILE.json",
+@click.option("--bench", "bench_file", type=PATH, metavar="FILE.json",
               help="File that `iddpm bench` wrote.  [default: the newest bench-*.json here]")
 @CLUSTER
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -100,7 +102,7 @@ def submit(spec: Path, overrides: tuple[str, ...], runs_folder: Path, cluster: s
 
 
 @cli.command()
-@click.argument("study", type=click.Path(path_type=Path), required=False)
+@click.argument("study", type=PATH, required=False)
 @RUNS
 @click.option("--watch", "-w", is_flag=True, help="Stay, and update the table every few seconds.")
 @click.option("--all", "everything", is_flag=True, help="Print all rows, even of a study with thousands of runs.")
@@ -123,7 +125,7 @@ def logs(run: Path, stage: str | None, rank: int, follow: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 def cancel(path: Path) -> None:
     """Cancel the SLURM jobs of a study or of one run. Running stages save first."""
     from slurm.launch.cancel import cancel
@@ -131,7 +133,7 @@ def cancel(path: Path) -> None:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 def requeue(path: Path) -> None:
     """Continue the jobs of a study or of one run: release held jobs, restart running ones, submit failed ones."""
     from slurm.launch.requeue import requeue
@@ -200,8 +202,8 @@ def tensorboard(study: Path, port: int | None) -> None:
 
 
 @cli.command()
-@click.argument("a", type=click.Path(path_type=Path), metavar="RUN")
-@click.argument("b", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("a", type=PATH, metavar="RUN")
+@click.argument("b", type=PATH, metavar="RUN")
 def diff(a: Path, b: Path) -> None:
     """Print the differences between two runs: spec, code, packages, data, results."""
     from slurm.cli.diff import print_diff
@@ -209,9 +211,11 @@ def diff(a: Path, b: Path) -> None:
 
 
 @cli.command()
-@click.argument("samples")
-@click.option("--reference", required=True, help="Data set (.h5, or `digits`), or .npz with images or with mu and sigma.")
-@click.option("--features", default="pixels", show_default=True, help=f"{CHOICES}.")
+@click.argument("samples", type=PATH_OR_NAME)
+@click.option("--reference", required=True, type=PATH_OR_NAME, metavar="REF",
+              help="Data set (.h5, or `digits`), or .npz with images or with mu and sigma.")
+@click.option("--features", type=PATH_OR_NAME, metavar="NAME", default="pixels", show_default=True,
+              help=f"{CHOICES}.")
 @click.option("--metrics", default="fid", show_default=True, help=",".join(METRICS))
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @RUNS
@@ -223,8 +227,8 @@ def score(samples: str, reference: str, features: str, metrics: str, batch_size:
 
 
 @cli.command(name="import")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--spec", required=True, type=click.Path(path_type=Path), help="Spec that describes the network.")
+@click.argument("checkpoint", type=PATH)
+@click.option("--spec", required=True, type=PATH, help="Spec that describes the network.")
 @click.option("--step", type=click.IntRange(min=1), help="Training step of the weights, where the file does not tell it right.")
 @OVERRIDES
 @RUNS
@@ -261,6 +265,12 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         sys.exit(0)
+    except OSError as error:  # of a file or folder: the system's answer is a complete message
+        reason = explained(error)
+        if error.filename is None and reason is error:
+            raise
+        print(f"iddpm: error: {f'{error.filename}: {error.strerror}' if reason is error else reason}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

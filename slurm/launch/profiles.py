@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import UserError
-from jobs.spec.fields import Count, CountOrZero, Gigabytes, Line, Text
+from jobs.spec.fields import Count, CountOrZero, File, Gigabytes, Line, Text
 from jobs.spec.reading.complaints import in_words
 from jobs.spec.reading.location import with_location
 from jobs.spec.reading.sweep import Complaint
@@ -163,7 +163,7 @@ class Profile(SiteOptions):
     python: Text | None = None
     """Command that runs Python in the job, such as `apptainer exec image.sif python`; null: the Python that submits."""
     environment: dict[Variable, Annotated[Line, BeforeValidator(_in_quotes)]] = {}
-    bench: Text | None = None
+    bench: File | None = None
     """File that `iddpm bench` wrote on a node of this cluster, for planned times; null: the newest bench-*.json here."""
 
     @property

@@ -19,7 +19,8 @@ from typing import IO
 import numpy as np
 
 from jobs.errors import UserError
-from jobs.storage.files import atomic_path, disk_errors_explained, make_dir
+from jobs.storage.disk_errors import disk_errors_explained
+from jobs.storage.files import atomic_path, make_dir
 from jobs.storage.hdf5 import Layout, lay_out
 from jobs.storage.names import printable
 from jobs.storage.opening import is_hdf5

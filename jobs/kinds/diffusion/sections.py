@@ -9,7 +9,7 @@ from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import SCHEDULES
-from jobs.spec.fields import Count, CountOrZero, Fraction, OneOf, Respacing, Text
+from jobs.spec.fields import Count, CountOrZero, File, Fraction, OneOf, Respacing
 from jobs.spec.sections import (
     Contradiction,
     Evaluate,
@@ -72,7 +72,7 @@ class DiffusionSample(Sample):
 
 
 class DiffusionEvaluateAsWritten(EvaluateAsWritten):
-    nll_data: Text | None = None
+    nll_data: File | None = None
     """Held-out data set for bits/dim."""
     nll_examples: CountOrZero = 0
     """How many of its examples, from the first on; 0: none."""
@@ -81,7 +81,7 @@ class DiffusionEvaluateAsWritten(EvaluateAsWritten):
 
 
 class DiffusionEvaluate(DiffusionEvaluateAsWritten, Evaluate):
-    reference: Text
+    reference: File
 
 
 class DiffusionSpecAsWritten(SpecAsWritten):

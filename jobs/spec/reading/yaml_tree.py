@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.spec.reading.yaml_nodes import MAX_PATH, Entry, is_a_file, parse, read_text, shortened
+from jobs.storage.paths import expanded
 
 KeyPath = tuple[str | int, ...]
 COMMAND_LINE = "command line: "
@@ -37,7 +38,10 @@ def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
         return entry
     if not isinstance(extends.value, str) or not extends.value:
         raise UserError(f"{extends.location}: extends: must be the path of one YAML file")
-    base = path.parent / extends.value
+    try:
+        base = path.parent / expanded(extends.value)
+    except UserError as error:
+        raise UserError(f"{extends.location}: extends: {error}") from error
     if not is_a_file(base):
         raise UserError(f"{extends.location}: extends: there is no file {shortened(str(base), MAX_PATH)}")
     chain += (path,)
