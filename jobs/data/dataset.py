@@ -19,6 +19,7 @@ from jobs.errors import UserError
 from jobs.storage.datasets import Found, find
 from jobs.storage.names import listed, printable, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
+from jobs.storage.stamps import Stamp, stamps_of
 
 _BLOCK = 4096  # images hashed at a time
 
@@ -31,8 +32,8 @@ class ImageData:
     labels: np.ndarray | None
     class_names: list[str]
     source: str
-    files: frozenset[str] = frozenset()
-    """The files that hold images and labels; empty where the data are in no file."""
+    stamps: tuple[Stamp, ...] = ()
+    """Those of the files that hold images and labels, when they were opened; none where the data are in no file."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,9 +77,9 @@ def open_built_in(name: str) -> ImageData:
 def _open_hdf5(path: str) -> ImageData:
     with opened(path) as file:
         images, labels = find_images(path, file), find_labels(path, file)
-        mapped = images.mapped()
+        mapped, stamps = images.mapped(), stamps_of(images.files | (labels.files if labels else set()))
         return ImageData(images.read() if mapped is None else mapped, read_labels(labels) if labels else None,
-                         _read_class_names(path, file), _read_source(file), images.files | (labels.files if labels else set()))
+                         _read_class_names(path, file), _read_source(file), stamps)
 
 
 @contextmanager

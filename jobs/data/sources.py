@@ -23,6 +23,7 @@ from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
 from jobs.storage.names import listed, printable, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
+from jobs.storage.stamps import stamps_of
 
 MOST_CLASSES = 100_000  # that a classifier is trained on
 # Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
@@ -150,7 +151,8 @@ def _open_hdf5(path: str) -> ImageData:
     with opened(path, "neither HDF5 nor .npz, or damaged") as file:
         images, labels = find_images(path, file), find_labels(path, file)
         if "sample_index" in file:
-            return ImageData(cast(np.ndarray, StoredSamples(path)), read_labels(labels) if labels else None, [], path)
+            return ImageData(cast(np.ndarray, StoredSamples(path)), read_labels(labels) if labels else None, [], path,
+                             stamps_of(images.files | (labels.files if labels else set())))
         shape = images.shape
     return open_data(path, shape[1], shape[3])
 
@@ -162,7 +164,7 @@ def _is_npz(path: str) -> bool:
 def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
     """Images (None without arr_0), (mean [D], covariance [D, D]) by key of STATISTICS, and the names of all arrays."""
     with open_npz(path) as npz:
-        names = npz.names
+        names, stamps = npz.names, stamps_of([path])
         statistics = {part: (npz.read(mean), npz.read(covariance))
                       for part, (mean, covariance) in STATISTICS.items() if mean in names and covariance in names}
         array = _images_of(npz) if "arr_0" in names else None
@@ -171,7 +173,7 @@ def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, 
         if problem := statistics_problem(mean, covariance, *STATISTICS[part]):
             raise UserError(f"{path}: {problem}")
         statistics[part] = mean.astype(np.float64), covariance.astype(np.float64)
-    return None if array is None else ImageData(array, labels, [], path, frozenset([os.path.realpath(path)])), statistics, names
+    return None if array is None else ImageData(array, labels, [], path, stamps), statistics, names
 
 
 def _images_of(npz: Npz) -> np.ndarray:

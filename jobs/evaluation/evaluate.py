@@ -126,7 +126,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
     features = open_features(settings.features, data.image_size, data.channels, reference, kept, group)
     features.check(settings.metrics)
     steps.prepare("reading the reference")
-    identity = on_main(lambda: reference_identity(reference))
+    identity = on_main(lambda: reference_identity(reference, kept))
 
     @cache
     def theirs():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jobs.data.dataset import ImageData, fingerprint
+from jobs.data.dataset import ImageData
+from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.sources import Reference
 from jobs.errors import UserError
 from jobs.evaluation.extractor import SPATIAL_CHANNELS, Extractor, parts_of_output
@@ -66,7 +67,7 @@ def trained_classifier(data: ImageData, cache: Path) -> Path:
     """
     if data.labels is None:
         raise UserError(f"{data.source}: has no labels, which features: classifier is trained on")
-    file = cache / f"classifier-{sha256_of_json({'data': fingerprint(data), 'version': _VERSION})[:16]}.npz"
+    file = cache / f"classifier-{sha256_of_json({'data': kept_fingerprint(data, cache), 'version': _VERSION})[:16]}.npz"
     if load_arrays(file) is None:
         network, accuracy = _train(data, data.labels)
         weights = {key: value.numpy() for key, value in network.state_dict().items()}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.data.dataset import fingerprint
+from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.sources import STATISTICS, Reference
 from jobs.errors import UserError
 from jobs.evaluation.extraction import Statistics, extract
@@ -38,9 +38,12 @@ class ReferenceStatistics:
     """Pool features float32 [n <= REFERENCE_ROWS, D] of single images, evenly spread, on the CPU."""
 
 
-def reference_identity(reference: Reference) -> str:
-    """A digest of the reference's content, whatever its path: names what is computed from the reference."""
-    content = {"images": fingerprint(reference.images) if reference.images else None}
+def reference_identity(reference: Reference, cache: Path) -> str:
+    """A digest of the reference's content, whatever its path: names what is computed from the reference.
+
+    The folder `cache` remembers the digest of each file's images.
+    """
+    content = {"images": kept_fingerprint(reference.images, cache) if reference.images else None}
     for part, arrays in reference.statistics.items():
         content[part] = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
     return sha256_of_json(content)

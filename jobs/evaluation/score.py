@@ -45,8 +45,9 @@ def score(samples: str, reference: str, features: str, metrics: Sequence[str], c
         cache = cache_folder(cache, Path(folder) / "cache")
         extractor = open_features(features, height, channels, theirs, cache, group)
         extractor.check(metrics)
-        known = reference_statistics(theirs, reference_identity(theirs), extractor, parts_needed(metrics, of_reference=True),
-                                     group, batch_size, cache, lambda: on_batch(number_of_theirs))
+        known = reference_statistics(theirs, reference_identity(theirs, cache), extractor,
+                                     parts_needed(metrics, of_reference=True), group, batch_size, cache,
+                                     lambda: on_batch(number_of_theirs))
         found = measure(ours.images, metrics, extractor, known, group, batch_size, lambda: on_batch(len(ours)))
     return {"path": samples, "samples": len(ours), "features": extractor.summary(),
             "reference": {"path": reference, "images": number_of_theirs or None},

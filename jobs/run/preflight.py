@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from jobs.data.dataset import ImageData, fingerprint, open_data
+from jobs.data.dataset import ImageData, open_data
+from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
@@ -54,11 +55,15 @@ def _class_problems(spec: Spec, names: dict[str, list[str]]) -> dict[str, str]:
 
 
 def check_same_data(run: RunDir, data: ImageData) -> None:
-    """Record the data of the run in data.json; if that exists, raise UserError unless `data` are the recorded ones."""
+    """Record the data of the run in data.json; if that exists, raise UserError unless `data` are the recorded ones.
+
+    Files that did not change since they were hashed for any run are not hashed again.
+    """
     file = run.path / "data.json"
+    sha256 = kept_fingerprint(data, run.path.parent.parent / ".cache")
     if not file.exists():
-        write_json(file, {"images": len(data), "sha256": fingerprint(data)})
-    elif (recorded := read_json(file))["sha256"] != fingerprint(data):
+        write_json(file, {"images": len(data), "sha256": sha256})
+    elif (recorded := read_json(file))["sha256"] != sha256:
         raise UserError(f"{run.spec.data.path}: not the data that {run.path} was trained on so far ({len(data)} images now, "
                         f"{recorded['images']} then); restore that data, or give the run another name")
 

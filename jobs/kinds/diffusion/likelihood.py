@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diffusion.losses import bits_per_dim
 from diffusion.networks.unet import UNet
-from jobs.data.dataset import ImageData, fingerprint, open_data
+from jobs.data.dataset import ImageData, open_data
+from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.pictures import to_x
 from jobs.errors import UserError
 from jobs.kinds.diffusion.build import build_diffusion, conditions
@@ -36,7 +37,7 @@ def open_held_out(spec: DiffusionSpec) -> ImageData:
 def basis(spec: DiffusionSpec, number: OwnNumber) -> dict[str, Any]:
     """Return what bits/dim depend on besides the network."""
     return {"clip_denoised": spec.sample.clip_denoised, "timestep_respacing": dict(number.changes)["timestep_respacing"],
-            "examples": number.examples, "data": fingerprint(open_held_out(spec)), "batch_size": number.batch_size,
+            "examples": number.examples, "data": kept_fingerprint(open_held_out(spec)), "batch_size": number.batch_size,
             "seed": spec.evaluate.seed}
 
 

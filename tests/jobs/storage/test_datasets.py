@@ -68,7 +68,7 @@ def test_a_link_into_another_file_gives_that_files_bytes(here, target):
             file["before"] = np.arange(100)
             file.create_dataset("images", data=IMAGES, compression="gzip" if name == "packed.h5" else None)
     data = is_right(made("link.h5", lambda file: file.__setitem__("images", h5py.ExternalLink(target, "/images"))))
-    assert data.files == {str(here / target), str(here / "link.h5")}
+    assert {stamp.path for stamp in data.stamps} == {str(here / target), str(here / "link.h5")}
 
 
 def test_links_within_the_file(here):
@@ -105,7 +105,7 @@ def test_virtual_datasets_whose_sources_are_there_are_read_right(here):
                (slice(5, 12), str(here / "second.h5"), "x/pixels", (7, 4, 4, 1))]
     data = is_right(made("a/virtual.h5", lambda file: virtual(file, *sources)))
     assert not isinstance(data.images, np.memmap)
-    assert data.files == {str(here / name) for name in ("a/virtual.h5", "a/first.h5", "second.h5")}
+    assert {stamp.path for stamp in data.stamps} == {str(here / name) for name in ("a/virtual.h5", "a/first.h5", "second.h5")}
     # and one virtual dataset of another, in the same file
     with h5py.File("a/virtual.h5", "a") as file:
         file.move("images", "stitched")
@@ -203,7 +203,7 @@ def test_raw_files_are_read_right_where_they_are_whole(here):
     name = made("raw.h5", lambda file: file.create_dataset("images", IMAGES.shape, np.uint8, external=external))
     (here / "raw").write_bytes(b"skip" + IMAGES[:7].tobytes())
     (here / "raw2").write_bytes(IMAGES[7:].tobytes())
-    assert is_right(name).files == {str(here / name) for name in ("raw.h5", "raw", "raw2")}
+    assert {stamp.path for stamp in is_right(name).stamps} == {str(here / name) for name in ("raw.h5", "raw", "raw2")}
     (here / "raw2").write_bytes(IMAGES[7:].tobytes()[:-1])
     refused(name, r"/images lies in raw files \(raw, raw2\), which hold 191 of its 192 bytes")
     (here / "raw").write_bytes(b"skip" + IMAGES[:7].tobytes()[:-1])

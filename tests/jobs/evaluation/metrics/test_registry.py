@@ -34,7 +34,7 @@ def measured(tmp_path):
         ours, theirs = np.random.default_rng(0).integers(0, 256, (2, 40, 4, 4, 1), np.uint8)
         reference = Reference("theirs", ImageData(theirs, None, [], "theirs"), {})
         with process_group(tmp_path / "meeting", threads=1) as group:
-            known = reference_statistics(reference, reference_identity(reference), FEATURES,
+            known = reference_statistics(reference, reference_identity(reference, tmp_path), FEATURES,
                                          parts_needed(metrics, of_reference=True), group, 16, tmp_path / "cache")
             return measure(ours[:count], metrics, FEATURES, known, group, 16, **options)
     return run
