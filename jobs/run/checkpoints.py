@@ -26,7 +26,8 @@ from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.run.changes import FREE_TO_CHANGE, NEEDS_LENGTH
-from jobs.run.directory import RunDir
+from jobs.run.directory import RunDir, weights_name
+from jobs.run.directory import average_of as average_of  # for readers of weights
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import difference, dump, parse_frozen
@@ -40,18 +41,6 @@ NOT_OF_WEIGHTS = (*FREE_TO_CHANGE, "name", "sample")
 """Keys of a spec that trained weights do not depend on."""
 KEPT = 2
 """Checkpoints that are always kept: the last one and, should that be damaged, the one before."""
-
-
-def weights_name(average: str | None, network: str = MODEL) -> str:
-    """Return the file of the weights of `network`: its moving average of the rate `average`, None: the weights as trained."""
-    if network == MODEL:
-        return "model.safetensors" if average is None else f"ema-{average}.safetensors"
-    return f"{network}.safetensors" if average is None else f"{network}-ema-{average}.safetensors"
-
-
-def average_of(ema_rate: float | None) -> str | None:
-    """Return the name of the average that `sample.ema_rate` selects."""
-    return None if ema_rate is None else str(ema_rate)
 
 
 @dataclass(frozen=True)

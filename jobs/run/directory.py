@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
+from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import read_json
 from jobs.storage.locks import locked
+
+
+def weights_name(average: str | None, network: str = MODEL) -> str:
+    """Return the file of the weights of `network`: its moving average of the rate `average`, None: the weights as trained."""
+    if network == MODEL:
+        return "model.safetensors" if average is None else f"ema-{average}.safetensors"
+    return f"{network}.safetensors" if average is None else f"{network}-ema-{average}.safetensors"
+
+
+def average_of(ema_rate: float | None) -> str | None:
+    """Return the name of the average that `sample.ema_rate` selects."""
+    return None if ema_rate is None else str(ema_rate)
 
 
 @dataclass(frozen=True)

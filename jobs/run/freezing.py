@@ -7,6 +7,7 @@ from jobs.errors import UserError
 from jobs.run.changes import Change, make_room, planned_change
 from jobs.run.directory import RunDir
 from jobs.run.provenance import provenance
+from jobs.run.start_weights import origin
 from jobs.run.study_file import changing, is_recorded, record_study
 from jobs.spec.reading.frozen import dump
 from jobs.spec.reading.sweep import Study
@@ -44,10 +45,11 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
         return [RunDir(change.run.path) for change in changes]
     with changing(make_dir(runs_folder / study.name)):
         changes = refuse_changes(study, runs_folder, queued)  # again: another process may have been faster
-        origin, files = json_text(provenance()), dict[Path, str]()
+        came_from, files = provenance(), dict[Path, str]()
         for change in changes:
             if change.is_new:
-                files |= {change.run.path / "provenance.json": origin, change.run.spec_file: dump(change.spec)}
+                files |= {change.run.path / "provenance.json": json_text(came_from | origin(change.spec)),
+                          change.run.spec_file: dump(change.spec)}
             elif change.careful:
                 with change.run.exclusively():
                     write_text(change.run.spec_file, dump(make_room(change)))

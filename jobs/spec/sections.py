@@ -56,6 +56,9 @@ class Data(Section):
 
 class Train(Section):
     iterations: Count
+    init_from: Text | None = None
+    """Weights to start from, counting from step 0 with a fresh optimiser: .safetensors, .pt, a run's folder, or that of one of
+    its checkpoints. null: random ones."""
     batch_size: Count = 128
     """Global: over all ranks."""
     microbatch: Count | None = None

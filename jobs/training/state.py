@@ -7,12 +7,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.kinds.protocol import Draw, Examples, model_of
+from jobs.kinds.foreign_weights import read_weights
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed
 from jobs.run.checkpoints import Checkpoint, load_weights, newest_checkpoint, save_checkpoint, weights_name
 from jobs.run.directory import RunDir
 from jobs.run.progress import note
+from jobs.run.start_weights import recorded_start
+from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
 from jobs.training.gradient_noise import GradientNoise
 from jobs.training.step import Part, TrainingState, only_training
@@ -58,6 +61,7 @@ def resume(state: TrainingState, run: RunDir) -> int:
     checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=note))
     settle_buckets(state)
     if checkpoint is None:
+        start_from_file(state, run)
         return 0
     saved = checkpoint.training_state()
     for name, part in state.parts.items():
@@ -74,6 +78,23 @@ def resume(state: TrainingState, run: RunDir) -> int:
     if state.group.is_main:
         note(f"resuming from {checkpoint.path}")
     return checkpoint.step
+
+
+def start_from_file(state: TrainingState, run: RunDir) -> None:
+    """Load the weights of train.init_from, if the spec names any, into the network that samples, and its averages.
+
+    Called only while the run has no checkpoint: a resumed run never reads the file again. Raises UserError as `recorded_start`.
+    """
+    file = on_main(lambda: recorded_start(run))
+    if file is None:
+        return
+    weights, part = read_weights(file, run.spec), state.parts[MODEL]
+    load_weights(part.network, weights, file)
+    for average in part.averages.values():
+        for key, value in average.items():
+            value.copy_(weights[key])
+    if state.group.is_main:
+        note(f"starting from the weights in {file}")
 
 
 def settle_buckets(state: TrainingState) -> None:

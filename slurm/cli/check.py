@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from jobs.cost.count import Cost, run_cost
+from jobs.kinds.start_fit import start_problems
 from jobs.quantities import amount, size
 from jobs.run.preflight import all_input_problems
 from jobs.spec.kinds import kind_of
@@ -38,7 +39,8 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
         print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
     for note in study.notes:
         print(f"note: {note}")
-    missing = all_input_problems([run.spec for run in study.runs])
+    specs = [run.spec for run in study.runs]
+    missing = all_input_problems(specs) + start_problems(specs)
     for problem in missing:
         print(f"not ready to run: {problem}")
     print(f"{path}: valid{', but not ready to run' if missing else ''}")

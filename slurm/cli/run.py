@@ -14,10 +14,12 @@ from jobs.cost.bench.file import bench_to_plan_by
 from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
 from jobs.errors import Busy, StageFailed, UserError
+from jobs.kinds.start_fit import check_starts
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import FOLLOWED, announce, duration
+from jobs.run.start_weights import still_to_start
 from jobs.run.study_file import left_note
 from jobs.run.waiting import waits_for
 from jobs.spec.reading.file import load
@@ -38,6 +40,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     study = load(spec, overrides)
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
+    check_starts(still_to_start(study.runs, runs_folder / study.name))
     check_disk(specs, runs_folder / study.name)
     print_notes(study, runs_folder)
     runs = freeze(study, runs_folder)

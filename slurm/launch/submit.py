@@ -13,9 +13,11 @@ from jobs.cost.bench.file import bench_to_plan_by
 from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
 from jobs.errors import StageFailed
+from jobs.kinds.start_fit import check_starts
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze, refuse_changes
 from jobs.run.preflight import check_inputs
+from jobs.run.start_weights import still_to_start
 from jobs.run.study_file import left_note
 from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
@@ -53,6 +55,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
     folder = runs_folder.resolve() / study.name
+    check_starts(still_to_start(study.runs, folder))
     check_folder(folder)
     profile, limits, live = load_profile(options.cluster), cluster_limits(), live_jobs()
     queued = {run for run, _ in jobs_by_run(folder, live)}

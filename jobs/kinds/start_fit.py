@@ -1,0 +1,74 @@
+"""Check, before a run is made, that the weights of train.init_from fit its network.
+
+Reading weights takes torch, which a login node does not load: a process of its own does that, and reads as `iddpm import` does.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from jobs.errors import UserError
+from jobs.run.start_weights import start_file
+from jobs.spec.reading.frozen import dump, parse_frozen
+from jobs.spec.sections import Spec
+
+PATIENCE_S = 600
+# The process must find the same code, whatever lies in the current folder: "" in sys.path stands for that folder.
+CODE = ("import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[1]); "
+        "from jobs.kinds.start_fit import main; main()")
+
+
+def start_problems(specs: Sequence[Spec]) -> list[str]:
+    """Return a message for each file of train.init_from that is missing or does not fit; loads no torch itself."""
+    problems, texts = dict[str, None](), dict[str, None]()
+    for spec in specs:
+        try:
+            if start_file(spec) is not None:
+                texts[_network_alone(spec)] = None
+        except UserError as error:
+            problems[str(error)] = None
+    return [*problems, *(_misfits(list(texts)) if texts else [])]
+
+
+def check_starts(specs: Sequence[Spec]) -> None:
+    """Raise UserError with all that `start_problems` finds."""
+    if problems := start_problems(specs):
+        raise UserError("\n".join(problems))
+
+
+def _network_alone(spec: Spec) -> str:
+    """Return the spec as text, without what no network depends on: the runs of a sweep mostly share their network."""
+    train = type(spec.train)(iterations=1, init_from=spec.train.init_from, ema_rate=spec.train.ema_rate)
+    return dump(spec.model_copy(update={"train": train}))
+
+
+def _misfits(texts: Sequence[str]) -> list[str]:
+    """Read the weights for each spec in a process of its own; return what is wrong."""
+    command = [sys.executable, "-c", CODE, json.dumps(sys.path)]
+    try:
+        done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=PATIENCE_S,
+                              env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+        return [str(problem) for problem in json.loads(done.stdout)]
+    except subprocess.TimeoutExpired:
+        return [f"train.init_from: reading the weights took more than {PATIENCE_S} s"]
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return [f"train.init_from: the process that reads the weights failed: {last}"]
+
+
+def main() -> None:
+    """Read specs from the standard input, and print what is wrong with the weights that they start from, as JSON."""
+    from jobs.kinds.foreign_weights import read_weights
+
+    problems: dict[str, None] = {}
+    for text in json.load(sys.stdin):
+        spec = parse_frozen(text, "the spec")
+        try:
+            file = start_file(spec)
+            assert file is not None, "start_problems passes on only specs that name a file"
+            read_weights(file, spec)
+        except UserError as error:
+            problems[f"train.init_from: {error}"] = None
+    json.dump(list(problems), sys.stdout)
