@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.kinds.foreign_weights import read_weights
+from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed
