@@ -4,6 +4,7 @@ The result is evaluation.json. Every finished piece is saved in evaluated.json w
 stopped resumes with the next piece, and changed settings compute again only the pieces that depend on them.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jobs.data.sources import Reference, open_reference, reference_problems
-from jobs.errors import UserError
+from jobs.errors import StageFailed, UserError
 from jobs.evaluation.extraction import own_batches
 from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.metrics.registry import measure, named, parts_needed
@@ -23,6 +24,7 @@ from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group, from_main, on_main
 from jobs.parallel.interruption import Interruption, Stopped
 from jobs.run.board import Board
+from jobs.run.checkpoints import skipped_steps
 from jobs.run.directory import RunDir
 from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
@@ -72,7 +74,8 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
     steps.start(total, certain=not numbers, doing="opening the reference")
     found = Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
     result = {"weights_sha256": sampled_with[samplings(spec)[0]]["weights_sha256"], "samples": spec.sample.num_samples,
-              "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {}}
+              "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {},
+                  "skipped_steps": on_main(lambda: skipped_steps(run))}
     if measured:
         result |= compare(found, measured, batches, certain=not numbers)
     if numbers:
@@ -171,6 +174,8 @@ def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str
         found.steps.prepare(f"loading the weights of step {number.step}")
         network, _ = load_sampler(run, group, sampling)
         summary, terms = model.measure(spec, network, number, group, found.steps)
+        if not math.isfinite(summary["value"]):
+            raise StageFailed(f"{run.path}: {name} is {summary['value']}, which ranks nothing", kind="not finite")
         if main and group.is_main:
             with atomic_path(file) as temporary:
                 np.savez(temporary, **terms)  # type: ignore[arg-type]  # the arrays' names are free

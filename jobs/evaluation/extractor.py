@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from jobs.errors import UserError
@@ -46,15 +47,24 @@ def parts_of_output(output: object, source: str, images: int) -> Parts:
     return parts
 
 
+def probabilities_of_output(output: object, source: str, images: int) -> Tensor:
+    """Return an output that should be class probabilities [images, classes]. Raises UserError for any other form."""
+    if not (isinstance(output, Tensor) and _is_of_images(output, images) and output.dim() == 2):
+        raise UserError(f"{source}: no_output_bias must give class probabilities of {images} images, not {_describe(output)}")
+    return output
+
+
 def _is_of_images(part: object, images: int) -> bool:
-    """Whether `part` is a tensor [images, ...] with at least one value per image."""
-    return isinstance(part, Tensor) and part.dim() >= 2 and len(part) == images
+    """Whether `part` is a dense tensor [images, ...] of real numbers with at least one value per image."""
+    return (isinstance(part, Tensor) and part.layout == torch.strided and not part.is_complex() and not part.is_quantized
+            and part.dim() >= 2 and len(part) == images and part.numel() > 0)
 
 
 def _describe(output: object) -> str:
     """The output's form in words: "tensor [2, 3, 8, 8]"."""
     if isinstance(output, Tensor):
-        return f"tensor {list(output.shape)}"
+        kind = "complex " if output.is_complex() else "sparse " if output.layout != torch.strided else ""
+        return f"{kind}tensor {list(output.shape)}"
     if isinstance(output, dict):
         return "{" + ", ".join(f"{key}: {_describe(value)}" for key, value in output.items()) + "}"
     if isinstance(output, tuple):

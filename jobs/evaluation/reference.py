@@ -57,7 +57,7 @@ def reference_statistics(reference: Reference, identity: str, features: Features
     with those. Other statistics are computed from the reference's images and kept in the folder `cache`, named by the
     content of the images and the features. Raises UserError where the file's statistics are of another width.
     """
-    given = _given_statistics(reference, features, wanted)
+    given = given_statistics(reference, features, wanted)
     name = sha256_of_json({"images": identity, "features": features.identity, "rows": REFERENCE_ROWS, "version": _VERSION})[:16]
     files = {part: cache / f"reference-{name}-{part}.npz" for part in _PARTS if part in wanted and part not in given}
     missing = on_main(lambda: [part for part, file in files.items() if load_arrays(file) is None])
@@ -72,7 +72,7 @@ def reference_statistics(reference: Reference, identity: str, features: Features
     return _statistics(given | {part: _load(file) for part, file in files.items()}, group.device)
 
 
-def _given_statistics(reference: Reference, features: Features, wanted: Collection[str]) -> dict[str, Arrays]:
+def given_statistics(reference: Reference, features: Features, wanted: Collection[str]) -> dict[str, Arrays]:
     """Statistics of Inception features that the reference's file gives, by part, as far as they are wanted."""
     if features.name in BUILT_IN:
         return {}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from jobs.errors import UserError
-from jobs.evaluation.extractor import Extractor, Parts, parts_of_output
+from jobs.evaluation.extractor import Extractor, Parts, parts_of_output, probabilities_of_output
 from jobs.spec.features import CHOICES
 from jobs.storage.files import sha256_of_file
 
@@ -33,7 +33,10 @@ def open_torchscript(file: str, device: torch.device) -> Extractor:
         network = torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{file}: not a TorchScript file ({str(error).splitlines()[0]})") from error
-    options = {argument.name for argument in network.forward.schema.arguments}
+    try:
+        options = {argument.name for argument in network.forward.schema.arguments}
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{file}: a TorchScript file without a function forward") from error
 
     def call(images: Tensor, **chosen: bool):
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
@@ -54,7 +57,7 @@ def open_torchscript(file: str, device: torch.device) -> Extractor:
         if "pool" in wanted:
             parts = parts_of_output(call(images, return_features=True), file, len(images))
         if "probabilities" in wanted and "no_output_bias" in options:
-            parts["probabilities"] = call(images, no_output_bias=True)
+            parts["probabilities"] = probabilities_of_output(call(images, no_output_bias=True), file, len(images))
         return parts
 
     sha256 = sha256_of_file(path)

@@ -10,7 +10,7 @@ from jobs.report.diffusion_facts import setting_in_words
 from jobs.report.effects import Effect, other_settings, swept_fields
 from jobs.report.evaluation import Metric
 from jobs.report.gaps import gap_error, paired_gaps
-from jobs.report.ranking import equal, metric_names, ranked
+from jobs.report.ranking import equal, left_out, metric_names, ranked
 from jobs.report.run import RunReport
 from jobs.spec.sections import Data, Spec
 
@@ -118,6 +118,9 @@ def cautions(runs: Sequence[RunReport]) -> list[str]:
 def _cautions(runs: Sequence[RunReport], evaluated: list[RunReport]) -> Iterator[str]:
     if 0 < len(evaluated) < len(runs):
         yield f"{len(evaluated)} of {len(runs)} runs have been evaluated; the others may change the picture."
+    if lacking := left_out(runs):
+        more = [f"and {len(lacking) - LISTED} more"] if len(lacking) > LISTED else []
+        yield f"Left out of the comparison: {'; '.join([*lacking[:LISTED], *more])}."
     if len(evaluated) > 1 and "train.seed" in swept_fields(runs):
         yield from _scatter(evaluated)
     elif len(evaluated) > 1:

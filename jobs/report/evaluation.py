@@ -62,6 +62,13 @@ def metrics_of(evaluation: dict) -> dict[str, Metric]:
     return {metric.name: metric for metric in found}
 
 
+def unusable_of(evaluation: dict) -> list[str]:
+    """Return the numbers of an evaluation.json that rank nothing, in words: "fid is NaN"."""
+    entries = dict(evaluation.get("metrics") or {}) | {key: evaluation.get(key) or {} for key in number_labels()}
+    return [f"{key} is {detail.get('value')}" for key, detail in entries.items()
+            if "value" in detail and finite(detail["value"]) is None]
+
+
 def curve_of(evaluation: dict) -> list[CurvePoint]:
     return [_point(entry) for entry in evaluation.get("curve") or []]
 

@@ -34,6 +34,16 @@ def ranked(runs: Sequence[RunReport], metric: str) -> list[RunReport]:
     return sorted(measured, key=lambda run: (-1 if downwards else 1) * run.metrics[metric].value)
 
 
+def left_out(runs: Sequence[RunReport]) -> list[str]:
+    """Return the runs that failed or have numbers that rank nothing, each with the reason: "lr=1 (train failed: diverged)"."""
+    found = []
+    for run in runs:
+        reasons = run.left_out or ([f"{run.failure.stage} failed: {run.failure.kind}"] if run.failure and not run.metrics else [])
+        if reasons:
+            found.append(f"{run.name} ({', '.join(reasons)})")
+    return found
+
+
 def best_runs(runs: Sequence[RunReport], metric: str) -> list[RunReport]:
     """Return the runs to mark: the best of the sweep and its equals, or none where all are equal."""
     best_first = ranked([run for run in runs if not run.left], metric)

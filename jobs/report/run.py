@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
+from jobs.data.pictures import ungrid
 from jobs.kinds.diffusion.kind import BITS_KEY
-from jobs.report.evaluation import CurvePoint, Metric, curve_of, finite, metrics_of
+from jobs.report.evaluation import CurvePoint, Metric, curve_of, finite, metrics_of, unusable_of
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure
 from jobs.spec.sections import Spec
@@ -50,6 +52,8 @@ class RunReport:
     attempts: list[Attempt] = field(default_factory=list)
     provenance: dict = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Why numbers of the run count in no comparison: "fid is nan"."""
     left: bool = False
     """Whether the newest sweep has no such run: verdicts leave the run out."""
 
@@ -90,9 +94,31 @@ def read_run(path: Path, differs: dict[str, Any], left: bool = False) -> RunRepo
     report.metrics = report.read(run.evaluation, lambda: metrics_of(evaluation), {})
     report.samples = report.read(run.evaluation, lambda: int(evaluation["samples"]) if "samples" in evaluation else None, None)
     report.curve = report.read(run.evaluation, lambda: curve_of(evaluation), [])
+    _leave_out(report, evaluation)
     progress: dict = report.read(run.progress, lambda: _mapping(read_json(run.progress)), {})
     report.state = _state(bool(evaluation), report.failure, progress)
     return report
+
+
+def _leave_out(report: RunReport, evaluation: dict) -> None:
+    """Leave numbers out that rank nothing, and say so; say how many training steps were skipped."""
+    report.left_out = report.read(report.run.evaluation, lambda: unusable_of(evaluation), [])
+    if report.metrics and report.spec and _without_content(report.run.samples_png, report.spec.data.image_size):
+        report.left_out, report.metrics, report.curve = ["its samples have the same value in every pixel"], {}, []
+    report.remarks += [f"left out of comparisons: {reason}" for reason in report.left_out]
+    if skipped := finite(evaluation.get("skipped_steps")):
+        report.remarks.append(f"{skipped:,.0f} training steps were skipped, because their gradient was not finite")
+
+
+def _without_content(file: Path, image_size: int) -> bool:
+    """Whether all samples of the picture samples.png are of one value, as NaN was saved by earlier versions."""
+    try:
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture)
+        images = ungrid(pixels.reshape(*pixels.shape[:2], -1), image_size)
+    except Exception:  # the picture may be anything at all; the section on pictures says what is wrong with samples
+        return False
+    return bool((images == images[:, :1, :1, :1]).all())
 
 
 def _mapping(value: Any) -> dict:

@@ -212,6 +212,14 @@ def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
         raise UserError(f"{error}. Restore it, or take step {step} out of sample.at.") from error
 
 
+def skipped_steps(run: RunDir) -> int:
+    """Return how many updates of a trained run were skipped, because their gradient was not finite; 0 where nobody knows."""
+    try:
+        return int(read_json(run.checkpoints / f"step-{run.spec.train.iterations:08}" / "manifest.json").get("skipped_steps", 0))
+    except (OSError, UserError, AttributeError, TypeError, ValueError):
+        return 0
+
+
 def sha256_of_weights(weights: Weights) -> str:
     """Return a sha256 of names, types, shapes and values. Equal weights give equal results; their files may differ."""
     digest = hashlib.sha256()

@@ -7,6 +7,7 @@ from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.extractor_check import extractor_problem
 from jobs.run.waiting import missing_runs
 from jobs.spec.features import BUILT_IN, CHOICES
 from jobs.spec.kinds import kind_of
@@ -37,8 +38,11 @@ def input_problems(spec: Spec) -> list[str]:
             problems |= {text: text for text in reference_problems(reference, evaluate.metrics, evaluate.features)}
         except UserError as error:
             problems[evaluate.reference] = str(error)
-    if evaluate.metrics and evaluate.features not in BUILT_IN and not Path(evaluate.features).is_file():
-        problems["features"] = f"{evaluate.features}: no such file; evaluate.features is {CHOICES}"
+    if evaluate.metrics and evaluate.features not in BUILT_IN:
+        if not Path(evaluate.features).is_file():
+            problems["features"] = f"{evaluate.features}: no such file; evaluate.features is {CHOICES}"
+        elif not problems and (problem := extractor_problem(spec)):
+            problems["features"] = problem
     return list(problems.values())
 
 

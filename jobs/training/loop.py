@@ -79,6 +79,8 @@ def _train(run: RunDir, group: Group, interruption: Interruption, progress: Prog
             log.restart(step)
             progress.update(step)
         agreement.finish()
+        if outcome == "done" and group.is_main and (skipped := max(int(part.skipped) for part in state.parts.values())):
+            note(f"{skipped:,} of {step:,} training steps were skipped, because their gradient was not finite")
         if outcome == "interrupted" and step > saved:
             check_weights(run, state, step, saved)
             save(state, run, step)

@@ -70,6 +70,8 @@ class RunStatus:
     """The runs that must do a stage before `stage` can start."""
     doing: str = ""
     """What the stage does while it finishes no step, such as reading the data."""
+    skipped: int | None = None
+    """Of an evaluated run: training steps that were skipped, because their gradient was not finite."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _evaluated(run: RunDir, evaluation: dict) -> RunStatus:
         failure = None
     return RunStatus(run.path.name, "failed" if failure else "done", failure.stage if failure else None, None, "", "",
                      failure.host if failure else "", None, None, None, "", None, None, None, None,
-                     evaluation.get("samples"), evaluation.get("headline", {}), failure)
+                     evaluation.get("samples"), evaluation.get("headline", {}), failure, skipped=evaluation.get("skipped_steps"))
 
 
 def _stage(run: RunDir, progress: dict) -> str:

@@ -33,9 +33,9 @@ STYLES: dict[str, dict[str, Any]] = {
     "hung": {"fg": "red", "bold": True}, "failed": {"fg": "red", "bold": True}, "held": {"fg": "yellow", "bold": True},
     "stopped": {"fg": "red"}, "unknown": {"fg": "yellow"}, "interrupted": {"fg": "yellow"}, "running": {"fg": "cyan"},
     "done": {"fg": "green"}}
-NUMBERS = ("done", "rate", "of plan", "loss", "left", "updated", "restarts", "samples")  # aligned to the right
+NUMBERS = ("done", "rate", "of plan", "loss", "left", "updated", "restarts", "samples", "skipped")  # aligned to the right
 # Columns that a narrow terminal leaves out, in this order; after them the metrics, from the last to the first.
-SPARED = ("job", "restarts", "samples", "node", "loss", "of plan", "rate", "updated", "left", "stage")
+SPARED = ("job", "restarts", "skipped", "samples", "node", "loss", "of plan", "rate", "updated", "left", "stage")
 REASON_SIZE, SMALLEST_REASON = 30, 13  # characters of the column `why` while there are columns to leave out, and after that
 # SLURM's reasons that a user would not understand.
 REASONS = {"BeginTime": "requeued, starts within 2 min", **dict.fromkeys(HELD_REASONS, "on hold")}
@@ -172,7 +172,8 @@ def _cells(run: RunStatus) -> dict[str, str]:
             "of plan": _formatted(run.of_plan, "{:.2g}x"), "loss": _formatted(run.loss, "{:.4f}"),
             "left": "" if run.eta_s is None else duration(run.eta_s),
             "updated": "" if run.heartbeat_s is None else f"{duration(run.heartbeat_s)} ago", "job": run.job or "",
-            "node": run.node, "restarts": str(run.restarts or ""), "samples": f"{run.samples:,}" if run.samples else ""}
+            "node": run.node, "restarts": str(run.restarts or ""), "samples": f"{run.samples:,}" if run.samples else "",
+            "skipped": f"{run.skipped:,}" if run.skipped else ""}
 
 
 def _why(run: RunStatus) -> str:

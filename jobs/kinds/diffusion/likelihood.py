@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from diffusion.losses import bits_per_dim
+from diffusion.losses import BitsPerDim, bits_per_dim
 from diffusion.networks.unet import UNet
 from jobs.data.dataset import ImageData, open_data
 from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.pictures import to_x
-from jobs.errors import UserError
+from jobs.errors import StageFailed, UserError
 from jobs.kinds.diffusion.build import build_diffusion, conditions
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.parallel.group import Group, any_rank, gather_rows
@@ -47,7 +47,8 @@ def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
 
     Over a shorter chain the result is a bound for that process, whose steps are longer. Returns a summary and arrays: total
     and prior [N] in the data's order, and the means over examples of vb, mse and xstart_mse [T], column t of step t.
-    `on_pass` is called after each evaluation of the network. Raises Stopped on all ranks where it does on one.
+    `on_pass` is called after each evaluation of the network. Raises Stopped on all ranks where it does on one, StageFailed that
+    names the first timestep at which the network gave NaN or infinity.
     """
     held_out, count = open_held_out(spec), number.examples
     diffusion = build_diffusion(spec, group.device, dict(number.changes)["timestep_respacing"])
@@ -63,6 +64,8 @@ def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
             randn = randn_from(generator_for(group.device, spec.evaluate.seed, "bits per dim", batch), number.batch_size)
             bound = bits_per_dim(diffusion, network, x_start, randn, clip_denoised=spec.sample.clip_denoised,
                                  model_kwargs=conditions(labels, group.device), on_step=on_pass)
+            if problem := _not_finite(bound, part, diffusion.timestep_map):
+                raise StageFailed(f"bits/dim {problem}", kind="not finite")
             index = torch.arange(part.start, part.stop, dtype=torch.float64, device=group.device)
             rows.append(torch.stack([index, bound.total.double(), bound.prior.double()], dim=1))
             sums += torch.stack([term.double().sum(dim=0) for term in (bound.vb, bound.mse, bound.xstart_mse)])
@@ -78,3 +81,13 @@ def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
     summary = {"value": float(total.mean()), "standard_error": None if math.isnan(error) else float(error),
                "prior": float(prior.mean()), "examples": count, "data": spec.evaluate.nll_data}
     return summary, {"total": total, "prior": prior, "vb": vb, "mse": mse, "xstart_mse": xstart_mse}
+
+
+def _not_finite(bound: BitsPerDim, part: slice, timestep_map: list[int]) -> str | None:
+    """Say at which timestep the terms of the examples `part` are not finite: the first on the way down; None: all are finite."""
+    good = torch.stack([term.isfinite().all(dim=0) for term in (bound.vb, bound.mse, bound.xstart_mse)]).all(dim=0)
+    if good.all() and bound.total.isfinite().all():
+        return None
+    bad = (~good).nonzero().flatten().tolist()
+    where = f" since timestep {timestep_map[bad[-1]]}" if bad else ""
+    return f"of examples {part.start} to {part.stop - 1} are not finite{where}: the network gave NaN or infinity"

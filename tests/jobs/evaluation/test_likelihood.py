@@ -8,9 +8,10 @@ import torch
 from evaluated_runs import noisy_network, result, terms
 
 from diffusion.losses import bits_per_dim
+from diffusion.networks.unet import UNet
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_x
-from jobs.errors import UserError
+from jobs.errors import StageFailed, UserError
 from jobs.kinds.diffusion.build import build_diffusion
 from jobs.randomness import generator_for, randn_from
 
@@ -68,3 +69,23 @@ def test_more_examples_than_there_are_are_refused(sampled, alone):
         alone(run, "evaluate")
     assert not run.evaluation.exists()
     assert json.loads(run.progress.read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("step", [39, 17, 0])
+def test_bits_that_are_not_finite_fail_with_examples_and_timestep(sampled, alone, monkeypatch, value, step):
+    run = sampled("evaluate.metrics=[]")
+    forward = UNet.forward
+    calls = []
+
+    def broken(self, x, t, **model_kwargs):
+        output = forward(self, x, t, **model_kwargs)
+        calls.append(1)
+        if len(calls) == 40 + 40 - step:  # in the second batch
+            output = output.clone()
+            output[1, 0, 2, 2] = value
+        return output
+    monkeypatch.setattr(UNet, "forward", broken)
+    with pytest.raises(StageFailed, match=f"bits/dim of examples 4 to 5 are not finite since timestep {step}: ") as failure:
+        alone(run, "evaluate")
+    assert failure.value.kind == "not finite" and not run.evaluation.exists()

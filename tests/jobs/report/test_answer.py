@@ -12,6 +12,7 @@ from finished_study import FID, evaluation
 from paths import ROOT
 
 from jobs.cost.count import run_cost
+from jobs.data.pictures import grid, write_png
 from jobs.errors import UserError
 from jobs.report.board import read_board
 from jobs.report.cost import achieved_flops, sampling_costs, stage_times
@@ -26,6 +27,7 @@ from jobs.report.run import read_run
 from jobs.report.study import read_study
 from jobs.report.write import report
 from jobs.run.directory import RunDir
+from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import read_json, write_json
 
 
@@ -234,3 +236,47 @@ def test_many_runs_show_the_best_and_a_sample(study):
     assert read.fields == {"train.lr": [str(number / 1000) for number in range(30)]}
     assert [metric.value for metric in read.runs[18].metrics.values()][0] == 5.0
     assert effects(read.runs)[0].groups and as_markdown(read).count("\n| ") == 1 + 1 + 30
+
+
+# Runs without numbers, or with numbers that rank nothing ----------------------------------------------------------------
+
+BEST = "noise_schedule=cosine,loss=hybrid"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_a_metric_that_is_not_finite_is_left_out_and_named(study, value):
+    file = study / BEST / "evaluation.json"
+    found = read_json(file)
+    found["metrics"]["fid"]["value"] = value
+    write_json(file, found)
+    read = read_study(study)
+    assert BEST not in [run.name for run in ranked(read.runs, "fid (pixels)")]
+    assert BEST in [run.name for run in ranked(read.runs, "bits/dim")]
+    assert f"Left out of the comparison: {BEST} (fid is {value})." in read.cautions
+    best = next(run for run in read.runs if run.name == BEST)
+    assert f"left out of comparisons: fid is {value}" in best.remarks
+
+
+def test_a_run_that_failed_is_named_as_left_out(study):
+    (study / BEST / "evaluation.json").unlink()
+    write_failure(study / BEST, Failure("sample", "not finite", "chunk 0 is not finite", "", 3, "n1", 0, 1.0))
+    assert f"Left out of the comparison: {BEST} (sample failed: not finite)." in read_study(study).cautions
+    assert "the network gives NaN or infinity" in (report(study) or (study / "report" / "report.html")).read_text()
+
+
+@pytest.mark.parametrize("grey", [0, 255])
+def test_samples_of_one_value_from_earlier_versions_do_not_win(study, grey):
+    run = RunDir(study / BEST)
+    write_png(run.samples_png, grid(np.full((6, 8, 8, 1), grey, np.uint8), columns=4))
+    read = read_study(study)
+    assert BEST not in [run.name for run in ranked(read.runs, "fid (pixels)")] and not next(
+        run for run in read.runs if run.name == BEST).curve
+    assert f"Left out of the comparison: {BEST} (its samples have the same value in every pixel)." in read.cautions
+
+
+def test_skipped_steps_are_a_remark(study):
+    file = study / BEST / "evaluation.json"
+    write_json(file, read_json(file) | {"skipped_steps": 12})
+    remarks = {run.name: run.remarks for run in read_study(study).runs}
+    assert remarks[BEST] == ["12 training steps were skipped, because their gradient was not finite"]
+    assert not any(found for name, found in remarks.items() if name != BEST)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_checkpoints import steps_of
+from small_training import events
 
 from jobs.errors import StageFailed
 from jobs.kinds.diffusion.trainable import DiffusionTrainable
@@ -114,3 +115,17 @@ def test_skipped_steps_are_counted_across_a_resume(make_run, alone, monkeypatch)
     calls[:] = [1] * 5
     assert alone(run, "train") == "done"
     assert skipped_at(run, 12) == 1 + 1  # update 2 before the resume, update 6 after it
+
+
+def test_a_preview_that_is_not_finite_is_a_note_and_no_black_picture(make_run, alone, monkeypatch, capsys):
+    previews = DiffusionTrainable.previews
+
+    def broken(self, averages):
+        bad = {name: {key: value.clone() for key, value in each.items()} for name, each in averages.items()}
+        bad[MODEL]["out.2.bias"][0] = float("nan")
+        return previews(self, bad)
+    monkeypatch.setattr(DiffusionTrainable, "previews", broken)
+    run = make_run("train.iterations=4")
+    assert alone(run, "train") == "done"
+    assert "note: no sample grids in TensorBoard after step 4: pictures of values that are not finite" in capsys.readouterr().out
+    assert "samples_ema_0.9" not in events(run).Tags()["images"] and "noising" in events(run).Tags()["images"]

@@ -23,7 +23,7 @@ from slurm.status.table import SPARED, print_status, status_lines
 
 def run_status(name: str, state: str, **known) -> RunStatus:
     facts = dict(stage="train", job="1", slurm="", reason="", node="n1", restarts=1, done=5, total=9, unit="steps", rate=0.5,
-                 loss=0.1, eta_s=8.0, heartbeat_s=1.0, samples=4, metrics={}, failure=None, of_plan=1.2)
+                 loss=0.1, eta_s=8.0, heartbeat_s=1.0, samples=4, metrics={}, failure=None, of_plan=1.2, skipped=2)
     return RunStatus(name, state, **facts | known)
 
 
@@ -63,7 +63,7 @@ def test_a_large_study_shows_those_that_need_attention_and_says_the_same_once(tm
     assert lines[-1] == ("1,000 runs: 1 hung, 15 failed, 4 pending, 980 done")
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 220])
 def test_no_line_is_wider_than_the_terminal_and_no_name_is_cut(tmp_path, width):
     names = ["noise_schedule=cosine,loss=hybrid,lr=0.0001,num_channels=128", "lr=1"]
     runs = [run_status(names[0], "running", metrics={"fid (pixels)": 3.25, "bits/dim": 3.5}),
@@ -73,7 +73,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_name_is_cut(tmp_path, width):
     assert all(len(line) <= width or " " not in line.strip() for line in lines)
     head = next(line for line in lines if line.startswith("run "))
     left_out = [name for name in SPARED if name not in head]
-    assert left_out == list(SPARED[:len(left_out)]) and (width < 200 or not left_out)
+    assert left_out == list(SPARED[:len(left_out)]) and (width < 220 or not left_out)
     first = lines.index(head) + 2
     folded = "".join(line.strip() for line in lines[first + 1:first + 3] if line.startswith("  "))
     assert lines[first].split()[0] + folded == names[0]
@@ -133,3 +133,12 @@ def test_watching_ends_with_the_study_or_with_ctrl_c(tmp_path):
     assert status == 0 and "1 done" in text
     status, text = watch(make_study(tmp_path / "s", {"a": {}}), interrupt=True)
     assert status == 0 and "1 running" in text and "Traceback" not in text
+
+
+def test_skipped_steps_of_an_evaluated_run_are_shown(tmp_path):
+    study = make_study(tmp_path / "s", {"a": {"state": "done"}, "b": {"state": "done"}})
+    write_json(study / "a" / "evaluation.json", {"samples": 4, "headline": {"fid (pixels)": 3.0}, "skipped_steps": 7})
+    write_json(study / "b" / "evaluation.json", {"samples": 4, "headline": {"fid (pixels)": 4.0}, "skipped_steps": 0})
+    head, _, first, second, *_ = [click.unstyle(line) for line in status_lines(study_status(study, Slurm()), None, 9)[2:]]
+    assert head.split()[-3:] == ["skipped", "fid", "(pixels)"]
+    assert first.split()[-2:] == ["7", "3"] and second.split()[-2:] == ["4", "4"]
