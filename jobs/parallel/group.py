@@ -19,6 +19,7 @@ from torch import Tensor
 from jobs.errors import StageFailed, UserError
 from jobs.parallel.allocator import keep_freed_memory
 from jobs.parallel.devices import VISIBLE, gpu_index, own_slice
+from jobs.parallel.launchers import under_torchrun
 from jobs.parallel.life import meet, signs_of_life
 from jobs.parallel.precision import exact_products
 from jobs.storage.files import write_text
@@ -59,10 +60,11 @@ class RankInfo:
 
 def rank_info() -> RankInfo:
     """Read this process's rank from the launcher's environment variables; without a launcher the process is alone."""
-    names = [("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
-             ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")]
+    names = [("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")]
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # not enough to look for SLURM's: a shell in an allocation has them too
         names.insert(0, ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+    if under_torchrun(os.environ):
+        names.insert(0, ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     for keys in names:
         if all(key in os.environ for key in keys):
             return RankInfo(*(int(os.environ[key]) for key in keys))
@@ -122,12 +124,13 @@ def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Gro
     else:
         keep_freed_memory()
     # Name the network interface to gloo. Otherwise gloo looks up the host's name, and the lookup may fail.
-    if "RANK" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+    torchrun = under_torchrun(os.environ)
+    if not torchrun or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         interface = _interface_of(_own_address())
         if interface:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
-    store = None if "RANK" in os.environ else _meet(here, meeting)
+    store = None if torchrun else _meet(here, meeting)
     if store is not None:
         _wait_for_all(store, here)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.storage.disk_errors import disk_errors_explained
+
+DAY_S = 24 * 3600
 
 
 def make_dir(path: Path) -> Path:
@@ -66,9 +70,27 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed processes below `folder`. No other process may be writing there."""
+    """Remove temporary files of killed processes below `folder`. No other process may be writing in folders below `folder`.
+
+    Directly in `folder` others may write small files, as `iddpm submit` does: those stay that may belong to a live process.
+    """
     for leftover in folder.rglob(".*.tmp*"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if leftover.parent == folder and _may_be_alive(leftover):
+            continue
+        with suppress(FileNotFoundError):  # renamed just now
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _may_be_alive(leftover: Path) -> bool:
+    """Whether the process that made a temporary file may still write it; the name has the node and the process."""
+    named = re.search(r"\.([^/]*)-(\d+)\.tmp", leftover.name)
+    if named is None:
+        return False
+    if named[1].endswith(os.uname().nodename):
+        return Path(f"/proc/{named[2]}").exists()
+    with suppress(OSError):
+        return time.time() - leftover.stat().st_mtime < DAY_S
+    return True
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from jobs.errors import StageFailed, UserError
+from jobs.parallel.launchers import forget_launchers
 from jobs.spec.features import CHOICES
 from jobs.spec.metrics import METRICS
 from jobs.spec.stages import STAGES
@@ -255,6 +256,7 @@ cli.add_command(cluster)
 
 def main() -> None:
     """Run the `iddpm` command. Bad input is one message and exit status 2; a failed stage is one message and 1."""
+    forget_launchers()  # `iddpm` starts its own ranks
     try:
         cli()
     except UserError as error:

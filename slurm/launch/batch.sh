@@ -70,7 +70,7 @@ iddpm_end() {
     if iddpm_take; then
         case ${iddpm_asked[0]} in
             requeue|requeue-now) iddpm_requeue "${iddpm_asked[1]}"; exit 1 ;;
-            saved) echo "the stage is saved, and the follow-up job resumes it"; exit 0 ;;
+            saved) echo "the stage is saved, and the follow-up job resumes it"; set -- 0 ;;
             wait) iddpm_wait_for_kill 900 ;;
             hold) iddpm_hold "${iddpm_asked[1]}" "${iddpm_asked[2]}" "${iddpm_asked[3]}" ;;
         esac

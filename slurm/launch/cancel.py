@@ -1,12 +1,14 @@
 """`iddpm cancel`: remove the jobs of a study, or of one run, from SLURM's queue."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from jobs.errors import StageFailed
-from slurm.launch.records import all_jobs, mark_cancelled, recorded, reports, study_and_run
+from slurm.launch.records import all_jobs, changing_jobs, mark_cancelled, recorded, reports, study_and_run
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
+SUBMITTED_S = 120.0  # to wait for a submission that is under way: its jobs are to be cancelled, too
 GONE_S = 20  # a job that went back into the queue meanwhile is cancelled again, for so long
 
 
@@ -17,6 +19,11 @@ def cancel(path: Path) -> None:
     """
     needs_slurm()
     study, name = study_and_run(path)
+    with changing_jobs(study, SUBMITTED_S) if (study / "submissions").is_dir() else nullcontext():
+        _cancel(study, name)
+
+
+def _cancel(study: Path, name: str | None) -> None:
     live = live_jobs()
     jobs = [job for run, _, job in all_jobs(study, live) if name in (None, run)]
     if name is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.errors import StageFailed, UserError
 from jobs.parallel.interruption import SIGNALS
+from jobs.parallel.launchers import forget_launchers
 from jobs.run.directory import RunDir
 from jobs.run.failures import describe, write_failure
 from jobs.stage import run_stage
@@ -27,6 +28,7 @@ def run_in_slurm(stage: str, run_path: str, workdir: str) -> dict[str, str]:
     StageFailed: SLURM then marks the job as failed and does not start the jobs that depend on it.
     """
     os.chdir(workdir)
+    forget_launchers(keep=("SUBMITIT_", "IDDPM_REQUEST"))  # an image or a module may set RANK
     run = Path(run_path)
     if is_follow_up() and RunDir(run).is_done(stage):  # by a job before this one
         return {"state": "done", "message": "", "signal": ""}

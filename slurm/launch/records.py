@@ -4,12 +4,14 @@ The file is written before sbatch, without the job's id, and again after it, wit
 loses nothing: the array has the same name as the file, and is found in the queue by this name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.storage.files import make_dir, read_json, write_json
+from jobs.storage.locks import locked
 from slurm.launch.squeue import Job
 
 
@@ -77,6 +79,19 @@ def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:
     """The study's report jobs in the queue."""
     return [live[submission.job_id] for submission in recorded(study, live)
             if not submission.runs and submission.job_id is not None and submission.job_id in live]
+
+
+@contextmanager
+def changing_jobs(study: Path, wait: float = 0.0) -> Iterator[None]:
+    """Let no other process submit, requeue or cancel jobs of the study while the block lasts. Raises Busy after `wait` s."""
+    busy = f"{study}: another process is submitting, requeueing or cancelling jobs of this study"
+    with locked(make_dir(study / "submissions") / "lock", busy, wait):
+        yield
+
+
+def submission_names(study: Path) -> set[str]:
+    """The names of all submissions so far."""
+    return {file.stem for file in (study / "submissions").glob("*.json")}
 
 
 def mark_cancelled(study: Path, submissions: Iterable[Submission], ids: set[str]) -> None:

@@ -10,7 +10,7 @@ from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from slurm.launch.limits import check_cluster, cluster_limits
 from slurm.launch.profiles import load_profile
-from slurm.launch.records import all_jobs, jobs_by_run, recorded, reports, study_and_run
+from slurm.launch.records import all_jobs, changing_jobs, jobs_by_run, recorded, reports, study_and_run
 from slurm.launch.squeue import Job, command, compact, live_jobs, needs_slurm
 from slurm.launch.submit import SubmitOptions, arrays_for, send
 
@@ -22,6 +22,11 @@ def requeue(path: Path) -> None:
     """
     needs_slurm()
     study, name = study_and_run(path)
+    with changing_jobs(study):
+        _requeue(study, name)
+
+
+def _requeue(study: Path, name: str | None) -> None:
     live = live_jobs()
     idle = [] if name else left_of(study)  # the sweep no longer has these runs: only their names bring them back
     _release_and_restart([job for run, _, job in all_jobs(study, live) if name in (None, run) and run not in idle])

@@ -8,12 +8,21 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.errors import StageFailed, UserError
 
 QUEUE_S, ACCOUNTS_S = 10, 60  # seconds between two questions of `status --watch`: all users share the controller
+END_OF_NAME = "|.end-of-name.|"
+# Programs of SLURM, sbatch among them, prefer these variables to what they are told: filters and forms of lists, and options of
+# an enclosing job, which srun would inherit.
+STEERING = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")  # where the cluster is
+# Sites have users set these instead of a profile. Option of sbatch by variable.
+DEFAULTS = {f"SBATCH_{option.upper()}": option
+            for option in ("account", "partition", "qos", "reservation", "constraint", "wckey")}
 HELD_REASONS = ("JobHeldUser", "JobHeldAdmin")
 
 
@@ -62,11 +71,14 @@ def needs_slurm() -> None:
 
 
 def command(*arguments: str, text: str | None = None) -> str:
-    """Run one of SLURM's commands, with `text` as its input; return its output. Raises StageFailed with its error message."""
-    # Without this variable SLURM shortens long lists of array elements: 12_[0-3,5,...].
-    environment = os.environ | {"SLURM_BITSTR_LEN": "0"}
+    """Run one of SLURM's commands, with `text` as its input; return its output. Raises StageFailed with its error message.
+
+    Bytes that are not UTF-8, as in the names of other jobs, become question marks.
+    """
+    environment = slurm_environment(text)
     try:
-        done = subprocess.run(arguments, input=text, capture_output=True, text=True, timeout=120, env=environment)
+        done = subprocess.run(arguments, input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=120,
+                              env=environment)
     except FileNotFoundError as error:
         raise StageFailed(f"{arguments[0]}: not on the PATH") from error
     except subprocess.TimeoutExpired as error:
@@ -79,19 +91,64 @@ def command(*arguments: str, text: str | None = None) -> str:
     return done.stdout
 
 
+def slurm_environment(script: str | None = None) -> dict[str, str]:
+    """The environment for SLURM's programs: without the variables by which users and jobs steer them.
+
+    `script`: what sbatch will get. Of DEFAULTS those stay whose option the script does not give.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(STEERING) or key in KEPT}
+    if "," in kept.get("SLURM_CLUSTERS", "") or kept.get("SLURM_CLUSTERS") == "all":
+        del kept["SLURM_CLUSTERS"]  # ids of jobs would belong to one of several clusters
+    # Without this variable SLURM shortens long lists of array elements: 12_[0-3,5,...].
+    return kept | _defaults_for(script) | {"SLURM_BITSTR_LEN": "0"}
+
+
+@contextmanager
+def sbatch_environment(script: str) -> Iterator[None]:
+    """Give this process the environment for `sbatch` of `script` while the block lasts: submitit calls sbatch with its own.
+
+    The job gets this environment, too.
+    """
+    before = dict(os.environ)
+    wanted = slurm_environment(script)
+    try:
+        os.environ.clear()
+        os.environ.update(wanted)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _defaults_for(script: str | None) -> dict[str, str]:
+    return {key: os.environ[key] for key, option in DEFAULTS.items()
+            if script is not None and os.environ.get(key) and f"\n#SBATCH --{option}" not in script}
+
+
+def left_out(scripts: Collection[str]) -> str:
+    """A note that names the variables SBATCH_* of the environment that sbatch of `scripts` is not given; empty without any."""
+    names = scripts and sorted(key for key in os.environ if key.startswith("SBATCH_")
+                               and not all(key in _defaults_for(script) for script in scripts))
+    return f"{', '.join(names)} of your environment left out: the spec and the cluster profile say what the jobs ask for" \
+        if names else ""
+
+
 def live_jobs() -> dict[str, Job]:
     """All of the user's jobs in the queue, by id; each element of an array has its own id (12_3). One call of squeue."""
-    # "Field:|" prints the whole field, whatever its length, and | after it.
-    fields = "JobArrayID:|,Name:|,State:|,Reason:|,NodeList:|,RestartCnt:|,StartTime:"
-    lines = command("squeue", "--me", "--noheader", "--array", f"--Format={fields}").splitlines()
-    jobs = [_live(*line.split("|")) for line in lines if line.strip()]
+    # "Field:|" prints the whole field, whatever its length, and | after it. The name comes last, and a mark after it: the names
+    # of other jobs may hold anything, also | and newlines.
+    fields = f"JobArrayID:|,State:|,Reason:|,NodeList:|,RestartCnt:|,StartTime:|,Name:{END_OF_NAME}"
+    entries = command("squeue", "--me", "--noheader", "--array", f"--Format={fields}").split(f"{END_OF_NAME}\n")
+    jobs = [_live(*entry.split("|", 6)) for entry in entries if entry.count("|") >= 6]
     return {job.id: job for job in jobs}
 
 
-def _live(id: str, name: str, state: str, reason: str, node: str, restarts: str, start: str) -> Job:
-    # A waiting job may have a start time, too: SLURM's estimate.
-    started = datetime.fromisoformat(start.strip()).timestamp() if state == "RUNNING" and start[:1].isdigit() else None
-    return Job(id.strip(), name, state, reason, node, int(restarts), started)
+def _live(id: str, state: str, reason: str, node: str, restarts: str, start: str, name: str) -> Job:
+    try:  # a waiting job may have a start time, too: SLURM's estimate
+        started = datetime.fromisoformat(start.strip()).timestamp() if state == "RUNNING" else None
+    except ValueError:
+        started = None
+    return Job(id.strip(), name, state, reason, node, int(restarts) if restarts.strip().isdecimal() else 0, started)
 
 
 def ended_jobs(ids: Collection[str]) -> dict[str, EndedJob]:
@@ -105,6 +162,8 @@ def ended_jobs(ids: Collection[str]) -> dict[str, EndedJob]:
                     "--format=JobID,State,ExitCode,Elapsed,NodeList").splitlines()
     jobs = {}
     for line in lines:
+        if line.count("|") != 4:  # a message of the site
+            continue
         id, state, exit_code, elapsed, node = line.split("|")
         state = state.split()[0]  # "CANCELLED by 0" names the user as well
         for element in elements(id):

@@ -12,7 +12,7 @@ from submitit.core.utils import FailedJobError
 from jobs.cost.bench.file import bench_to_plan_by
 from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
-from jobs.errors import StageFailed
+from jobs.errors import Busy, StageFailed
 from jobs.kinds.start_fit import check_starts
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze, refuse_changes
@@ -27,10 +27,10 @@ from slurm.launch.job_entry import report_in_slurm, run_in_slurm
 from slurm.launch.limits import check_cluster, check_folder, cluster_limits
 from slurm.launch.named_runs import needs
 from slurm.launch.profiles import Profile, load_profile
-from slurm.launch.records import Submission, jobs_by_run, record, recorded, reports
+from slurm.launch.records import Submission, changing_jobs, jobs_by_run, record, recorded, reports, submission_names
 from slurm.launch.sbatch_script import dependency, executor, script
 from slurm.launch.snapshot import snapshot
-from slurm.launch.squeue import Job, command, live_jobs, needs_slurm
+from slurm.launch.squeue import Job, command, left_out, live_jobs, needs_slurm, sbatch_environment
 
 NAMED = 5  # runs of an array that --dry-run names
 
@@ -57,30 +57,36 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     folder = runs_folder.resolve() / study.name
     check_starts(still_to_start(study.runs, folder))
     check_folder(folder)
+    before = submission_names(folder)
     profile, limits, live = load_profile(options.cluster), cluster_limits(), live_jobs()
     queued = {run for run, _ in jobs_by_run(folder, live)}
     notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder)) if note]
     redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
     arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, options.max_parallel, redo,
                         profile.follow_ups_used)
+    if variables := left_out([script(executor(array, folder, profile, "test", folder, None), 1) for array in arrays]):
+        notes.append(f"note: {variables}")
     disk = check_disk(specs, folder)
     check_cluster(arrays, folder, profile, limits)
     if dry_run:
         print_scripts(arrays, folder, profile)
         print("\n".join(f"# {line}" for line in [*notes, f"{hours(arrays)}; {disk}"]))
         return
-    freeze(study, runs_folder, queued)
-    print("\n".join(notes), end="\n" * bool(notes))
-    unfinished = {run.path.name for array in arrays for run in array.runs}
-    if not queued:  # no job is left that could be on hold
-        (folder / "held.json").unlink(missing_ok=True)
-    elif (folder / "held.json").exists():
-        print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
-    print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue "
-          f"already, {len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
-    if planned := plan_ahead(study, folder, bench_to_plan_by(profile.bench), profile.signal_lead_s):
-        print(planned)
-    send(arrays, folder, options, profile, outdated=reports(folder, live))
+    with changing_jobs(folder):
+        if submission_names(folder) != before:
+            raise Busy(f"{folder}: another process has just submitted jobs of this study; submit again for what is missing")
+        freeze(study, runs_folder, queued)
+        print("\n".join(notes), end="\n" * bool(notes))
+        unfinished = {run.path.name for array in arrays for run in array.runs}
+        if not queued:  # no job is left that could be on hold
+            (folder / "held.json").unlink(missing_ok=True)
+        elif (folder / "held.json").exists():
+            print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
+        print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue "
+              f"already, {len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
+        if planned := plan_ahead(study, folder, bench_to_plan_by(profile.bench), profile.signal_lead_s):
+            print(planned)
+        send(arrays, folder, options, profile, outdated=reports(folder, live))
 
 
 def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int,
@@ -91,7 +97,8 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
     Skips runs that have `live` jobs. Completes submissions that were interrupted. Stages wait for the runs that their specs
     name. Raises UserError as `build_arrays` and `needs` do.
     """
-    queued = {run for run, _ in jobs_by_run(folder, live)}
+    incomplete = incomplete_submissions(folder, live)
+    queued = {run for run, _ in jobs_by_run(folder, live)} | {run.path.name for chain in incomplete for run in chain.runs}
     left = {}
     for name, spec in specs.items():
         if name in queued:
@@ -102,7 +109,6 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
                   if not (run.spec_file.is_file() and run.is_done(stage)) or name in (redo or {}) and number >= first]
         if stages:
             left[run] = spec, stages
-    incomplete = incomplete_submissions(folder, live)
     planned = {run: [stage for stage, _ in chain.stages] for chain in incomplete for run in chain.runs}
     planned |= {run: stages for run, (_, stages) in left.items()}
     # The runs of an array in the queue have the same needs: they could not share it otherwise. One of them answers for all.
@@ -117,18 +123,25 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
 
 
 def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
-    """The stages that are missing behind arrays in the queue, because `iddpm submit` was stopped between two arrays."""
+    """The stages that are missing behind arrays in the queue, because `iddpm submit` was stopped between two arrays.
+
+    Elements of such an array may have ended: their runs are in the new arrays, too, so that element i waits for element i.
+    """
     jobs, incomplete = jobs_by_run(folder, live), []
     newest = {(submission.stage, *submission.runs): submission for submission in recorded(folder, live)}  # the last follow-up
     for submission in newest.values():
-        queued = [run for index, run in enumerate(submission.runs) if submission.element(index) in live]
+        elements = {RunDir(folder / name): submission.element(index) for index, name in enumerate(submission.runs)}
+        queued = [run for run, element in elements.items() if element in live]
         later = STAGES[STAGES.index(submission.stage) + 1:] if submission.runs else ()
-        if queued and later and not any((run, stage) in jobs for run in submission.runs for stage in later):
-            runs = tuple(RunDir(folder / name) for name in submission.runs)
-            if not all(run.spec_file.is_file() for run in runs):  # removed since; an array cannot wait for elements without runs
-                continue
+        if not queued or not later or any((run, stage) in jobs for run in submission.runs for stage in later):
+            continue
+        if all(run in queued or run.spec_file.is_file() and run.is_done(submission.stage) for run in elements):
+            behind = {tuple(elements): submission.job_id}
+        else:  # where an element has failed, or its run was removed, no array can wait for the whole array
+            behind = {(run,): elements[run] for run in queued if run.spec_file.is_file()}
+        for runs, id in behind.items():
             stages = tuple((stage, getattr(runs[0].spec.resources, stage)) for stage in later)
-            incomplete.append(Chain(stages, runs, behind=submission.job_id))
+            incomplete.append(Chain(stages, runs, behind=id))
     return incomplete
 
 
@@ -153,11 +166,13 @@ def send(arrays: Sequence[Array], folder: Path, options: SubmitOptions, profile:
         launcher = executor(array, folder, profile, name, code, dependency(array, ids))
         jobs: list[submitit.Job]
         try:
-            if array.stage == REPORT:
-                jobs = [launcher.submit(report_in_slurm, str(folder), str(Path.cwd()))]
-            else:
-                with launcher.batch():
-                    jobs = [launcher.submit(run_in_slurm, array.stage, str(run.path), str(Path.cwd())) for run in array.runs]
+            with sbatch_environment(script(launcher, 1)):
+                if array.stage == REPORT:
+                    jobs = [launcher.submit(report_in_slurm, str(folder), str(Path.cwd()))]
+                else:
+                    with launcher.batch():
+                        jobs = [launcher.submit(run_in_slurm, array.stage, str(run.path), str(Path.cwd()))
+                                for run in array.runs]
         except FailedJobError as error:
             raise StageFailed(f"{array.stage}: sbatch refused: {error}; submit again for the missing jobs") from error
         ids.append(jobs[0].job_id.split("_")[0])

@@ -84,9 +84,11 @@ class Cluster:
 
     def release_requeued(self) -> None:
         """SLURM lets a requeued job wait for two minutes; nobody here has them."""
-        for line in self.queue():
-            if "BeginTime" in line:
-                self("scontrol", "update", f"JobId={line.split()[0]}", "StartTime=now")
+        waiting = [line for line in self.queue() if "BeginTime" in line]
+        if waiting:  # nodes have revoked the credentials of this job up to the end of this second
+            time.sleep(2)
+        for line in waiting:
+            self("scontrol", "update", f"JobId={line.split()[0]}", "StartTime=now")
 
     def until_empty(self) -> None:
         def drained() -> bool:

@@ -12,17 +12,17 @@ import pytest
 
 from jobs.storage.files import write_json
 from slurm.launch.records import Submission, record
-from slurm.launch.squeue import Slurm
+from slurm.launch.squeue import END_OF_NAME, Slurm
 from slurm.status.state import RunStatus, StudyStatus
 
 # Both answers were recorded from SLURM 22.05.8.
 # squeue --me --noheader --array --Format=...; 23 is running, 27 came back from a lost node.
-SQUEUE = """\
-1_1|a-very-long-job-name-that-is-longer-than-twenty-four-characters|PENDING|JobArrayTaskLimit||0|N/A
-3_0|wrap|PENDING|Dependency||0|N/A
-2|held|PENDING|JobHeldUser||0|N/A
-23_0|rec-timeout|RUNNING|None|n[1-2]|0|2026-11-23T21:55:28
-27|rec-requeue|PENDING|BeginTime||1|2026-11-23T21:57:58
+SQUEUE = f"""\
+1_1|PENDING|JobArrayTaskLimit||0|N/A|a-very-long-job-name-that-is-longer-than-twenty-four-characters{END_OF_NAME}
+3_0|PENDING|Dependency||0|N/A|wrap{END_OF_NAME}
+2|PENDING|JobHeldUser||0|N/A|held{END_OF_NAME}
+23_0|RUNNING|None|n[1-2]|0|2026-11-23T21:55:28|rec-timeout{END_OF_NAME}
+27|PENDING|BeginTime||1|2026-11-23T21:57:58|rec-requeue{END_OF_NAME}
 """
 # sacct --allocations --noheader --parsable2; 24 was killed by SIGKILL, 28 by scancel.
 SACCT = """\

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 
 import pytest
 
@@ -91,3 +92,16 @@ def test_only_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / "tmp.txt").write_text("mine")
     remove_leftovers(tmp_path)
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["checkpoints", "samples.h5", "tmp.txt"]
+
+
+def test_the_temporary_file_of_a_live_process_stays_in_the_folder_of_a_run(tmp_path):
+    node, dead = os.uname().nodename, subprocess.Popen(["true"])
+    dead.wait()
+    live, other = f".spec.{node}-{os.getpid()}.tmp.yaml", ".spec.login-7.example-12.tmp.yaml"
+    gone = [f".spec.{node}-{dead.pid}.tmp.yaml", ".progress.other-12.tmp.json", f"checkpoints/.step-1.{node}-{os.getpid()}.tmp"]
+    (tmp_path / "checkpoints").mkdir()
+    for name in (live, other, *gone):
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / gone[1], (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.rglob("*")) == sorted([live, other, "checkpoints"])

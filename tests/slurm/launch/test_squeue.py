@@ -1,13 +1,24 @@
 """What squeue and sacct say, and lists of job ids."""
 
+import os
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_slurm import SACCT, SQUEUE, make_study
 
 from slurm.launch import squeue as queue
-from slurm.launch.squeue import compact, elements, ended_jobs, live_jobs
+from slurm.launch.squeue import (
+    END_OF_NAME,
+    compact,
+    elements,
+    ended_jobs,
+    left_out,
+    live_jobs,
+    sbatch_environment,
+    slurm_environment,
+)
 from slurm.status.state import study_status
 
 
@@ -19,6 +30,52 @@ def test_the_queue_as_squeue_tells_it(slurm):
     assert (jobs["2"].state, jobs["2"].reason, jobs["23_0"].node) == ("PENDING", "JobHeldUser", "n[1-2]")
     assert (jobs["27"].restarts, jobs["27"].started, jobs["2"].restarts) == (1, None, 0)
     assert jobs["23_0"].started == time.mktime((2026, 11, 23, 21, 55, 28, 0, 0, -1))
+
+
+@pytest.mark.parametrize("name", [
+    "a|b", "train|lr=1e-4|x|y|z|u|v", "two\nlines", "x\n7|RUNNING|None|n1|0|N/A|mine", "", "\x1b[31m", "|"])
+def test_no_name_of_another_job_disturbs_the_queue(slurm, name):
+    slurm(SQUEUE + f"40|RUNNING|None|n1|0|2026-11-23T21:55:28|{name}{END_OF_NAME}\n")
+    jobs = live_jobs()
+    assert list(jobs) == ["1_1", "3_0", "2", "23_0", "27", "40"]
+    assert (jobs["40"].state, jobs["40"].node, jobs["40"].name) == ("RUNNING", "n1", name)
+
+
+def test_bytes_that_are_no_text_and_times_of_another_form_do_not_disturb_either(slurm, tmp_path):
+    slurm()
+    line = b"40|RUNNING|None|n1|0|1795652935|\xff\xfe\x00" + END_OF_NAME.encode() + b"\n"
+    (tmp_path / "answer").write_bytes(line)
+    (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\ncat {tmp_path / 'answer'}\n")
+    assert live_jobs()["40"].state == "RUNNING"
+
+
+def test_slurms_programs_get_no_variable_that_steers_them(slurm, tmp_path, monkeypatch):
+    steering = {"SQUEUE_PARTITION": "urgent", "SQUEUE_FORMAT": "%i", "SACCT_FORMAT": "JobID", "SLURM_TIME_FORMAT": "%s",
+                "SLURM_JOB_ID": "3", "SLURM_MEM_PER_CPU": "500", "SBATCH_EXPORT": "NONE",
+                "SCANCEL_STATE": "PENDING", "SLURM_CLUSTERS": "a,b"}
+    for key, value in {**steering, "SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "proj", "MINE": "1"}.items():
+        monkeypatch.setenv(key, value)
+    slurm()
+    (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\nenv > {tmp_path / 'seen'}\n")
+    live_jobs()
+    seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines())
+    assert not seen.keys() & steering.keys() and seen["SLURM_CONF"] == "/etc/slurm.conf" and seen["MINE"] == "1"
+    assert "SBATCH_ACCOUNT" not in seen
+    monkeypatch.setenv("SLURM_CLUSTERS", "one")
+    assert slurm_environment()["SLURM_CLUSTERS"] == "one"
+
+
+def test_sbatch_gets_the_users_defaults_where_the_script_is_silent(monkeypatch):
+    for key in [key for key in os.environ if key.startswith("SBATCH_")]:
+        monkeypatch.delenv(key)
+    for key, value in {"SBATCH_ACCOUNT": "proj", "SBATCH_PARTITION": "mine", "SBATCH_TIMELIMIT": "5"}.items():
+        monkeypatch.setenv(key, value)
+    script = "#!/bin/bash\n#SBATCH --partition=main\n#SBATCH --time=20\n"
+    before = dict(os.environ)
+    with sbatch_environment(script):
+        assert {key: value for key, value in os.environ.items() if key.startswith("SBATCH_")} == {"SBATCH_ACCOUNT": "proj"}
+    assert dict(os.environ) == before
+    assert left_out([script]).startswith("SBATCH_PARTITION, SBATCH_TIMELIMIT of your environment") and not left_out([])
 
 
 def test_the_accounts_as_sacct_tells_them(slurm):

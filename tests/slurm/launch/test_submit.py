@@ -9,13 +9,15 @@ from stand_in_job import leave_results
 from jobs.run.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
-from slurm.launch.records import Submission, record, recorded
+from slurm.launch import submit
+from slurm.launch.limits import check_cluster
+from slurm.launch.records import Submission, changing_jobs, record, recorded
 from slurm.launch.squeue import Job
 
 
 def submitted(text: str) -> list[str]:
     """The stages of a submission, an array each."""
-    return [line.split()[0] for line in text.splitlines() if " job " in line]
+    return [line.split()[0] for line in text.splitlines() if " job " in line and not line.startswith("note")]
 
 
 def begun(cluster) -> list[tuple[str, ...]]:
@@ -94,6 +96,47 @@ def test_a_submission_that_broke_off_is_completed_behind_the_array_in_the_queue(
     waits = {job["options"]["dependency"] for job in fake_slurm.jobs().values() if job["state"] == "PENDING"
              if "dependency" in job["options"]}
     assert waits == {"aftercorr:1", "aftercorr:8", "afterany:1:10"}
+
+
+def break_off_after(stage: str) -> None:
+    """Make the records those of a submission that ended after the array of `stage`."""
+    for file in Path("runs/study/submissions").glob("*.json"):
+        if json.loads(file.read_text())["stage"] != stage:
+            file.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failed", [False, True])
+def test_no_run_is_planned_twice_behind_a_broken_off_submission_some_of_whose_elements_have_ended(fake_slurm, failed):
+    fake_slurm.act("seed=1", "train", "wait")
+    if failed:
+        fake_slurm.act("seed=2", "train", "fail no such thing")
+    fake_slurm.submit("sweep.yaml")
+    ended = "FAILED" if failed else "COMPLETED"
+    fake_slurm.until(lambda: fake_slurm.jobs()["1_1"]["state"] == ended and fake_slurm.jobs()["1_0"]["state"] == "RUNNING")
+    fake_slurm("scancel", "3", "5", "7")
+    break_off_after("train")
+    text = fake_slurm.submit("sweep.yaml")
+    new = [json.loads(file.read_text()) for file in Path("runs/study/submissions").glob("*.json")]
+    planned = [(run, each["stage"]) for each in new if each["job_id"] != "1" for run in each["runs"]]
+    assert len(planned) == len(set(planned)), planned
+    assert set(planned) == {(run, stage) for run in ("seed=1", "seed=2") for stage in ("sample", "evaluate")} | (
+        {("seed=2", "train")} if failed else set()), text
+
+
+def test_of_two_submissions_at_the_same_moment_one_wins_and_the_other_says_so(fake_slurm, monkeypatch):
+    fake_slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
+    with changing_jobs(Path("runs/study").absolute()):
+        assert "another process is submitting" in fake_slurm.submit("sweep.yaml", status=2)
+    assert fake_slurm.jobs() == {}
+
+    def other_was_faster(*arguments):
+        monkeypatch.setattr(submit, "check_cluster", check_cluster)
+        fake_slurm.submit("sweep.yaml")
+        return check_cluster(*arguments)
+    monkeypatch.setattr(submit, "check_cluster", other_was_faster)
+    assert "has just submitted jobs of this study" in fake_slurm.submit("sweep.yaml", status=2)
+    assert len(fake_slurm.jobs()) == 7 and "2 in the queue already" in fake_slurm.submit("sweep.yaml")
 
 
 def test_half_of_a_sweep_done_elsewhere_the_rest_and_a_new_run_are_submitted(fake_slurm):

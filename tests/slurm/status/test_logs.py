@@ -13,6 +13,7 @@ from real_slurm import until
 from jobs.errors import UserError
 from slurm.cli.tensorboard import show_board, ssh_hint
 from slurm.launch.records import Submission, record
+from slurm.launch.squeue import END_OF_NAME
 from slurm.status import logs
 from slurm.status.logs import end_of_log, print_log
 
@@ -72,7 +73,7 @@ def test_the_newest_log_is_meant_or_that_of_a_stage_and_rank(study, capfd):
 def test_without_a_log_the_message_says_what_there_is(study, squeue):
     with pytest.raises(UserError, match="none of its stages has started"):
         print_log(study / "a", None, 0, False)
-    squeue("12_0|s-train-1|PENDING|Priority||0|N/A")
+    squeue(f"12_0|PENDING|Priority||0|N/A|s-train-1{END_OF_NAME}")
     with pytest.raises(UserError, match=r"job 12_0 is pending \(Priority\); -f waits"):
         print_log(study / "a", None, 0, False)
     with pytest.raises(UserError, match="2 runs; name one of them, such as .*s/a"):
@@ -122,7 +123,7 @@ def test_following_goes_from_stage_to_stage_and_ends_with_the_last(study, capfd,
 def test_following_waits_for_a_job_in_the_queue_and_ends_when_it_left(study, capfd, squeue, monkeypatch):
     monkeypatch.setattr(logs, "POLL_S", 0.02)
     monkeypatch.setattr("slurm.launch.squeue.QUEUE_S", 0)
-    squeue("12_0|s-train-1|PENDING|Priority||0|N/A")
+    squeue(f"12_0|PENDING|Priority||0|N/A|s-train-1{END_OF_NAME}")
     looks = 0
 
     def look(*arguments):
@@ -130,7 +131,7 @@ def test_following_waits_for_a_job_in_the_queue_and_ends_when_it_left(study, cap
         nonlocal looks
         looks += 1
         if looks == 3:
-            squeue("12_0|s-train-1|RUNNING|None|n1|0|2026-11-23T21:55:28")
+            squeue(f"12_0|RUNNING|None|n1|0|2026-11-23T21:55:28|s-train-1{END_OF_NAME}")
             write_log(study, "logs/s-train-1/12_0_0_log.out", "first\n", age=0)
         if looks in (5, 7):  # requeued: it goes on in the same file
             with open(study / "logs/s-train-1/12_0_0_log.out", "a") as file:

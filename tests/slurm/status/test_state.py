@@ -13,9 +13,11 @@ from jobs.errors import UserError
 from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import read_json, write_json
 from slurm.launch.records import Submission, record
+from slurm.launch.squeue import END_OF_NAME
 from slurm.status.state import HUNG_S, STILL_S, find_study, study_status
 from slurm.status.table import status_lines
 
+N = f"|n{END_OF_NAME}"  # a name, as each line ends
 # The ends of real logs, but for the out-of-memory one, which takes cgroups.
 LOGS = {
     "no progress": "slurmstepd-n1: error: *** JOB 30 ON n1 CANCELLED AT 2026-11-23T21:56:33 DUE TO TIME LIMIT ***\n"
@@ -40,9 +42,9 @@ def test_states_of_what_is_in_the_queue(slurm, tmp_path):
     (study / "done" / "evaluation.json").write_text('{"samples": 10, "headline": {"bits/dim": 3.5}}')
     early, late = started(HUNG_S + 100), started(5)
     status = study_status(study, slurm(
-        f"7_0|n|RUNNING|None|n1|0|{late}\n7_1|n|RUNNING|None|n1|2|{early}\n7_2|n|RUNNING|None|n1|0|{early}\n"
-        f"7_3|n|RUNNING|None|n1|1|{late}\n7_4|n|RUNNING|None|n1|0|{early}\n7_5|n|PENDING|Priority||0|N/A\n"
-        f"7_6|n|PENDING|JobHeldAdmin||0|N/A\n7_7|n|COMPLETING|None|n1|0|{early}\n7_9|n|COMPLETING|None|n1|0|{early}\n"))
+        f"7_0|RUNNING|None|n1|0|{late}{N}\n7_1|RUNNING|None|n1|2|{early}{N}\n7_2|RUNNING|None|n1|0|{early}{N}\n"
+        f"7_3|RUNNING|None|n1|1|{late}{N}\n7_4|RUNNING|None|n1|0|{early}{N}\n7_5|PENDING|Priority||0|N/A{N}\n"
+        f"7_6|PENDING|JobHeldAdmin||0|N/A{N}\n7_7|COMPLETING|None|n1|0|{early}{N}\n7_9|COMPLETING|None|n1|0|{early}{N}\n"))
     assert states(status) == {"starts": "running", "beats": "running", "silent": "hung", "back": "running", "mute": "hung",
                               "waits": "pending", "held": "held", "leaves": "interrupted", "done": "done", "ends": "running"}
     runs = by_name(status)
@@ -116,7 +118,7 @@ def test_what_a_stage_prepares_is_shown_and_is_no_silence(slurm, tmp_path):
                                                   "advanced": long_ago}, "still": {"advanced": long_ago}, "steps": {}}, job="7")
     for file in study.glob("reads/progress.json"):
         write_json(file, {key: value for key, value in read_json(file).items() if key not in ("done", "total")})
-    queue = "".join(f"7_{index}|n|RUNNING|None|n1|0|{started(HUNG_S + 100)}\n" for index in range(3))
+    queue = "".join(f"7_{index}|RUNNING|None|n1|0|{started(HUNG_S + 100)}{N}\n" for index in range(3))
     status = study_status(study, slurm(queue))
     assert states(status) == {"reads": "running", "still": "hung", "steps": "running"}
     assert (by_name(status)["reads"].doing, by_name(status)["steps"].doing) == ("reading the data", "")
