@@ -14,6 +14,7 @@ import numpy as np
 from jobs.data.pictures import grid, write_png
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.progress import note
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, chunk_reader, differences, read_chunk, sample_labels
 from jobs.spec.kinds import kind_of
@@ -65,7 +66,7 @@ def recorded_settings(run: RunDir, sampling: Sampling) -> dict:
     folder = run.samples_folder(sampling)
     for file in [*folder.glob("samples.h5"), *sorted(folder.glob("chunk-*.h5"))]:
         try:
-            with open_sealed(file) as opened:
+            with open_sealed(file, note) as opened:
                 return json.loads(opened.attrs["settings"])
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); `iddpm sample {run.path}` computes it again") from error
@@ -90,8 +91,8 @@ def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
     devices, found = _device_of_first(run, folder, settings), set[str]()
     while True:
         with atomic_path(folder / "samples.h5") as temporary:
-            places = lay_out(temporary, layouts, attributes | {"device": ", ".join(sorted(devices))})
-            fill(temporary, _pieces(run, folder, settings, places, found))
+            places = lay_out(temporary, layouts, attributes | {"device": ", ".join(sorted(devices))}, sealed=True)
+            fill(temporary, _pieces(run, folder, settings, places, found), places)
         if found == devices:
             return
         devices, found = found, set()
@@ -187,7 +188,7 @@ def check_samples(run: RunDir, settings: dict, sampling: Sampling | None = None)
     if not file.exists():
         raise UserError(f"{file}: missing; run `iddpm sample {run.path}`")
     try:
-        with open_sealed(file) as opened:
+        with open_sealed(file, note) as opened:
             theirs, count = json.loads(opened.attrs["settings"]), len(opened["images"])
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}). "

@@ -77,7 +77,7 @@ def read_partial(path: Path, identity: dict) -> Partial | None:
             problem = "holds values that are not finite"
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, UserError) as error:
         problem = f"cannot be read ({error})"
     note(f"{path}: {problem}; its chunk starts over")
     path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jobs.storage.sealed import new_digest, seal, update_from
+from jobs.storage.sealed import USER_BLOCK, new_digest, seal, update_from
 
 FLUSH_EVERY = 32 << 20  # bytes
 
@@ -40,8 +40,8 @@ class Layout:
         return rows * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
 
-def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) -> dict[str, list[int]]:
-    """Create the file `path` with datasets to be filled. Returns by name the offset in the file of each chunk.
+def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any], sealed: bool = False) -> dict[str, list[int]]:
+    """Create the file `path` with datasets to be filled, and with room for a seal. Returns by name the offset of each chunk.
 
     A contiguous dataset has one offset. Raises OSError if the disk has no room for the whole file as far as HDF5 writes it.
     """
@@ -52,7 +52,7 @@ def lay_out(path: Path, layouts: dict[str, Layout], attributes: dict[str, Any]) 
         file.flush()
         os.fsync(file.fileno())
         file.truncate(own + sum(layout.size for layout in layouts.values()))
-    with h5py.File(path, "w", locking=False) as file:
+    with h5py.File(path, "w", locking=False, userblock_size=USER_BLOCK if sealed else 0) as file:
         file.attrs.update(attributes)
         return {name: _create(file, name, layout) for name, layout in layouts.items()}
 
@@ -69,26 +69,35 @@ def _create(file: h5py.File, name: str, layout: Layout) -> list[int]:
     return [dataset.get_chunk_info_by_coord((start, *[0] * (len(layout.shape) - 1))).byte_offset for start in starts]
 
 
-def fill(path: Path, pieces: Iterable[tuple[int, np.ndarray]]) -> None:
+def fill(path: Path, pieces: Iterable[tuple[int, np.ndarray]], places: dict[str, list[int]]) -> None:
     """Write (offset, array) pairs, in ascending order, into the file that `lay_out` made, and seal the file.
 
-    Flushing runs beside the writing, so that little is left to flush at the end. Raises ValueError for a wrong order, and
-    OSError if the disk refuses.
+    `places` are the offsets that `lay_out` gave; an array goes to one of them, or behind another of its dataset. Flushing runs
+    beside the writing, so that little is left to flush at the end. Raises ValueError for a wrong order, and OSError if the disk
+    refuses.
     """
-    digest, position, flushes = new_digest(), 0, list[Future[None]]()
+    name_at = {offset: name for name, offsets in places.items() for offset in offsets}
+    contents, name = {name: new_digest() for name in places}, ""
+    digest, position, flushes = new_digest(), USER_BLOCK, list[Future[None]]()
     with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(1) as disk:
+        file.seek(position)
         for offset, array in pieces:
             if offset < position:
                 raise ValueError(f"offset {offset} lies before what was written up to {position}")
             update_from(digest, file, offset - position)  # what HDF5 wrote between the arrays
             content = np.ascontiguousarray(array).data.cast("B")
             digest.update(content)
+            name = name_at.get(offset, name)
+            contents[name].update(content)
             _write(file, content)
             position = offset + len(content)
             if position >= FLUSH_EVERY * (len(flushes) + 1):
                 flushes.append(disk.submit(os.fdatasync, file.fileno()))
         update_from(digest, file, path.stat().st_size - position)
-        _write(file, memoryview(seal(digest)))
+        file.seek(0)
+        # Chunks that HDF5 laid out in another order than that of their rows cannot be compared with a dataset's values.
+        in_order = {name: contents[name].hexdigest() for name, offsets in places.items() if offsets == sorted(offsets)}
+        _write(file, memoryview(seal(digest, in_order)))
         for flush in flushes:
             flush.result()  # the system reports an error of the disk only once, to the first flush after it
 

@@ -19,7 +19,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> h5py.File:
     Raises UserError where the file is no regular file, or is open for writing in another process; FileNotFoundError,
     PermissionError, or another of UNREADABLE where it cannot be opened.
     """
-    _refuse_written(path)
+    refuse_written(path)
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -41,7 +41,7 @@ def is_hdf5(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def _refuse_written(path: str | os.PathLike[str]) -> None:
+def refuse_written(path: str | os.PathLike[str]) -> None:
     """Raise UserError if another process holds the lock with which HDF5 writes, or if `path` is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe may not wait for its writer
     try:

@@ -1,15 +1,20 @@
-"""Seal HDF5 files with their own checksum, at the end of the file, where HDF5 does not look.
+"""Seal HDF5 files with their own checksum, in the user block in front, which HDF5 leaves alone.
 
 A damaged file must be found before HDF5 reads it, because HDF5 then ends some processes with a segmentation fault. The seal
-lies in the file itself, so that one rename puts data and checksum in place, and one read returns and checks both. (Checkpoints
-have a manifest.json with checksums instead: other programs read their files, and refuse bytes after the end.) The checksum is
-xxHash's, which takes a tenth of the time of sha256 and finds accidents, not attacks.
+lies in the file itself, so that one rename puts data and checksum in place, and one read returns and checks both. It lies in
+front because HDF5 cuts off what follows its data when a program opens the file to write. (Checkpoints have a manifest.json with
+checksums instead: other programs read their files.) The checksum is xxHash's, which takes a tenth of the time of sha256 and
+finds accidents, not attacks.
+
+The user block is text, zeros behind it: "xxh3_128 HEX", of all bytes after this line, then "NAME HEX" of the values of datasets,
+by which a file is known again that another program opened and wrote to.
 """
 
 import io
 import math
-import os
-from collections.abc import Collection
+import subprocess
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,15 +23,17 @@ import h5py
 import numpy as np
 import xxhash
 
-from jobs.storage.opening import open_hdf5
+from jobs.storage.opening import open_hdf5, refuse_written
 
 DAMAGED = "damaged: its checksum is not the recorded one"
+USER_BLOCK = 512  # bytes; the least that HDF5 takes
 _NAME = b"xxh3_128 "
 _SEAL_BYTES = len(_NAME) + 32 + 1
+_ROWS = 1 << 24  # bytes of a dataset that are read at a time
 
 
 def new_digest() -> xxhash.xxh3_128:
-    """The checksum of a file that is written piece by piece; `seal` turns it into the file's last bytes."""
+    """The checksum of a file that is written piece by piece; `seal` makes the file's first bytes of it."""
     return xxhash.xxh3_128()
 
 
@@ -37,32 +44,75 @@ def update_from(digest: xxhash.xxh3_128, file: BinaryIO, size: int) -> None:
         size -= len(block)
 
 
-def seal(digest: xxhash.xxh3_128) -> bytes:
-    """The bytes that end a file whose other bytes have this checksum."""
-    return _NAME + digest.hexdigest().encode() + b"\n"
+def seal(digest: xxhash.xxh3_128, contents: dict[str, str] | None = None) -> bytes:
+    """The user block of a file whose other bytes have the checksum `digest`, and whose datasets have those in `contents`."""
+    lines = "".join(f"{name} {hexadecimal}\n" for name, hexadecimal in (contents or {}).items()).encode()
+    if len(lines) > USER_BLOCK - _SEAL_BYTES:
+        lines = b""  # such a file is only known by all of its bytes
+    lines = lines.ljust(USER_BLOCK - _SEAL_BYTES, b"\0")
+    digest.update(lines)
+    return _NAME + digest.hexdigest().encode() + b"\n" + lines
 
 
 def as_bytes(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:
     """A whole small HDF5 file, made in memory and sealed."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         for name, array in arrays.items():
             file[name] = array
         file.attrs.update(attributes)
-    content = buffer.getvalue()
-    return content + seal(xxhash.xxh3_128(content))
+    content = buffer.getvalue()[USER_BLOCK:]
+    return seal(xxhash.xxh3_128(content)) + content
 
 
-def open_sealed(path: Path) -> h5py.File:
-    """Check the seal of the file `path`, then open it for reading. Raises OSError if it is damaged or has no seal."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END) - _SEAL_BYTES
-        digest = new_digest()
-        file.seek(0)
-        update_from(digest, file, size)
-        if size < 0 or file.read() != seal(digest):
-            raise OSError(DAMAGED)
+def open_sealed(path: Path, changed: Callable[[str], None] | None = None) -> h5py.File:
+    """Check the seal of the file `path`, then open it for reading. Raises OSError if it is damaged or has no seal.
+
+    If another program wrote to the file, and the values of its datasets are still those that were sealed, `changed` is called
+    with a sentence, and the file is opened. Raises UserError if another process has it open for writing.
+    """
+    refuse_written(path)
+    if not _is_whole(path):
+        _check_contents(path, changed)
     return open_hdf5(path)
+
+
+def _is_whole(path: Path) -> bool:
+    with open(path, "rb") as file:
+        found, digest = file.read(USER_BLOCK), new_digest()
+        update_from(digest, file, path.stat().st_size)
+        digest.update(found[_SEAL_BYTES:])
+        return len(found) == USER_BLOCK and found[:_SEAL_BYTES] == _NAME + digest.hexdigest().encode() + b"\n"
+
+
+def _check_contents(path: Path, changed: Callable[[str], None] | None) -> None:
+    """Raise OSError unless the values of the datasets in `path` are those that were sealed; if they are, call `changed`."""
+    if changed is None or not (sealed := _sealed_contents(path)):
+        raise OSError(DAMAGED)
+    # HDF5 may end a process that reads a damaged file, so another process reads the file first.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from jobs.storage.sealed import print_contents; print_contents(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, errors="replace")
+    if done.returncode or done.stdout.splitlines() != [f"{name} {hexadecimal}" for name, hexadecimal in sealed.items()]:
+        raise OSError(DAMAGED)
+    changed(f"{path}: another program wrote to this file; {', '.join(sealed)} are still as they were made")
+
+
+def _sealed_contents(path: Path) -> dict[str, str]:
+    with open(path, "rb") as file:
+        lines = file.read(USER_BLOCK)[_SEAL_BYTES:].rstrip(b"\0").decode(errors="replace").splitlines()
+    pairs = [line.split(" ") for line in lines]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def print_contents(path: str) -> None:
+    """Print the name and the checksum of each dataset that was sealed in the file `path`."""
+    with open_hdf5(path) as file:
+        for name in _sealed_contents(Path(path)):
+            dataset, digest = file[name], new_digest()
+            rows = max(1, _ROWS // max(1, dataset.nbytes // max(1, len(dataset))))
+            for start in range(0, len(dataset), rows):
+                digest.update(np.ascontiguousarray(dataset[start:start + rows]).data.cast("B"))
+            print(name, digest.hexdigest())
 
 
 class SameLayoutReader:
@@ -79,8 +129,7 @@ class SameLayoutReader:
     def read(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The named datasets that are in the file, and its attributes. Raises OSError if it is damaged or has no seal."""
         content = memoryview(path.read_bytes())
-        content, found = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
-        if found != seal(xxhash.xxh3_128(content)):
+        if content[:USER_BLOCK] != seal(xxhash.xxh3_128(content[USER_BLOCK:])):
             raise OSError(DAMAGED)
         layout = next((layout for layout in self._layouts if layout.fits(content)), None)
         if layout is None:
@@ -97,7 +146,7 @@ class FileLayout:
     arrays: dict[str, tuple[int, np.dtype, tuple[int, ...]]]
     """Offset, type and shape by name."""
     around: list[tuple[int, bytes]]
-    """Offset and content of each piece of the file between the arrays."""
+    """Offset and content of each piece of the file between the arrays, without the user block."""
     size: int
 
     @staticmethod
@@ -106,7 +155,7 @@ class FileLayout:
         with h5py.File(io.BytesIO(content), "r") as file:
             found = {name: file[name] for name in names if name in file}
             arrays = {name: (dataset.id.get_offset(), dataset.dtype, dataset.shape) for name, dataset in found.items()}
-            around, end = [], 0
+            around, end = [], USER_BLOCK  # the seal differs from file to file
             for offset, size in sorted((dataset.id.get_offset(), dataset.nbytes) for dataset in found.values()):
                 around.append((end, bytes(content[end:offset])))
                 end = offset + size

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import h5py
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jobs.data.sources import open_images
 from jobs.errors import UserError
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings, write_chunk
@@ -277,3 +280,29 @@ def test_few_samples_leave_the_rest_of_the_grid_white(make_run):
         pixels = np.array(picture)
     np.testing.assert_array_equal(pixels[2 + 66:66 + 66:8, 2 + 66:66 + 66:8], images[5])
     assert (pixels[66:, 2 * 66:] == 255).all()
+
+
+@pytest.mark.parametrize("code", ["pass", "file.attrs['seen'] = 1", "file['mine'] = 1"])
+def test_samples_that_a_notebook_opened_to_write_are_still_samples(make_run, code, capsys):
+    run = make_run()
+    images, made_with = fill(run)
+    gather(run, made_with, main(run))
+    whole = run.samples_h5.read_bytes()
+    notebook = f"import h5py, sys\nwith h5py.File(sys.argv[1], 'r+') as file:\n    {code}"
+    subprocess.run([sys.executable, "-c", notebook, str(run.samples_h5)], check=True)
+    assert (run.samples_h5.read_bytes() == whole) == (code == "pass")
+    check_samples(run, made_with)
+    assert recorded_settings(run, main(run)) == made_with
+    told = f"{run.samples_h5}: another program wrote to this file; " in capsys.readouterr().out
+    assert told == (code != "pass")
+    np.testing.assert_array_equal(open_images(str(run.samples_h5)).images[0:len(images)], images)
+
+
+def test_samples_that_a_notebook_changed_are_damaged(make_run):
+    run = make_run()
+    _, made_with = fill(run)
+    gather(run, made_with, main(run))
+    with h5py.File(run.samples_h5, "r+") as file:
+        file["images"][3, 0, 0, 0] ^= 1
+    with pytest.raises(UserError, match="samples.h5: cannot be read .damaged: its checksum is not the recorded one"):
+        check_samples(run, made_with)

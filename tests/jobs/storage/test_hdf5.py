@@ -97,9 +97,9 @@ def filled(tmp_path):
     """A sealed file of seven rows in pieces of three, and its rows."""
     rows = RNG.integers(0, 200, (7, 4)).astype("u1")
     path = tmp_path / "filled.h5"
-    offsets = lay_out(path, {"a": Layout(rows.shape, "u1", 3), "b": Layout((7,), "<i8")}, {"n": 3})
+    offsets = lay_out(path, {"a": Layout(rows.shape, "u1", 3), "b": Layout((7,), "<i8")}, {"n": 3}, sealed=True)
     pieces = [*zip(offsets["a"], np.split(rows, [3, 6]), strict=True), (offsets["b"][0], np.arange(7))]
-    fill(path, sorted(pieces, key=lambda piece: piece[0]))
+    fill(path, sorted(pieces, key=lambda piece: piece[0]), offsets)
     return path, rows
 
 
@@ -122,7 +122,7 @@ def test_a_filled_file_is_sealed_as_a_whole(filled):
 
 def test_pieces_out_of_order_are_refused(filled):
     with pytest.raises(ValueError, match="lies before"):
-        fill(filled[0], [(400, np.zeros(8, "u1")), (404, np.zeros(8, "u1"))])
+        fill(filled[0], [(600, np.zeros(8, "u1")), (604, np.zeros(8, "u1"))], {"a": [600]})
 
 
 def test_an_error_of_the_disk_while_writing_is_not_lost(tmp_path, monkeypatch):
@@ -135,15 +135,16 @@ def test_an_error_of_the_disk_while_writing_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs.storage.hdf5, "FLUSH_EVERY", 100)
     monkeypatch.setattr(os, "fdatasync", flush)
     array = np.zeros((100, 10), "u1")
-    [offset] = lay_out(tmp_path / "a.h5", {"a": Layout(array.shape, "u1")}, {})["a"]
+    [offset] = lay_out(tmp_path / "a.h5", {"a": Layout(array.shape, "u1")}, {}, sealed=True)["a"]
     with pytest.raises(OSError, match="Input/output"):
-        fill(tmp_path / "a.h5", [(offset + 10 * row, line) for row, line in enumerate(array)])
+        fill(tmp_path / "a.h5", [(offset + 10 * row, line) for row, line in enumerate(array)], {"a": [offset]})
     assert len(flushed) >= 10
 
 
 def test_files_that_differ_only_in_values_are_parsed_once(tmp_path, monkeypatch):
     opened, h5py_file = [], h5py.File
-    monkeypatch.setattr(h5py, "File", lambda *arguments: opened.append(arguments) or h5py_file(*arguments))
+    monkeypatch.setattr(h5py, "File",
+                        lambda *arguments, **options: opened.append(arguments) or h5py_file(*arguments, **options))
     contents = [({"x": np.arange(5) + number, "y": np.full(3, number, "u1")}, {"n": 1}) for number in range(3)]
     contents += [({"x": np.arange(4)}, {"n": 1}), ({"x": np.arange(5), "y": np.ones(3, "u1")}, {"n": 2})]
     written = [as_bytes(*content) for content in contents]
@@ -165,3 +166,61 @@ def test_files_that_differ_only_in_values_are_parsed_once(tmp_path, monkeypatch)
         (tmp_path / "a.h5").write_bytes(content[:cut])
         with pytest.raises(OSError, match="damaged"):
             files.read(tmp_path / "a.h5")
+
+
+def program(path, code):
+    """What another program does to the file `path`, which it opens as `file`."""
+    subprocess.run([sys.executable, "-c", f"import h5py, sys\nwith h5py.File(sys.argv[1], 'r+') as file:\n    {code}", str(path)],
+                   check=True)
+
+
+def test_a_file_that_was_opened_to_write_and_closed_is_as_it_was(filled, tmp_path):
+    path, _ = filled
+    whole = path.read_bytes()
+    program(path, "pass")
+    assert path.read_bytes() == whole
+    open_sealed(path).close()
+    content = as_bytes({"x": np.arange(5)}, {"n": 1})
+    (tmp_path / "small.h5").write_bytes(content)
+    program(tmp_path / "small.h5", "pass")
+    assert SameLayoutReader("x").read(tmp_path / "small.h5")[0]["x"].tolist() == list(range(5))
+
+
+@pytest.mark.parametrize("code", ["file.attrs['seen'] = 1", "file['mine'] = list(range(1000))", "del file.attrs['n']",
+                                  "file['a'][0] = file['a'][0]; file.attrs['x'] = 1",
+                                  "old = file['b'][:]; del file['b']; file['b'] = old"])
+def test_what_another_program_adds_does_no_harm_to_what_was_sealed(filled, code):
+    path, rows = filled
+    program(path, code)
+    told = []
+    with open_sealed(path, told.append) as file:
+        assert np.array_equal(file["a"][:], rows) and file["b"][:].tolist() == list(range(7))
+    assert told == [f"{path}: another program wrote to this file; a, b are still as they were made"]
+    with pytest.raises(OSError, match="damaged"):
+        open_sealed(path)
+
+
+@pytest.mark.parametrize("code", ["file['a'][3, 1] += 1", "file['b'][6] = 0", "del file['b']",
+                                  "del file['a']; file.create_group('a')",
+                                  "del file['b']; file['b'] = list(range(6))"])
+def test_what_another_program_changes_is_damage(filled, code):
+    path, _ = filled
+    program(path, code)
+    with pytest.raises(OSError, match="damaged"):
+        open_sealed(path, lambda text: pytest.fail(text))
+
+
+def test_a_damaged_file_is_not_read_by_hdf5_in_this_process(filled):
+    """HDF5 may end the process that reads it; values that are whole may still be used."""
+    path, rows = filled
+    content = path.read_bytes()
+    for position in range(0, len(content), 401):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xff
+        path.write_bytes(damaged)
+        told = []
+        try:
+            with open_sealed(path, told.append) as file:
+                assert np.array_equal(file["a"][:], rows) and file["b"][:].tolist() == list(range(7)) and told
+        except OSError as error:
+            assert "damaged" in str(error) and not told
