@@ -15,9 +15,10 @@ from jobs.errors import Busy, UserError
 from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
-from jobs.run.progress import ATTEMPT
+from jobs.run.progress import ATTEMPT, note
 from jobs.run.waiting import check_named_runs
 from jobs.spec.precisions import Precision
+from jobs.spec.sections import ranks_to_use
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json, remove_leftovers
 
@@ -66,20 +67,28 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
     from jobs.evaluation.evaluate import evaluate
-    from jobs.parallel.group import on_main, process_group
+    from jobs.parallel.group import on_main, process_group, rank_info
     from jobs.parallel.precision import computing_in
     from jobs.sampling.loop import sample
     from jobs.training.loop import train
 
     work = {"train": train, "sample": sample, "evaluate": evaluate}[stage]
     resources = getattr(run.spec.resources, stage)
+    here = rank_info()
+    ranks = ranks_to_use(run.spec.train, here.world_size) if stage == "train" and resources.is_elastic else here.world_size
+    if here.rank >= ranks:
+        print(f"rank {here.rank} is not needed: {ranks} of {here.world_size} ranks share train.batch_size evenly", flush=True)
+        return "done"
     precision: Precision = getattr(getattr(run.spec, stage), "precision", "fp32")  # an evaluation is always in fp32
-    with (process_group(meeting_file, resources.threads, gpu=resources.gpus_per_node > 0) as group,
+    with (process_group(meeting_file, resources.threads, gpu=resources.gpus_per_node > 0, ranks=ranks) as group,
           computing_in(precision, group.device), contextlib.ExitStack() as held):
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
         on_main(lambda: remove_failure(run.path))
         on_main(lambda: check_named_runs(run, stage))
+        if group.is_main and ranks < here.world_size:
+            note(f"{here.world_size} ranks were granted, and training takes {ranks} of them: the most that share "
+                 f"train.batch_size {run.spec.train.batch_size} evenly; the others end now")
         began, state = time.time(), "failed"
         try:
             state = work(run, group, interruption)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from diffusion.networks.dropout import random_numbers
 from diffusion.networks.layers import (
     Attention,
     Downsample,
@@ -41,7 +40,7 @@ class UNet(nn.Module):
     image_size              S, divisible by 2 ** (len(channel_mult) - 1)
     channel_mult            channels of each level, as multiples of num_channels
     attention_resolutions   sizes in pixels
-    dropout                 with `dropout_keys` int64 [N] in the call, masks are functions of each example's key
+    dropout                 masks are functions of the numbers `drawn` int32 [N, draws], see diffusion.networks.dropout
     gradient_checkpointing  resolutions at which layers are recomputed in the backward pass (`layers.Recomputable`); True: all
     Raises ValueError where the levels do not divide image_size, or num_heads does not divide the channels of an attention layer.
     """
@@ -130,14 +129,13 @@ class UNet(nn.Module):
         return None if y is None else self.label_emb(y)
 
     def forward(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None, *,
-                embedding: Tensor | None = None, dropout_keys: Tensor | None = None) -> Tensor:
+                embedding: Tensor | None = None, drawn: Tensor | None = None) -> Tensor:
         """The output at times t with labels y; or with the `embedding` [N or 1, E] of both, see `along`."""
         if embedding is None:
             if t is None:
                 raise ValueError("the network needs times t or their embedding")
             embedding, label = self._time_embedding(t), self._label_embedding(y)
             embedding = embedding if label is None else embedding + label
-        drawn = random_numbers(dropout_keys, self.draws) if dropout_keys is not None and self.draws and self.training else None
         h, skips = x, []
         for block in self.input_blocks:
             h = block(h, embedding, drawn=drawn)

@@ -13,7 +13,7 @@ from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.precisions import PRECISIONS
 from jobs.spec.samplings import samplings, with_sampling
-from jobs.spec.sections import Spec, Train
+from jobs.spec.sections import Spec, Train, ranks_to_use
 
 FP32 = PRECISIONS["fp32"].bytes
 
@@ -103,7 +103,8 @@ def stored_bytes(spec: Spec) -> int:
 def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:
     train, element = spec.train, PRECISIONS[spec.train.precision].bytes
     parameters = sum(layer.parameters for layer in layers)
-    examples = train.microbatch or train.batch_size // spec.resources.train.world_size
+    fewest = spec.resources.train.ends[-1].world_size  # ranks have the more examples the fewer they are
+    examples = train.microbatch or train.batch_size // (ranks_to_use(train, fewest) or 1)
     return TrainingMemory(
         parameters=FP32 * parameters,
         half_parameters=element * parameters if element < FP32 else 0,

@@ -13,7 +13,7 @@ from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
 from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.precisions import Precision
 from jobs.spec.samplings import samplings, with_sampling
-from jobs.spec.sections import Spec
+from jobs.spec.sections import Spec, ranks_to_use
 
 START_S = 60.0  # allowed in each job for loading torch, meeting the other ranks and reading the data
 LIKELIHOOD_PRECISION: Precision = "fp32"  # jobs/kinds/diffusion/likelihood.py uses no autocast
@@ -48,7 +48,7 @@ def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float]) -> dict[st
 
 def plan_train(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     """All ranks take each step together, so a step is as slow as `slowdown` says."""
-    train, ranks = spec.train, spec.resources.train.world_size
+    train, ranks = spec.train, ranks_to_use(spec.train, spec.resources.train.world_size)
     image, assumed = seconds_per_image(spec, bench, "train", train.precision, batch_in_network(spec))
     slower, more = slowdown(bench, ranks)
     images = train.iterations * (train.batch_size // ranks)

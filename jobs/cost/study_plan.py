@@ -1,6 +1,7 @@
 """The plan of a whole study: hours, jobs and disk of all runs, from the rates that `iddpm bench` measured."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from jobs.cost.rates import NOTHING, Band
 from jobs.errors import UserError
 from jobs.quantities import plural, size, three_digits
 from jobs.spec.reading.sweep import Study
-from jobs.spec.sections import StageResources
+from jobs.spec.sections import Spec, StageResources, with_ends
 from jobs.spec.stages import STAGES
 from jobs.storage.files import write_json
 
@@ -20,7 +21,9 @@ from jobs.storage.files import write_json
 class StudyPlan:
     runs: int
     stages: dict[StagePlan, int]
-    """Number of runs that have a stage with this plan, in the order of the stages."""
+    """Number of runs that have a stage with this plan, in the order of the stages. Elastic stages have their most nodes here."""
+    fewest: dict[StagePlan, int]
+    """The same of the elastic stages with their fewest nodes."""
     gpu_hours: Band
     """Of the stages that ask for GPUs."""
     cpu_hours: Band
@@ -63,22 +66,35 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
     Raises UserError where `bench` has no rate for the settings of a run, or a stage's time is too short.
     """
     stages: Counter[StagePlan] = Counter()
+    fewest: Counter[StagePlan] = Counter()
     paces = {}
     gpu_hours = cpu_hours = NOTHING
     for run in study.runs:
         resources = {stage: getattr(run.spec.resources, stage) for stage in STAGES}
         usable = {stage: usable_s(study, stage, each, signal_lead_s) for stage, each in resources.items()}
-        planned = plan_run(run.spec, bench, usable)
+        elastic = [stage for stage, each in resources.items() if each.is_elastic]
+        planned = plan_run(_at_end(run.spec, 0), bench, usable)
         stages.update(planned.values())
-        paces[run.name] = seconds_per_step(run.spec, planned)
+        if elastic:
+            least = plan_run(_at_end(run.spec, -1), bench, usable)
+            fewest.update(least[stage] for stage in elastic)
+        # A speed to compare with is known where the number of ranks is.
+        paces[run.name] = {stage: pace for stage, pace in seconds_per_step(run.spec, planned).items() if stage not in elastic}
         for stage, each in resources.items():
             if each.gpus_per_node:
-                gpu_hours += planned[stage].seconds * (each.nodes * each.gpus_per_node / 3600)
+                gpu_hours += planned[stage].seconds * (each.most_nodes * each.gpus_per_node / 3600)
             else:
                 cpu_hours += planned[stage].seconds * (each.world_size * each.threads / 3600)
-    ordered = sorted(stages.items(), key=lambda item: (STAGES.index(item[0].stage), -item[0].seconds.median))
     stored = sum(stored_bytes(run.spec) for run in study.runs)
-    return StudyPlan(len(study.runs), dict(ordered), gpu_hours, cpu_hours, stored, paces)
+    return StudyPlan(len(study.runs), _ordered(stages), _ordered(fewest), gpu_hours, cpu_hours, stored, paces)
+
+
+def _at_end(spec: Spec, which: int) -> Spec:
+    return spec.model_copy(update={"resources": with_ends(spec.resources, which)})
+
+
+def _ordered(stages: Mapping[StagePlan, int]) -> dict[StagePlan, int]:
+    return dict(sorted(stages.items(), key=lambda item: (STAGES.index(item[0].stage), -item[0].seconds.median)))
 
 
 def usable_s(study: Study, stage: str, resources: StageResources, signal_lead_s: int) -> float:
@@ -94,12 +110,15 @@ def usable_s(study: Study, stage: str, resources: StageResources, signal_lead_s:
 def remarks(plan: StudyPlan) -> list[str]:
     """Sentences: each assumption once, with the stages that rest on it; a stage that never ends; the limits of the plan."""
     stages_of: dict[str, dict[str, None]] = {}
-    for stage in plan.stages:
+    both = (*plan.stages, *plan.fewest)
+    for stage in both:
         for text in stage.assumed:
             stages_of.setdefault(text, {})[stage.stage] = None
     endless = ["evaluate does not end: a chain of bits/dim does not fit into one job, and the next job begins the chain anew; "
-               "give the stage more ranks, more time, or fewer nll_examples"] * any(stage.jobs is None for stage in plan.stages)
-    return [*(f"assumed, {', '.join(stages)}: {text}" for text, stages in stages_of.items()), *endless,
+               "give the stage more ranks, more time, or fewer nll_examples"] * any(stage.jobs is None for stage in both)
+    elastic = ["a stage with a range of nodes has two rows, with the most and with the fewest; the totals are those with the "
+               "most"] * bool(plan.fewest)
+    return [*(f"assumed, {', '.join(stages)}: {text}" for text, stages in stages_of.items()), *endless, *elastic,
             "longest piece: a chunk of samples, or a chain of bits/dim; one job: ranks with which the stage needs no requeue",
             f"not planned: queueing, saving, features of images; a job's start, {START_S:.0f} s, only where jobs are counted"]
 
@@ -114,7 +133,8 @@ def totals(plan: StudyPlan) -> str:
 
 def as_numbers(plan: StudyPlan, file: Path, bench: Bench) -> dict:
     """For scripts: seconds and hours as {low, median, high}."""
-    stages = [{**asdict(stage), "runs": runs} for stage, runs in plan.stages.items()]
+    stages, fewest = ([{**asdict(stage), "runs": runs} for stage, runs in each.items()] for each in (plan.stages, plan.fewest))
     return {"bench": str(file), "made": bench.made, "device": bench.device, "runs": plan.runs, "stages": stages,
+            "fewest_nodes": fewest,
             "gpu_hours": asdict(plan.gpu_hours), "cpu_hours": asdict(plan.cpu_hours), "requeues": plan.requeues,
             "stored_bytes": plan.stored_bytes}

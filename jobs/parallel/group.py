@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ def choose_device(gpu: bool, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Group]:
-    """Join the other ranks of this stage while the block lasts.
+def process_group(meeting: Path, threads: int, gpu: bool = True, ranks: int | None = None) -> Iterator[Group]:
+    """Join the other ranks of this stage while the block lasts: the first `ranks` of those that the launcher started, or all.
 
     `meeting` is a path that all ranks see and no other group uses. Rank 0 writes its address to that file; under torchrun
     the launcher's address is used instead. `threads` is the number of CPU threads of this process. `gpu`: compute on a GPU
@@ -116,6 +116,7 @@ def process_group(meeting: Path, threads: int, gpu: bool = True) -> Iterator[Gro
     ranks come.
     """
     here = rank_info()
+    here = replace(here, world_size=ranks or here.world_size)
     torch.set_num_threads(threads)
     device = choose_device(gpu, here.local_rank)
     exact_products()

@@ -64,6 +64,17 @@ def _training_step(value: Any) -> Any:
     raise ValueError("must be a training step (1, 2, ...) or last")
 
 
+def _nodes(value: Any) -> Any:
+    """Read "1-4" as a range of nodes, and "4-4" as 4."""
+    value = _integral(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    ends = re.fullmatch(r"0*(\d{1,6})-0*(\d{1,6})", value) if isinstance(value, str) else None
+    if ends and 1 <= int(ends[1]) <= int(ends[2]):
+        return value if int(ends[1]) < int(ends[2]) else int(ends[1])
+    raise ValueError("must be a number of nodes (1, 2, ...) or a range such as 1-4")
+
+
 def _compile(value: Any) -> Any:
     if value is False or value in ("default", "max-autotune"):
         return value
@@ -103,6 +114,7 @@ File = Annotated[Text, AfterValidator(_expanded)]
 """A path, with ~ and ~user replaced, or a name that stands for one, such as `digits`."""
 Name = Annotated[str, AfterValidator(_name)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
+Nodes = Annotated[int | str, BeforeValidator(_nodes)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
 Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
 GradientCheckpointing = Annotated[bool | list[int], BeforeValidator(_gradient_checkpointing)]

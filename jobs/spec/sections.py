@@ -19,6 +19,7 @@ from jobs.spec.fields import (
     Gigabytes,
     GradientCheckpointing,
     Name,
+    Nodes,
     OneOf,
     Seed,
     Text,
@@ -27,6 +28,7 @@ from jobs.spec.fields import (
 )
 from jobs.spec.metrics import METRICS
 from jobs.spec.precisions import Precision
+from jobs.spec.stages import STAGES
 
 DEFAULT_KIND = "diffusion"
 REPORT_S = 1800  # seconds that the job of a report may take, unless the spec says otherwise
@@ -115,7 +117,8 @@ class Evaluate(EvaluateAsWritten):
 
 
 class StageResources(Section):
-    nodes: Count = 1
+    nodes: Nodes = 1
+    """A range such as 1-4 takes as many nodes as the cluster grants."""
     gpus_per_node: CountOrZero = 0
     tasks_per_node: Count | None = None
     """null: one process per GPU, or one where there are none."""
@@ -133,9 +136,27 @@ class StageResources(Section):
         return self.tasks_per_node or max(self.gpus_per_node, 1)
 
     @property
+    def fewest_nodes(self) -> int:
+        return int(str(self.nodes).partition("-")[0])
+
+    @property
+    def most_nodes(self) -> int:
+        return int(str(self.nodes).rpartition("-")[2])
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the cluster may choose how many nodes to grant."""
+        return self.fewest_nodes < self.most_nodes
+
+    @property
+    def ends(self) -> list["StageResources"]:
+        """These resources with the most nodes and, where they are elastic, with the fewest."""
+        return [self.model_copy(update={"nodes": nodes}) for nodes in dict.fromkeys((self.most_nodes, self.fewest_nodes))]
+
+    @property
     def world_size(self) -> int:
-        """Processes on all nodes."""
-        return self.nodes * self.tasks
+        """Processes on all nodes, at most."""
+        return self.most_nodes * self.tasks
 
     @property
     def minutes(self) -> int:
@@ -214,7 +235,10 @@ def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
               for metric in metrics_beyond(features, spec.evaluate.metrics)]
     found += [("sample.num_samples", f"{sample.num_samples}, but metric {metric} needs at least {METRICS[metric].least} samples")
               for metric in spec.evaluate.metrics if sample.num_samples < METRICS[metric].least]
-    found += batch_contradictions(train, spec.resources.train.world_size)
+    resources = spec.resources.train
+    fewest = resources.fewest_nodes * resources.tasks
+    if not resources.is_elastic or not ranks_to_use(train, fewest):
+        found += batch_contradictions(train, 1 if resources.is_elastic else resources.world_size)
     found += [("sample.at", f"step {step} is beyond train.iterations {train.iterations}")
               for step in sample.at if step != "last" and step > train.iterations]
     return found
@@ -232,3 +256,13 @@ def batch_contradictions(train: Train, ranks: int) -> list[Contradiction]:
         return [("train.microbatch", f"{train.microbatch} does not divide the {train.batch_size // ranks} examples "
                  f"of one rank ({train.batch_size} over {ranks} ranks)")]
     return []
+
+
+def with_ends(resources: Resources, which: int) -> Resources:
+    """Return `resources` with the most nodes of each stage (`which` 0), or with the fewest (-1)."""
+    return Resources(**dict(resources) | {stage: getattr(resources, stage).ends[which] for stage in STAGES})
+
+
+def ranks_to_use(train: Train, granted: int) -> int:
+    """Return the most of `granted` processes that can share the batch evenly; 0 where not even one can."""
+    return next((ranks for ranks in range(min(granted, train.batch_size), 0, -1) if not batch_contradictions(train, ranks)), 0)

@@ -82,7 +82,7 @@ def evaluation_flops(cost: Cost) -> int:
 
 def where(resources: StageResources) -> str:
     """The resources of a stage as text, such as "2 nodes x 8 GPUs"."""
-    nodes = f"{resources.nodes} nodes x " if resources.nodes > 1 else ""
+    nodes = f"{resources.nodes} nodes x " if resources.most_nodes > 1 else ""
     count, kind = (resources.gpus_per_node, "GPU") if resources.gpus_per_node else (resources.tasks, "process")
     plural = {"GPU": "GPUs", "process": "processes"}[kind] if count > 1 else kind
     return f"{nodes}{count} {plural}"

@@ -11,6 +11,7 @@ from jobs.cost.study_plan import StudyPlan, as_numbers, plan_study, remarks, tot
 from jobs.errors import UserError
 from jobs.quantities import count_span, plural, span
 from jobs.spec.reading.file import load
+from jobs.spec.stages import STAGES
 from jobs.storage.files import json_text
 from slurm.cli.console import console
 from slurm.launch.profiles import load_profile
@@ -45,12 +46,13 @@ def plan_table(plan: StudyPlan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("planned", "runs", "ranks", "one run", "quartiles", "jobs", "longest piece", "one job"):
         table.add_column(column, justify="left" if column == "planned" else "right")
-    for stage, runs in list(plan.stages.items())[:MAX_ROWS]:
+    rows = [*plan.stages.items(), *plan.fewest.items()]
+    for stage, runs in sorted(rows, key=lambda row: STAGES.index(row[0].stage))[:MAX_ROWS]:
         jobs = "no end" if stage.jobs is None else count_span(stage.jobs[0], stage.jobs[2])
         pieces = f"{stage.pieces:,} x {span(stage.piece.median)}" if stage.piece else ""
         least = ("never" if stage.ranks_for_one_job is None else plural(stage.ranks_for_one_job, "rank")) if stage.piece else ""
         table.add_row(stage.stage, f"{runs:,}", str(stage.ranks), span(stage.seconds.median),
                       span(stage.seconds.low, stage.seconds.high), jobs, pieces, least)
-    if len(plan.stages) > MAX_ROWS:
-        table.add_row(f"... {len(plan.stages) - MAX_ROWS:,} more (--json)")
+    if len(rows) > MAX_ROWS:
+        table.add_row(f"... {len(rows) - MAX_ROWS:,} more (--json)")
     return table

@@ -147,7 +147,7 @@ def _in_order(chains: Sequence[Chain]) -> Iterator[tuple[int, str]]:
 
 def at_once(stage: str, resources: StageResources, max_parallel: int) -> int:
     """How many runs fit into `max_parallel` GPUs (or processes). Raises UserError if none fits."""
-    width = resources.nodes * resources.gpus_per_node or resources.world_size
+    width = resources.most_nodes * resources.gpus_per_node or resources.world_size
     if width > max_parallel:
         unit = "GPUs" if resources.gpus_per_node else "processes"
         raise UserError(f"--max-parallel {max_parallel}: one run needs {width} {unit} in resources.{stage}")
@@ -163,7 +163,7 @@ def hours(arrays: Sequence[Array]) -> str:
             continue
         each, job_hours = array.resources, array.size * array.resources.minutes / 60
         if each.gpus_per_node:
-            gpus[array.stage] = gpus.get(array.stage, 0) + job_hours * each.nodes * each.gpus_per_node
+            gpus[array.stage] = gpus.get(array.stage, 0) + job_hours * each.most_nodes * each.gpus_per_node
         else:
             cpus[array.stage] = cpus.get(array.stage, 0) + job_hours * each.world_size * each.threads
     words = [f"{sum(hours.values()):,.0f} {unit} ({', '.join(f'{stage} {value:,.0f}' for stage, value in hours.items())})"

@@ -64,8 +64,8 @@ def processes_here(resources: StageResources, present: list[str]) -> tuple[int, 
     """(processes, names of their GPUs) for a stage where the GPUs called `present` exist: those of all nodes in the spec,
     limited by the GPUs."""
     if resources.gpus_per_node and present:
-        gpus = present[:resources.gpus_per_node * resources.nodes]
-        return (resources.tasks_per_node * resources.nodes if resources.tasks_per_node else len(gpus)), gpus
+        gpus = present[:resources.gpus_per_node * resources.most_nodes]
+        return (resources.tasks_per_node * resources.most_nodes if resources.tasks_per_node else len(gpus)), gpus
     return resources.tasks_per_node or 1, []
 
 

@@ -28,6 +28,8 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     # submitit lets an environment variable choose the signal: jobs.parallel.interruption listens to SIGUSR2.
     options = {"kill-on-invalid-dep": "yes", "requeue" if profile.requeue else "no-requeue": True, "chdir": str(code),
                "signal": f"USR2@{profile.signal_lead_s}"}
+    if resources.is_elastic:
+        options["nodes"] = str(resources.nodes)  # in the place of submitit's own number
     site = profile.of_stage(array.stage)
     cpus = cores(array, profile)
     environment = dict(profile.environment)
@@ -35,14 +37,15 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
         environment |= {FOLLOW_UP: str(array.follow_up), FOLLOW_UPS: str(array.follow_ups_left)}
     exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
     parameters = {
-        "job_name": name, "time": resources.minutes, "nodes": resources.nodes, "ntasks_per_node": resources.tasks,
+        "job_name": name, "time": resources.minutes, "nodes": resources.most_nodes, "ntasks_per_node": resources.tasks,
         "cpus_per_task": cpus, "signal_delay_s": profile.signal_lead_s,
         "dependency": dependency, "stderr_to_stdout": True, "array_parallelism": array.at_once or array.size,
         "additional_parameters": options | _of_site(site) | _gpus(array, site) | _memory(resources, site),
         # --kill-on-bad-exit: when a rank dies, end the others, which would wait for it until the time limit.
         # --cpus-per-task: since SLURM 22.05 srun does not take it from the job.
+        # --wait=0: ranks that are not needed end at once, and the site's WaitTime must not end the others after them.
         # --export: SLURM_EXPORT_ENV, which sbatch --export=NONE sets, would leave the tasks without PATH.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
         "setup": [f". {shlex.quote(str(code / BATCH_FUNCTIONS))}", f"iddpm_begin {shlex.quote(str(logs))}", *exports,
                   *profile.setup],
         "teardown": ["iddpm_end $?"]}

@@ -114,8 +114,8 @@ def served(config: str, way: Way, connection: Connection) -> None:
         distributed.keep_freed_memory = lambda: None
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", THREADS) as group:
         state = new_state(spec_of(config, way.dropout, **way.train), group)
-        if way.torch_dropout:
-            state.parts[MODEL].network.draws = 0
+        if way.torch_dropout:  # a network that is given no numbers
+            state.kind.spec = spec_of(config, **way.train)
         if way.channels_last:
             state.parts[MODEL].network.to(memory_format=torch.channels_last).register_forward_pre_hook(
                 lambda _, given: (given[0].contiguous(memory_format=torch.channels_last), *given[1:]))

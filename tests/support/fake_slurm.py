@@ -42,6 +42,11 @@ FIELDS = {
 LETTERS = {"%T": "State", "%r": "Reason"}
 
 
+def granted(options):
+    """Nodes that a job gets: of a range (1-4) as many as there are."""
+    return min(int(options.get("nodes", "1").rpartition("-")[2]), NODES)
+
+
 def seconds(job):
     return (job["ended"] or time.time()) - job["started"] if job["started"] else 0
 
@@ -91,8 +96,8 @@ def schedule(state):
         if job["reason"] == "DependencyNeverSatisfied" and job["options"].get("kill-on-invalid-dep") == "yes":
             job.update(state="CANCELLED", ended=time.time())
         elif job["reason"] == "None":
-            job.update(state="RUNNING", started=time.time(), nodes="n1" if job["options"].get("nodes", "1") == "1" else
-                       f"n[1-{job['options']['nodes']}]")
+            job.update(state="RUNNING", started=time.time(), nodes="n1" if granted(job["options"]) == 1 else
+                       f"n[1-{granted(job['options'])}]")
             subprocess.Popen([CALLED.parent / "stepd", job["id"]], start_new_session=True, stdin=subprocess.DEVNULL,
                              stdout=open(FOLDER / "stepd.log", "a"), stderr=subprocess.STDOUT)
 
@@ -128,8 +133,8 @@ def stepd(id):
     job = read()["jobs"][id]
     options, tasks = job["options"], int(job["options"].get("ntasks-per-node", 1))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SUBMITIT_"))} | {
-        "SLURM_JOB_ID": job["raw"], "SLURM_NTASKS": str(tasks * int(options.get("nodes", 1))), "SLURM_JOB_NODELIST": job["nodes"],
-        "SLURM_JOB_NUM_NODES": options.get("nodes", "1"), "SLURM_NTASKS_PER_NODE": str(tasks)}
+        "SLURM_JOB_ID": job["raw"], "SLURM_NTASKS": str(tasks * granted(options)), "SLURM_JOB_NODELIST": job["nodes"],
+        "SLURM_JOB_NUM_NODES": str(granted(options)), "SLURM_NTASKS_PER_NODE": str(tasks)}
     if job["restarts"]:
         environment["SLURM_RESTART_COUNT"] = str(job["restarts"])
     if job["index"] is not None:
@@ -175,7 +180,7 @@ def has_children():
 def srun(arguments):
     """Start the job's tasks; one that fails ends the others."""
     asked = parsed(arguments, argparse.REMAINDER, ["--unbuffered"],
-                   ["--output", "--kill-on-bad-exit", "--cpus-per-task", "--export"])
+                   ["--output", "--kill-on-bad-exit", "--wait", "--cpus-per-task", "--export"])
     for number in (signal.SIGTERM, signal.SIGUSR2):  # a handler, unlike "ignore", is not inherited: the tasks hear signals
         signal.signal(number, lambda *_: None)
     known = {"%A": "SLURM_ARRAY_JOB_ID", "%a": "SLURM_ARRAY_TASK_ID", "%j": "SLURM_JOB_ID"}
@@ -210,7 +215,7 @@ def sbatch(arguments):
         fail(f"unrecognized options {sorted(unknown)}")
     if options.get("partition", "main") != "main":
         fail(f"invalid partition specified: {options['partition']}")
-    if int(options.get("nodes", 1)) > NODES:
+    if int(options.get("nodes", "1").partition("-")[0]) > NODES:
         fail("Batch job submission failed: Requested node configuration is not available")
     ids, _, limit = options.get("array", "").partition("%")
     indices = range(int(ids.split("-")[1]) + 1) if ids else [None]

@@ -13,7 +13,7 @@ from jobs.cost.count import run_cost
 from jobs.errors import UserError
 from jobs.spec.kinds import kind_of
 from jobs.spec.precisions import Precision
-from jobs.spec.sections import Section, Spec, Train
+from jobs.spec.sections import Section, Spec, Train, ranks_to_use
 from jobs.storage.files import sha256_of_json
 
 Checkpointing = bool | tuple[int, ...]
@@ -133,7 +133,7 @@ def network_of(spec: Spec, forward_by_torch: int, training_by_torch: int) -> Net
 
 def batch_in_network(spec: Spec) -> int:
     """Images that a rank has in the network at once while it trains."""
-    return spec.train.microbatch or spec.train.batch_size // spec.resources.train.world_size
+    return spec.train.microbatch or spec.train.batch_size // (ranks_to_use(spec.train, spec.resources.train.world_size) or 1)
 
 
 def checkpointing(train: Train) -> Checkpointing:

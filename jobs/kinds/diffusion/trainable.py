@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusion.gaussian import Network
 from diffusion.losses import training_losses
+from diffusion.networks.dropout import random_numbers
 from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS, timestep_sampler
 from jobs.data.dataset import ImageData
 from jobs.kinds.diffusion.build import build_diffusion, build_network, conditions
@@ -52,9 +53,10 @@ class DiffusionTrainable:
         return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps, examples.labels, keys)
 
     def losses(self, update: str, networks: Mapping[str, Network], inputs: DiffusionInputs) -> dict[str, Tensor]:
-        keys = {} if inputs.dropout_keys is None else {"dropout_keys": inputs.dropout_keys}
+        keys = inputs.dropout_keys
+        drawn = {} if keys is None else {"drawn": random_numbers(keys, self.network.draws)}
         return training_losses(self.diffusion, networks[update], inputs.x_start, inputs.t, inputs.noise, self.spec.diffusion.loss,
-                               conditions(inputs.labels, self.device) | keys)
+                               conditions(inputs.labels, self.device) | drawn)
 
     def learn(self, inputs: DiffusionInputs, losses: Mapping[str, Tensor]) -> None:
         """Show the losses of all ranks to the timestep sampler. Waits for the device, where the sampler learns at all."""

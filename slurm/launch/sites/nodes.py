@@ -57,7 +57,7 @@ def why_it_waits(resources: StageResources, cpus: int, site: SiteOptions) -> str
         return None
     fitting = [node for node in nodes if node.cpus >= resources.tasks * cpus and node.memory_mb >= memory_mb
                and node.gpus(kind[1] if kind else "") >= resources.gpus_per_node]
-    if len(fitting) < resources.nodes:
+    if len(fitting) < resources.fewest_nodes:
         return None
     away = sum(not node.is_available for node in fitting)
     return (f"{away:,} of the {len(fitting):,} nodes that could run it are down, drained or reserved" if away else

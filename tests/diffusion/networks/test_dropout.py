@@ -20,15 +20,15 @@ def masks(n, dropped, seed=0):
 
 
 def splitmix64(key, count):
-    """SplitMix64 in whole numbers of Python, low half first."""
+    """SplitMix64 in whole numbers of Python, low halves first."""
     mask, found = 2 ** 64 - 1, []
     for place in range(1, count + 1):
         z = (key + place * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         z ^= z >> 31
-        found += [z & 0xFFFFFFFF, z >> 32]
-    return found
+        found.append(z)
+    return [z & 0xFFFFFFFF for z in found] + [z >> 32 for z in found]
 
 
 def test_numbers_are_those_of_splitmix64():
@@ -44,7 +44,7 @@ def test_as_many_are_dropped_as_asked_for_and_the_mean_stays(p):
     layer = KeyedDropout(p).train()
     out = layer(x, random_numbers(keys(400), numbers_per_example(C, SIDE ** 2)))
     sigma = (p * (1 - p) / out.numel()) ** 0.5
-    assert abs((out == 0).float().mean() - p) < 4 * sigma + 1 / LEVELS
+    assert abs((out == 0).float().mean() - p) < 4 * sigma
     assert out.max() == pytest.approx(1 / (1 - p), rel=1e-4) and set(out.unique().tolist()) == {0.0, out.max().item()}
     for dim in ((0, 1), (0, 2, 3), (1, 2, 3)):  # each pixel, channel and example alike
         found = (out == 0).float().mean(dim)
@@ -84,21 +84,21 @@ def network(dropout, **settings):
     return net.train()
 
 
-def call(net, rows=slice(None), **settings):
+def call(net, rows=slice(None), given=None):
     x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))[rows]
-    return net(x, torch.arange(6.)[rows], **settings)
+    return net(x, torch.arange(6.)[rows], drawn=None if given is None else random_numbers(given, net.draws))
 
 
 def test_the_network_drops_by_key_in_every_layer():
     net, given = network(0.5), keys(6)
-    whole = call(net, dropout_keys=given)
-    assert torch.equal(whole, call(net, dropout_keys=given)) and not torch.equal(whole, call(net, dropout_keys=keys(6, 1)))
-    torch.testing.assert_close(call(net, slice(2, 4), dropout_keys=given[2:4]), whole[2:4])
+    whole = call(net, given=given)
+    assert torch.equal(whole, call(net, given=given)) and not torch.equal(whole, call(net, given=keys(6, 1)))
+    torch.testing.assert_close(call(net, slice(2, 4), given=given[2:4]), whole[2:4])
     seen = []
     for module in net.modules():
         if isinstance(module, KeyedDropout):
             module.register_forward_hook(lambda _, given, out: seen.append((given[1], out == 0)))
-    call(net, dropout_keys=given)
+    call(net, given=given)
     parts = [numbers[0].tolist() for numbers, _ in seen]
     assert len(parts) == 8 and len({number for part in parts for number in part}) == sum(map(len, parts)) == net.draws
     assert all(0.4 < zeros.float().mean() < 0.6 for _, zeros in seen)
@@ -106,8 +106,8 @@ def test_the_network_drops_by_key_in_every_layer():
 
 def test_evaluation_and_no_dropout_are_as_without_keys():
     given = keys(6)
-    assert torch.equal(call(network(0.0)), call(network(0.0), dropout_keys=given))
-    assert torch.equal(call(network(0.0)), call(network(0.5).eval(), dropout_keys=given))
+    assert torch.equal(call(network(0.0)), call(network(0.0), given=given))
+    assert torch.equal(call(network(0.0)), call(network(0.5).eval(), given=given))
 
 
 def test_without_keys_dropout_is_torchs():
@@ -125,3 +125,11 @@ def test_gradients_pass_where_activations_do(dtype):
     out.sum().backward()
     assert out.dtype == dtype
     torch.testing.assert_close(x.grad, (out != 0).to(dtype) / 0.75, rtol=1e-2, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_masks_are_the_same():
+    numbers = random_numbers(keys(6), numbers_per_example(C, SIDE ** 2))
+    compiled = torch.compile(kept, dynamic=False)
+    assert torch.equal(compiled(numbers, C, SIDE ** 2, LEVELS // 3), kept(numbers, C, SIDE ** 2, LEVELS // 3))

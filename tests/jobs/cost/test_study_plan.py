@@ -9,7 +9,7 @@ import pytest
 from made_benches import RATES, SPEC, bench_of, rate, spec_with, stage_resources
 
 from jobs.cost.bench.file import bench_to_plan_by, read_bench
-from jobs.cost.study_plan import plan_ahead, plan_study
+from jobs.cost.study_plan import plan_ahead, plan_study, remarks
 from jobs.errors import UserError
 from jobs.quantities import span
 from jobs.spec.reading.file import load
@@ -31,6 +31,20 @@ def test_gpu_hours_are_of_all_gpus_of_all_nodes():
     found = plan_study(study, bench, 120)
     # 40 s of training on eight ranks; one chunk of 40 x 400 steps at most; one batch of 20 at 500 a second.
     assert found.gpu_hours.median == pytest.approx(8 * (40 + 16 + 16) / 3600) and found.cpu_hours.median == 0
+
+
+def test_a_range_of_nodes_is_planned_at_both_ends(folder):
+    resources = stage_resources() | {"train": SPEC["resources"]["train"] | {"nodes": "1-3"}}
+    Path("spec.yaml").write_text(json.dumps(SPEC | {"resources": resources}))
+    plan = plan_study(load(Path("spec.yaml")), read_bench(Path("bench-here.json")), 120)
+    # Of three nodes with two ranks each, four ranks share a batch of 64: 1000 x 16 images, 200 a second.
+    [most] = [stage for stage in plan.stages if stage.stage == "train"]
+    [fewest] = plan.fewest
+    assert (most.ranks, most.seconds.median) == (4, pytest.approx(80))
+    assert (fewest.ranks, fewest.seconds.median) == (2, pytest.approx(160))
+    assert plan.seconds_per_step["run"] == {"sample": pytest.approx(0.02)}  # no speed to compare training with
+    assert any("two rows, with the most and with the fewest" in line for line in remarks(plan))
+    assert plan.cpu_hours.median == pytest.approx((80 * 6 + 2 * 24 + 2 * 24) / 3600)
 
 
 def test_a_study_is_planned_where_there_is_a_bench(folder):

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, diffusion_contradictions, resolve
-from jobs.spec.sections import Section
+from jobs.spec.sections import Section, Train, ranks_to_use
 
 
 def make(name="study", **sections):
@@ -125,6 +125,25 @@ def test_world_size(resources, tasks, world_size):
     assert (train.tasks, train.world_size) == (tasks, world_size)
 
 
+@pytest.mark.parametrize("nodes, fewest, most", [("1-4", 1, 4), ("2-16", 2, 16), ("3-3", 3, 3), (5, 5, 5), (2.0, 2, 2)])
+def test_a_range_of_nodes(nodes, fewest, most):
+    train = make(resources={"train": {"nodes": nodes, "tasks_per_node": 2}}, train={"batch_size": 240}).resources.train
+    assert (train.fewest_nodes, train.most_nodes, train.is_elastic) == (fewest, most, fewest < most)
+    assert train.world_size == 2 * most and [end.nodes for end in train.ends] == list(dict.fromkeys((most, fewest)))
+
+
+@pytest.mark.parametrize("nodes", [0, "0-4", "4-1", "1-", "-4", "1-2-3", "a-b", "1-2000000000", "", True, 1.5, "2", [1, 4]])
+def test_what_is_no_range_of_nodes(nodes):
+    assert refused(resources={"train": {"nodes": nodes}}) == ("resources.train.nodes", "value_error")
+
+
+@pytest.mark.parametrize("batch_size, microbatch, granted, used", [
+    (128, None, 12, 8), (128, None, 16, 16), (128, None, 7, 4), (96, None, 36, 32), (96, 8, 36, 12), (7, None, 6, 1),
+    (2, None, 1000, 2), (12, 5, 6, 0)])
+def test_the_most_ranks_that_share_a_batch(batch_size, microbatch, granted, used):
+    assert ranks_to_use(Train(iterations=1, batch_size=batch_size, microbatch=microbatch), granted) == used
+
+
 # What is filled in
 
 @pytest.mark.parametrize("image_size, channel_mult", [
@@ -193,6 +212,7 @@ def test_contradictions(sections, key, parts):
     {"diffusion": {"loss": "vlb"}, "model": {"learn_sigma": False}},
     {"train": {"ema_rate": []}, "sample": {"ema_rate": None}},
     {"train": {"batch_size": 16, "microbatch": 2}, "resources": {"train": {"nodes": 2, "gpus_per_node": 4}}},
+    {"train": {"batch_size": 7}, "resources": {"train": {"nodes": "1-4"}}},  # of any grant, one rank can do it
     {"evaluate": {"nll_examples": 10, "nll_data": "digits-test"}},
     {"sample": {"timestep_respacing": "ddim50"}},
     {"train": {"gradient_checkpointing": [32, 8], "compile": False}},

@@ -1,5 +1,6 @@
 """The training stage: two ranks against one, and how the stage refuses bad input and fails."""
 
+import json
 import os
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_checkpoints import contents, save_untrained
 from small_training import scalars
 
 from jobs.errors import StageFailed, UserError
@@ -85,6 +87,34 @@ def test_unfit_data_is_refused_before_anything_is_written(make_run, alone, tmp_p
 def test_ranks_that_do_not_divide_the_batch_are_refused(make_run, override, world_size, message):
     with pytest.raises(UserError, match=message):
         train(make_run(override), Group(0, world_size, torch.device("cpu"), None), None)
+
+
+def test_training_takes_as_many_of_the_granted_ranks_as_share_the_batch_and_goes_on_with_fewer(make_run, ranks):
+    settings = ("train.batch_size=8", "resources.train.nodes=1-4", "model.dropout=0.3", "train.save_interval=4")
+    whole, run = make_run(*settings, folder="whole"), make_run(*settings, "train.iterations=8", folder="broken")
+    assert ranks(whole, "train", 1) == 0
+    assert ranks(run, "train", 3) == 0  # two are enough for 8 examples; the third ends well
+    logs = [(run.path / f"train-{rank}.log").read_text() for rank in range(3)]
+    assert "3 ranks were granted, and training takes 2 of them: the most that share train.batch_size 8 evenly" in logs[0]
+    assert "rank 2 is not needed: 2 of 3 ranks share train.batch_size evenly" in logs[2]
+    shutil.copytree(run.checkpoints, (longer := make_run(*settings, folder="longer")).checkpoints)
+    shutil.copy(run.path / "data.json", longer.path)
+    assert ranks(longer, "train", 1) == 0
+    assert "resuming from" in (longer.path / "train-0.log").read_text()
+    ours, theirs = (contents(each.checkpoints / "step-00000012")["model.safetensors"] for each in (longer, whole))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    attempts = [json.loads(line) for line in (run.path / "stages.jsonl").read_text().splitlines()]
+    assert [attempt["world_size"] for attempt in attempts] == [2]
+
+
+@pytest.mark.parametrize("stage", ["sample", "evaluate"])
+def test_any_number_of_ranks_samples_and_evaluates(make_run, ranks, stage):
+    run = make_run("resources.sample.nodes=1-3", "resources.evaluate.nodes=1-3", "evaluate.metrics=[fid]")
+    save_untrained(run, 12)
+    if stage == "evaluate":
+        assert ranks(run, "sample", 1) == 0
+    assert ranks(run, stage, 3) == 0
+    assert "granted" not in (run.path / f"{stage}-0.log").read_text()
 
 
 def test_two_processes_cannot_train_one_run(make_run, ranks):

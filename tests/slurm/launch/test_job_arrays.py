@@ -11,7 +11,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.spec.sections import Resources, StageResources
 from jobs.spec.stages import STAGES
-from slurm.launch.job_arrays import REPORT, Array, Chain, Need, build_arrays, chains_of, graph, hours
+from slurm.launch.job_arrays import REPORT, Array, Chain, Need, at_once, build_arrays, chains_of, graph, hours
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import dependency, executor, script
 
@@ -146,3 +146,14 @@ def test_a_profile_fills_in_cores_for_stages_with_gpus_that_are_silent(tmp_path,
     array = Array("train", StageResources(gpus_per_node=gpus, cpus_per_task=cpus), (RunDir(tmp_path),))
     text = script(executor(array, tmp_path, Profile(cpus_per_task=8), "name", tmp_path, None), 1)
     assert f"#SBATCH --cpus-per-task={asked}\n" in text and f"--cpus-per-task={asked} " in text.partition("\nsrun")[2]
+
+
+def test_a_range_of_nodes_is_left_to_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "srun").touch(0o755)
+    array = Array("train", StageResources(nodes="1-4", gpus_per_node=8), (RunDir(tmp_path),))
+    text = script(executor(array, tmp_path, Profile(), "name", tmp_path, None), 1)
+    assert [line for line in text.splitlines() if "--nodes" in line] == ["#SBATCH --nodes=1-4"]
+    assert "#SBATCH --ntasks-per-node=8" in text and "--wait=0" in text  # ranks that are not needed end before the others
+    assert hours([array]).startswith("at most 768 GPU-hours")  # with the most nodes
+    assert at_once("train", array.resources, 64) == 2

@@ -43,6 +43,8 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
                                       '(got "a\\U00000009b")'),
     ("resources: {train: {time: 24h}}", 'resources.train.time: write time as SLURM does: "2:30:00" is hours, "30:00" or 30 is '
                                         'minutes, "1-12" is days-hours; a job needs a limit (got "24h")'),
+    ("resources: {train: {nodes: 4-1}}", 'resources.train.nodes: must be a number of nodes (1, 2, ...) or a range such as 1-4 '
+                                         '(got "4-1")'),
     ("resources: {train: {mem_gb: -1}}", "resources.train.mem_gb: must be at least 0 (got -1)"),
     ("resources: {report: {nodes: 2}}", "resources.report.nodes: unknown key; did you mean `resources.train.nodes` or "
                                         "`resources.sample.nodes` or `resources.evaluate.nodes`?"),
