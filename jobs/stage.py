@@ -16,11 +16,14 @@ from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.run.progress import ATTEMPT, note
+from jobs.run.records import ProgressFile
 from jobs.run.waiting import check_named_runs
 from jobs.spec.precisions import Precision
 from jobs.spec.sections import ranks_to_use
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json, remove_leftovers
+from jobs.storage.files import private_to_write, remove_leftovers
+from jobs.storage.typed import read_record
+from jobs.terminal import guarded_output
 
 if TYPE_CHECKING:
     from jobs.parallel.group import Group
@@ -33,6 +36,12 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     "interrupted", "refused" (bad input), "failed", or "abandoned" (another rank vanished). "signal" names what interrupted
     this rank, if anything did.
     """
+    private_to_write()
+    with guarded_output():
+        return _run_stage(stage, run_path, meeting)
+
+
+def _run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     interruption = Interruption()
     os.environ[ATTEMPT] = meeting
     run = RunDir(Path(run_path))
@@ -56,8 +65,8 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 
     done = None
     with contextlib.suppress(OSError, UserError):
-        progress = read_json(run.progress)
-        done = progress.get("done") if progress["stage"] == stage else None
+        progress = read_record(run.progress, ProgressFile)
+        done = progress.done if progress.stage == stage else None
     failure = describe(error, stage, done, os.uname().nodename, rank_info().rank)
     with contextlib.suppress(OSError, UserError):
         if run.spec_file.is_file():
@@ -113,7 +122,8 @@ def main() -> int:
         return 2
     outcome = run_stage(sys.argv[1], sys.argv[2], meeting=f"pid-{os.getpid()}")
     if outcome["message"] and "Traceback" not in outcome["message"]:
-        print(f"iddpm: error: {outcome['message']}", file=sys.stderr)
+        with guarded_output():
+            print(f"iddpm: error: {outcome['message']}", file=sys.stderr)
     return {"done": 0, "interrupted": 3, "refused": 2, "failed": 1, "abandoned": 1}[outcome["state"]]
 
 

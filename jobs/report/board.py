@@ -28,17 +28,27 @@ class BoardLog:
         return sum((seen[step] - earlier) / speed[step] for step, earlier in zip(steps, before, strict=True))
 
 
+def board_files(folder: Path) -> list[Path]:
+    """The files of the log in `folder`, in the order in which they were written."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
 def read_board(folder: Path) -> BoardLog:
-    """Read the log in `folder`, its files in the order of their names. A broken file raises whatever tensorboard raises."""
+    """Read the log in `folder`. A broken file raises whatever tensorboard raises."""
     log = BoardLog()
-    for file in sorted(folder.glob("events.out.tfevents.*")):
-        for event in LegacyEventFileLoader(str(file)).Load():
-            if event.session_log.status == SessionLog.START:  # a new attempt, which repeats the steps from here
-                log.scalars = {tag: {step: value for step, value in points.items() if step < event.step}
-                               for tag, points in log.scalars.items()}
-            for value in event.summary.value:
-                if value.HasField("image"):
-                    log.pictures[value.tag] = event.step, value.image.encoded_image_string
-                elif value.HasField("simple_value"):
-                    log.scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    for file in board_files(folder):
+        add_events(log, file)
     return log
+
+
+def add_events(log: BoardLog, file: Path) -> None:
+    """Add what is in `file` to `log`. What stands before a broken place is added before tensorboard raises for it."""
+    for event in LegacyEventFileLoader(str(file)).Load():
+        if event.session_log.status == SessionLog.START:  # a new attempt, which repeats the steps from here
+            log.scalars = {tag: {step: value for step, value in points.items() if step < event.step}
+                           for tag, points in log.scalars.items()}
+        for value in event.summary.value:
+            if value.HasField("image"):
+                log.pictures[value.tag] = event.step, value.image.encoded_image_string
+            elif value.HasField("simple_value"):
+                log.scalars.setdefault(value.tag, {})[event.step] = value.simple_value

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -16,19 +17,29 @@ from jobs.report.published import published_for
 from jobs.report.ranking import best_runs, metric_named, ranked
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
+from jobs.terminal import printable
 
 COLUMNS = ("run", "table", "quantity", "at", "value")
 """The columns of report.csv. `at`: the iteration, timestep or number of steps that a value belongs to, or empty."""
 
 
 def as_json(study: StudyReport) -> dict:
-    return {"study": study.name, "question": study.question, "answer": study.answer, "cautions": study.cautions,
+    """Everything that the report knows. Settings and numbers that are not finite, which JSON does not have, are null."""
+    return _finite({"study": study.name, "question": study.question, "answer": study.answer, "cautions": study.cautions,
             "swept": study.fields, "runs": [_run(study, run) for run in study.runs],
             "effects": [{"field": effect.field, "metric": effect.metric, "means": effect.means, "best": effect.best,
                          "matched_groups": [[run.name for run in group] for group in effect.groups], "wins": effect.wins,
                          "verdict": effect.verdict}
                         for effect in study.effects],
-            "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []}
+            "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def _run(study: StudyReport, run: RunReport) -> dict:
@@ -120,4 +131,4 @@ def _cells(study: StudyReport, run: RunReport, best: dict[str, list[RunReport]])
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"

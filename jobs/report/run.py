@@ -1,24 +1,28 @@
 """Read one run's files for the report. A missing file is left out, and a broken one becomes a remark."""
 
 import json
+import os
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from jobs.data.pictures import ungrid
+from jobs.errors import UserError
 from jobs.kinds.diffusion.kind import BITS_KEY
 from jobs.report.evaluation import CurvePoint, Metric, curve_of, finite, metrics_of, unusable_of
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure
+from jobs.run.records import ProgressFile, ProvenanceFile, Stage
 from jobs.spec.sections import Spec
-from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json
+from jobs.storage.files import MOST_BYTES, check_file, read_bytes, read_json
+from jobs.storage.typed import Count, Seconds, Time, as_record, read_record
 
 T = TypeVar("T")
 SILENT_S = 300  # a stage whose last heartbeat is older has died, or hangs
@@ -28,11 +32,11 @@ SILENT_S = 300  # a stage whose last heartbeat is older has died, or hangs
 class Attempt:
     """One line of stages.jsonl: one start of a stage."""
 
-    stage: str
+    stage: Stage
     state: str
-    started: float
-    seconds: float
-    world_size: int
+    started: Time
+    seconds: Annotated[Seconds, Field(ge=0)]
+    world_size: Annotated[Count, Field(ge=1, lt=10 ** 7)]
     device: str
 
 
@@ -50,7 +54,7 @@ class RunReport:
     """By name."""
     curve: list[CurvePoint] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
-    provenance: dict = field(default_factory=dict)
+    provenance: ProvenanceFile | None = None
     remarks: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """Why numbers of the run count in no comparison: "fid is nan"."""
@@ -70,7 +74,11 @@ class RunReport:
     def read(self, file: Path, reader: Callable[[], T], missing: T) -> T:
         """Return reader(), which reads `file`. Return `missing` where the file is not there, or is broken (with a remark)."""
         try:
-            return reader() if file.exists() else missing
+            if not os.path.lexists(file):
+                return missing
+            if not file.is_dir():
+                check_file(file)
+            return reader()
         except Exception as error:  # six parsers raise anything for broken files, and the other files still make a page
             line = next(iter(str(error).splitlines()), "").replace(f"{file.parent}/", "")
             self.remarks.append(line if line.startswith(file.name) else f"{file.name}: {line or type(error).__name__}")
@@ -83,19 +91,20 @@ def read_run(path: Path, differs: dict[str, Any], left: bool = False) -> RunRepo
     report = RunReport(run, differs, left=left)
     if left:
         report.remarks.append("left the sweep, so it counts in no comparison")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         report.remarks.append("its folder is missing")
         return report
     report.spec = report.read(run.spec_file, lambda: run.spec, None)
-    report.provenance = report.read(path / "provenance.json", lambda: _mapping(read_json(path / "provenance.json")), {})
-    report.failure = report.read(path / "failure.json", lambda: _failure(path / "failure.json"), None)
+    origin, failure = path / "provenance.json", path / "failure.json"
+    report.provenance = report.read(origin, lambda: read_record(origin, ProvenanceFile), None)
+    report.failure = report.read(failure, lambda: read_record(failure, Failure), None)
     report.attempts = report.read(path / "stages.jsonl", lambda: _attempts(report, path / "stages.jsonl"), [])
     evaluation: dict = report.read(run.evaluation, lambda: _mapping(read_json(run.evaluation)), {})
     report.metrics = report.read(run.evaluation, lambda: metrics_of(evaluation), {})
     report.samples = report.read(run.evaluation, lambda: int(evaluation["samples"]) if "samples" in evaluation else None, None)
     report.curve = report.read(run.evaluation, lambda: curve_of(evaluation), [])
     _leave_out(report, evaluation)
-    progress: dict = report.read(run.progress, lambda: _mapping(read_json(run.progress)), {})
+    progress = report.read(run.progress, lambda: read_record(run.progress, ProgressFile), None)
     report.state = _state(bool(evaluation), report.failure, progress)
     return report
 
@@ -113,6 +122,7 @@ def _leave_out(report: RunReport, evaluation: dict) -> None:
 def _without_content(file: Path, image_size: int) -> bool:
     """Whether all samples of the picture samples.png are of one value, as NaN was saved by earlier versions."""
     try:
+        check_file(file)
         with Image.open(file) as picture:
             pixels = np.asarray(picture)
         images = ungrid(pixels.reshape(*pixels.shape[:2], -1), image_size)
@@ -127,35 +137,26 @@ def _mapping(value: Any) -> dict:
     return value
 
 
-def _failure(file: Path) -> Failure:
-    failure = Failure(**read_json(file))
-    failure.next_step(file.parent)  # raises KeyError for a kind of failure that nobody knows
-    return failure
-
-
 def _attempts(report: RunReport, file: Path) -> list[Attempt]:
     attempts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_bytes(file).decode("utf-8", errors="replace").splitlines(), 1):
         try:
-            entry = json.loads(line)
-            attempts.append(Attempt(str(entry["stage"]), str(entry["state"]), float(entry["started"]), float(entry["seconds"]),
-                                    int(entry["world_size"]), str(entry["device"])))
-        except (ValueError, KeyError, TypeError):  # a crash may cut the last line short; the others count
+            attempts.append(as_record(json.loads(line), Attempt, file.name))
+        except (ValueError, RecursionError, UserError):  # a crash may cut the last line short; the others count
             report.remarks.append(f"{file.name}: line {number} cannot be read")
     return attempts
 
 
-def _state(evaluated: bool, failure: Failure | None, progress: dict) -> str:
+def _state(evaluated: bool, failure: Failure | None, progress: ProgressFile | None) -> str:
     if evaluated:
         return "done"
     if failure:
         return "failed"
-    state, heartbeat = progress.get("state"), finite(progress.get("heartbeat"))
-    if state == "running":
-        return "running" if heartbeat and time.time() - heartbeat < SILENT_S else "stopped"
-    if state in ("interrupted", "failed"):
-        return state
-    return "unfinished" if progress.get("stage") in STAGES else "not started"
+    if progress is None:
+        return "not started"
+    if progress.state == "running":
+        return "running" if time.time() - progress.heartbeat < SILENT_S else "stopped"
+    return progress.state if progress.state in ("interrupted", "failed") else "unfinished"
 
 
 def read_terms(report: RunReport) -> dict[str, np.ndarray]:
@@ -166,6 +167,9 @@ def read_terms(report: RunReport) -> dict[str, np.ndarray]:
     file = report.run.path / f"{BITS_KEY}.npz"
 
     def read() -> dict[str, np.ndarray]:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                raise zipfile.BadZipFile(f"would unpack to over {MOST_BYTES:,} bytes")
         with open(file, "rb") as opened, np.load(opened) as arrays:  # np.load alone leaves a broken file open
             terms = {key: np.asarray(arrays[key], dtype=np.float64) for key in ("total", "vb")}
         if any(values.ndim != 1 or not len(values) for values in terms.values()):

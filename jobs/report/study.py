@@ -1,19 +1,21 @@
 """Read everything that a study's report says, once."""
 
+import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jobs.errors import UserError
 from jobs.report.answer import answer, cautions, question
-from jobs.report.board import BoardLog, read_board
+from jobs.report.board import BoardLog, add_events, board_files
 from jobs.report.cost import StageTime, stage_times
 from jobs.report.effects import Effect, effects, swept_fields
 from jobs.report.ranking import metric_names, ranked
 from jobs.report.run import RunReport, read_run, read_terms
-from jobs.run.study_file import has_left
-from jobs.storage.files import read_json
+from jobs.run.study_file import study_as_found
+from jobs.spec.keys import keys_of, value_at
 
 SHOWN = 8  # runs with curves and pictures; the tables have all runs
 
@@ -50,32 +52,42 @@ class StudyReport:
 
 def read_study(folder: Path) -> StudyReport:
     """Read the study in `folder`. Raises UserError for a folder without a study; faults of single runs become their remarks."""
-    name, source, runs = _read_runs(folder)
+    name, source, runs, remarks = _read_runs(folder)
     compared = [run for run in runs if not run.left]
     found, shown = effects(compared), _worth_showing(runs)
     logs = {run.name: log for run in shown if (log := _read_log(run))}
     times = {run.name: stage_times(run, logs.get(run.name)) for run in runs}
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
     return StudyReport(name, folder, source, runs, swept_fields(compared), metric_names(runs), found, question(compared),
-                       answer(compared, found), cautions(compared), shown, times, logs, bounds)
+                       answer(compared, found), [*remarks, *cautions(compared)], shown, times, logs, bounds)
 
 
-def _read_runs(folder: Path) -> tuple[str, str, list[RunReport]]:
-    """Return the study's name, the path of its spec, and its runs."""
-    file = folder / "study.json"
-    if not file.is_file():
+def _read_runs(folder: Path) -> tuple[str, str, list[RunReport], list[str]]:
+    """Return the study's name, the path of its spec, its runs, and remarks on a broken study.json."""
+    if not os.path.lexists(folder / "study.json"):
         raise UserError(f"{folder}: not a study's directory (there is no study.json in it); studies are in runs/")
-    study = read_json(file)
-    try:
-        runs = [read_run(folder / run, dict(entry.get("differs", {})), has_left(entry)) for run, entry in study["runs"].items()]
-        return str(study["name"]), str(study.get("source", "")), runs
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{file}: not as `iddpm run` and `iddpm submit` write it ({error!r})") from error
+    found, remarks = study_as_found(folder)
+    runs = [read_run(folder / name, entry.differs, entry.left) for name, entry in found.runs.items()]
+    if remarks:  # the swept settings are not known, but the specs are
+        _find_differences(runs)
+    return found.name or folder.resolve().name, found.source, runs, remarks
+
+
+def _find_differences(runs: list[RunReport]) -> None:
+    """Give each run the settings in which the specs differ."""
+    specs = [run.spec for run in runs if run.spec]
+    keys = dict.fromkeys(key for spec in specs for key in keys_of(type(spec)))
+    swept = [key for key in keys if any(value_at(spec, key) != value_at(specs[0], key) for spec in specs)]
+    for run in runs:
+        run.differs = {key: value_at(run.spec, key) for key in swept} if run.spec else {}
 
 
 def _read_log(run: RunReport) -> BoardLog | None:
-    folder = run.run.tensorboard
-    return run.read(folder, lambda: read_board(folder), None) if folder.is_dir() else None
+    log = BoardLog()
+    files: list[Path] = run.read(run.run.tensorboard, lambda: board_files(run.run.tensorboard), [])
+    for file in files:
+        run.read(file, partial(add_events, log, file), None)
+    return log if files else None
 
 
 def _worth_showing(runs: list[RunReport]) -> list[RunReport]:

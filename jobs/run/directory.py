@@ -1,5 +1,6 @@
 """The directory of a run: the paths in it, its frozen spec, and how far the run is."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
+from jobs.run.records import EvaluationFile, ManifestFile
+from jobs.run.study_file import read_study_file
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
-from jobs.storage.files import read_json
+from jobs.storage.files import read_bytes
 from jobs.storage.locks import locked
+from jobs.storage.typed import read_record
+
+MOST_SPEC_BYTES = 1 << 20
 
 
 def weights_name(average: str | None, network: str = MODEL) -> str:
@@ -40,7 +46,7 @@ class RunDir:
     def expected(cls, path: Path, spec: Spec) -> "RunDir":
         """The run at `path`, which probably holds `spec`. Its spec.yaml is parsed only if it differs: large sweeps open fast."""
         file = path / "spec.yaml"
-        return cls(path, spec if file.is_file() and file.read_text(encoding="utf-8") == dump(spec) else None)
+        return cls(path, spec if file.is_file() and read_bytes(file) == dump(spec).encode() else None)
 
     @property
     def spec_file(self) -> Path:
@@ -89,16 +95,22 @@ class RunDir:
         """The frozen spec. Raises UserError if `path` is not a run's directory."""
         if self.known is not None:
             return self.known
-        if not self.spec_file.is_file():
+        if not os.path.lexists(self.spec_file):
             raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); "
                             "`iddpm run SPEC` makes runs/<study>/<run>")
-        return load_frozen(self.spec_file)
+        read_bytes(self.spec_file, MOST_SPEC_BYTES)  # raises where something else than a spec stands there
+        try:
+            return load_frozen(self.spec_file)
+        except RecursionError as error:
+            raise UserError(f"{self.spec_file}: damaged: nested too deeply") from error
 
     @property
     def differs(self) -> dict[str, Any]:
-        """The swept settings of this run by dotted key, from study.json; empty if there is no sweep."""
-        file = self.path.parent / "study.json"
-        return read_json(file)["runs"].get(self.path.name, {"differs": {}})["differs"] if file.is_file() else {}
+        """The swept settings of this run by dotted key, from study.json; empty if there is no sweep, or no readable file."""
+        try:
+            return read_study_file(self.path.parent).runs[self.path.name].differs
+        except (FileNotFoundError, UserError, KeyError):
+            return {}
 
     def checkpoint_folders(self) -> list[Path]:
         """The folders step-NNNNNNNN in the order of steps. Other folders, such as step-00001000.bak, do not count."""
@@ -113,10 +125,10 @@ class RunDir:
         """Step of the newest checkpoint whose files have their recorded sizes, 0 if there is none. Reads no weights."""
         for folder in reversed(self.checkpoint_folders()):
             try:
-                manifest = read_json(folder / "manifest.json")
-                if all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items()):
-                    return int(manifest["step"])
-            except (OSError, UserError, KeyError, TypeError, AttributeError, ValueError):
+                manifest = read_record(folder / "manifest.json", ManifestFile)
+                if all((folder / name).stat().st_size == size for name, size in manifest.bytes.items()):
+                    return manifest.step
+            except (OSError, UserError, ValueError):  # ValueError: a name with the character 0
                 continue
         return 0
 
@@ -133,15 +145,13 @@ class RunDir:
     def _evaluated_as_asked(self) -> bool:
         """Whether evaluation.json fits the spec of today: the `evaluate` section may change under a run."""
         try:
-            found = read_json(self.evaluation)
+            found = read_record(self.evaluation, EvaluationFile)
         except (OSError, UserError):
             return False
-        if not isinstance(found, dict):
-            return False
         asked = [sampling_facts(self.spec, sampling) for sampling in samplings(self.spec)]
-        there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.get("curve", []), strict=False)]
-        return (found.get("settings") == self.spec.evaluate.model_dump(mode="json") and asked == there
-                and found.get("samples") == self.spec.sample.num_samples)
+        there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.curve, strict=False)]
+        return (found.settings == self.spec.evaluate.model_dump(mode="json") and asked == there
+                and found.samples == self.spec.sample.num_samples)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.errors import StageFailed, UserError
-from jobs.storage.files import read_json, write_json
+from jobs.run.records import Stage
+from jobs.storage.files import remove_file, write_json
+from jobs.storage.typed import Count, Time, read_record
 
 # What to do next, by kind of failure; {stage} and {run} are filled in.
 NEXT = {
@@ -36,18 +38,18 @@ NETWORK = ("onnection closed by peer", "onnection reset by peer", "Broken pipe",
 class Failure:
     """The failure of one stage of a run, as failure.json holds it."""
 
-    stage: str
+    stage: Stage
     kind: str
-    """A key of NEXT."""
+    """A key of NEXT; other versions of this program may write other kinds."""
     message: str
     """One line: the message for the user, or the last line of the traceback."""
     traceback: str
     """Empty for errors whose message is meant for the user."""
-    done: int | None
+    done: Count | None
     """How far the stage was, in the unit of progress.json; None if unknown."""
     host: str
     rank: int
-    time: float
+    time: Time
     """Seconds since 1970."""
 
     @property
@@ -58,7 +60,7 @@ class Failure:
 
     def next_step(self, run: Path) -> str:
         """What the user can do about the failure of `run`."""
-        return NEXT[self.kind].format(stage=self.stage, run=run)
+        return NEXT.get(self.kind, "see `iddpm logs {run}`").format(stage=self.stage, run=run)
 
 
 def failure_kind(error: Exception) -> str:
@@ -93,11 +95,11 @@ def write_failure(run: Path, failure: Failure) -> None:
 def read_failure(run: Path) -> Failure | None:
     """Read the run's failure.json; None if it is missing or damaged."""
     try:
-        return Failure(**read_json(run / "failure.json"))
-    except (OSError, UserError, TypeError):
+        return read_record(run / "failure.json", Failure)
+    except (OSError, UserError):
         return None
 
 
 def remove_failure(run: Path) -> None:
-    """Delete failure.json."""
-    (run / "failure.json").unlink(missing_ok=True)
+    """Delete failure.json. Raises UserError if a folder of that name is in the way."""
+    remove_file(run / "failure.json")

@@ -8,11 +8,13 @@ from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.extractor_check import extractor_problem
+from jobs.run.records import DataFile
 from jobs.run.waiting import missing_runs
 from jobs.spec.features import BUILT_IN, CHOICES
 from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
-from jobs.storage.files import read_json, write_json
+from jobs.storage.files import write_json
+from jobs.storage.typed import read_record
 
 
 def input_problems(spec: Spec) -> list[str]:
@@ -67,9 +69,9 @@ def check_same_data(run: RunDir, data: ImageData) -> None:
     sha256 = kept_fingerprint(data, run.path.parent.parent / ".cache")
     if not file.exists():
         write_json(file, {"images": len(data), "sha256": sha256})
-    elif (recorded := read_json(file))["sha256"] != sha256:
+    elif (recorded := read_record(file, DataFile)).sha256 != sha256:
         raise UserError(f"{run.spec.data.path}: not the data that {run.path} was trained on so far ({len(data)} images now, "
-                        f"{recorded['images']} then); restore that data, or give the run another name")
+                        f"{recorded.images} then); restore that data, or give the run another name")
 
 
 def all_input_problems(specs: list[Spec]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.pace import Pace
 from jobs.storage.files import json_text, write_text
+from jobs.terminal import printable, trusted
 
 HEARTBEAT_S, LINE_S = 1.0, 15.0
 NOTE = "note: "
@@ -41,7 +42,8 @@ class Bar:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
             self.bar = Progress(TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[count]}"),
-                                TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True)
+                                TextColumn("{task.fields[note]}", markup=False), console=Console(file=trusted(sys.stderr)),
+                                transient=True)
             self.task = self.bar.add_task(label, total=total or None, note="", count="")
             self.bar.start()
 
@@ -56,7 +58,7 @@ class Bar:
             text = f"{rate:,.1f} {self.unit}/s{left}{', ' + note if note else ''}"
         count = f"{done}/{self.total}" if self.total else ""
         if self.bar:
-            self.bar.update(self.task, completed=done, total=self.total or None, count=count, note=text)
+            self.bar.update(self.task, completed=done, total=self.total or None, count=count, note=printable(text))
         elif time.monotonic() - self.last_line >= LINE_S:
             self.last_line = time.monotonic()
             print(" ".join(filter(None, (self.label, count and f"{count} {self.unit}", text))), file=sys.stderr, flush=True)

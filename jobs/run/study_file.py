@@ -5,6 +5,7 @@
 `left` is there only where the newest sweep has no such point.
 """
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.quantities import plural
+from jobs.run.records import StudyEntry, StudyFile
 from jobs.spec.reading.sweep import Study
-from jobs.storage.files import read_json, write_json
+from jobs.storage.files import write_json
 from jobs.storage.locks import locked
+from jobs.storage.typed import read_record
 
 WAIT_S = 60.0
 """Another process holds the lock of a study for moments."""
@@ -27,20 +30,48 @@ def study_file(folder: Path) -> Path:
     return folder / "study.json"
 
 
+def read_study_file(study: Path) -> StudyFile:
+    """Read study.json. Raises FileNotFoundError, or UserError if the file is damaged."""
+    file = study_file(study)
+    found = read_record(file, StudyFile)
+    for name in found.runs:
+        if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > 255:
+            raise UserError(f"{file}: not as iddpm writes this file: runs: {name[:40]!r} is not the name of a folder")
+    return found
+
+
+def study_as_found(study: Path) -> tuple[StudyFile, list[str]]:
+    """Read study.json; where it is damaged, take the runs' folders instead. The list says so, and why.
+
+    Raises FileNotFoundError, and UserError if there are no such folders either.
+    """
+    try:
+        return read_study_file(study), []
+    except UserError as error:
+        names = sorted(_run_folders(study))
+        if not names:
+            raise
+        return StudyFile({name: StudyEntry() for name in names}), [
+            f"{error}; shown are the folders with a spec"]
+
+
+def _run_folders(study: Path) -> Iterator[str]:
+    try:
+        with os.scandir(study) as entries:
+            yield from (entry.name for entry in entries if os.path.lexists(os.path.join(entry.path, "spec.yaml")))
+    except OSError:
+        return
+
+
 def recorded_runs(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the entries of the runs by name, in their order; none without the file. Raises UserError where it is damaged."""
-    file = study_file(folder)
-    if not file.is_file():
-        return {}
     try:
-        return {str(name): dict(entry) for name, entry in read_json(file)["runs"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{file}: not as `iddpm run` and `iddpm submit` write it; remove it, and they write it again") from error
-
-
-def has_left(entry: dict[str, Any]) -> bool:
-    """Return whether the newest sweep has no such point, by the run's entry in study.json."""
-    return entry.get("left") is True
+        found = read_study_file(folder).runs
+    except FileNotFoundError:
+        return {}
+    except UserError as error:
+        raise UserError(f"{error}; remove it, and `iddpm run` or `iddpm submit` writes it again") from error
+    return {name: {"differs": entry.differs} | ({"left": True} if entry.left else {}) for name, entry in found.items()}
 
 
 @contextmanager
@@ -70,14 +101,14 @@ def forget_runs(folder: Path, names: Collection[str]) -> None:
     """Take runs out of study.json, if they are there. The caller holds the lock of `changing`."""
     found = recorded_runs(folder)
     if found.keys() & set(names):
-        content = read_json(study_file(folder))
-        write_json(study_file(folder), content | {"runs": {name: entry for name, entry in found.items() if name not in names}})
+        content, kept = read_study_file(folder), {name: entry for name, entry in found.items() if name not in names}
+        write_json(study_file(folder), {"name": content.name, "source": content.source, "runs": kept})
 
 
 def left_of(folder: Path) -> list[str]:
     """Return the runs of the study in `folder` that left the sweep; none where study.json is damaged."""
     with suppress(UserError):
-        return [name for name, entry in recorded_runs(folder).items() if has_left(entry)]
+        return [name for name, entry in recorded_runs(folder).items() if entry.get("left")]
     return []
 
 

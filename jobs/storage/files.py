@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,16 @@ from jobs.errors import UserError
 from jobs.storage.disk_errors import disk_errors_explained
 
 DAY_S = 24 * 3600
+MOST_BYTES = 1 << 28  # of a file that is read whole
+MOST_LEVELS, MOST_DIGITS = 40, 40  # of a JSON file: our own files have ten levels, and numbers of twenty digits
+
+
+def private_to_write() -> None:
+    """From now on, what this process and its children create is not writable for the group and for others.
+
+    Some sites have a umask of 002 or 000: whoever can write the code of a study or submitit's pickles can run programs as us.
+    """
+    os.umask(os.umask(0o077) | 0o022)
 
 
 def make_dir(path: Path) -> Path:
@@ -124,12 +135,81 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
-def read_json(path: Path) -> Any:
-    """Parse the JSON file `path`. Raises FileNotFoundError, or UserError if the file is not JSON."""
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the content of the file `path`, at most `most` bytes. Never waits, as opening a named pipe would.
+
+    Raises FileNotFoundError if there is no such file, and UserError if something else stands there or cannot be read.
+    """
+    return _read(path, most, whole=True)
+
+
+def check_file(path: Path) -> None:
+    """Raise FileNotFoundError or UserError, as `read_bytes` does, unless `path` is a file that can be opened, of any size."""
+    _read(path, 0, whole=False)
+
+
+def _read(path: Path, most: int, whole: bool) -> bytes:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path}: not a file, but {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}")
+            if whole and found.st_size > most:
+                raise UserError(f"{path}: {found.st_size:,} bytes; such a file has at most {most:,}")
+            return file.read(most)
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise UserError(f"{path}: a link to {os.readlink(path)}, which does not exist") from error
+        raise
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: not a file, but a folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with the character 0
+        raise UserError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from error
+
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+          stat.S_IFBLK: "a device"}
+
+
+def read_json(path: Path) -> Any:
+    """Parse the JSON file `path`. Raises FileNotFoundError, or UserError if the file cannot be read or is not JSON."""
+    content = read_bytes(Path(path))
+    try:
+        value = json.loads(content.decode("utf-8"), parse_int=_integer)
+        if re.search(rb"\\u[dD][89a-fA-F]", content):  # perhaps half a character, which no file and no terminal takes
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError as error:
+        raise UserError(f"{path}: not valid JSON (not UTF-8)") from error
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path}: not valid JSON ({why})") from error
+    if _deeper_than(value, MOST_LEVELS):
+        raise UserError(f"{path}: not valid JSON (nested too deeply)")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Whether lists and mappings in `value` lie more than `levels` deep."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [child for item in level if isinstance(item, (list, dict))
+                 for child in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
+
+
+def remove_file(path: Path) -> None:
+    """Delete the file `path`, if there is one. Raises UserError if a folder stands there, or the disk refuses."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        folder = os.path.isdir(path) and not os.path.islink(path)
+        raise UserError(f"{path}: {'a folder, where a file is expected; remove it' if folder else error.strerror}") from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`iddpm diff`: print the differences between two runs: spec, code, packages, data, results."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.records import DataFile, EvaluationFile, ProvenanceFile
 from jobs.spec.keys import keys_of, value_at
+from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json, sha256_of_json
+from jobs.storage.files import sha256_of_json
+from jobs.storage.typed import read_if_whole
+from jobs.terminal import printable
 from slurm.cli.console import console
 from slurm.launch.records import recorded
 
@@ -18,31 +24,44 @@ Row = tuple[str, Any, Any]
 
 
 def print_diff(a: Path, b: Path) -> None:
-    """Print the differences and, side by side, the results. Raises UserError if `a` or `b` is not a run's directory."""
+    """Print the differences and, side by side, the results. Names files that cannot be read, and leaves out what they hold.
+
+    Raises UserError if `a` or `b` is not a run's directory.
+    """
+    remarks: list[str] = []
     runs = RunDir(a), RunDir(b)
-    differing = list(differences(*runs))
-    results = list(side_by_side(outcome(runs[0].path), outcome(runs[1].path)))
+    differing = list(differences(*runs, remarks))
+    results = list(side_by_side(outcome(runs[0].path, remarks), outcome(runs[1].path, remarks)))
     screen = console()
     if differing:
         screen.print(_table(("differs", *_titles(a, b)), differing))
     else:
-        print("Nothing differs: the same spec, code, packages and data.")
+        print("Nothing differs: the same spec, code, packages and data." if not remarks else "Nothing else differs.")
     if results:
         screen.print(_table(("result", *_titles(a, b)), results))
     else:
         print("Neither has been evaluated.")
+    for remark in dict.fromkeys(remarks):
+        print(printable(remark))
 
 
-def differences(a: RunDir, b: RunDir) -> Iterator[Row]:
-    """Yield (name, value in a, value in b) for the spec by dotted key, code, packages and data. Raises UserError for no run."""
-    specs = a.spec, b.spec
-    for key in dict.fromkeys([*keys_of(type(a.spec)), *keys_of(type(b.spec))]):
-        ours, theirs = (value_at(spec, key) for spec in specs)
-        if ours != theirs:
-            yield key, ours, theirs
+def differences(a: RunDir, b: RunDir, remarks: list[str] | None = None) -> Iterator[Row]:
+    """Yield (name, value in a, value in b) for the spec by dotted key, code, packages and data.
+
+    Files that cannot be read add to `remarks`, and their part is left out. Raises UserError if a run does not exist.
+    """
+    remarks = [] if remarks is None else remarks
+    one, other = _spec(a, remarks), _spec(b, remarks)
+    if one and other:
+        for key in dict.fromkeys([*keys_of(type(one)), *keys_of(type(other))]):
+            ours, theirs = value_at(one, key), value_at(other, key)
+            if ours != theirs:
+                yield key, ours, theirs
     for facts in (_code, _packages, _data):
-        ours, theirs = facts(a.path), facts(b.path)
-        yield from (row for row in side_by_side(ours, theirs) if row[1] != row[2])
+        before = len(remarks)
+        ours, theirs = facts(a.path, remarks), facts(b.path, remarks)
+        # A fact of a damaged file is not known, which is no difference.
+        yield from (row for row in side_by_side(ours, theirs) if row[1] != row[2] and not (len(remarks) > before and None in row))
 
 
 def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Row]:
@@ -51,41 +70,43 @@ def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Row]:
         yield name, a.get(name), b.get(name)
 
 
-def outcome(run: Path) -> dict[str, Any]:
+def outcome(run: Path, remarks: list[str]) -> dict[str, Any]:
     """The headline metrics, and the checksum of the sampled weights. Empty before evaluation."""
-    evaluation = _read(run / "evaluation.json")
-    return dict(evaluation["headline"]) | {"weights": evaluation["weights_sha256"][:12]} if evaluation else {}
+    evaluation = read_if_whole(run / "evaluation.json", EvaluationFile, remarks)
+    return dict(evaluation.headline) | {"weights": (evaluation.weights_sha256 or "")[:12] or None} if evaluation else {}
 
 
-def _code(run: Path) -> dict[str, Any]:
+def _spec(run: RunDir, remarks: list[str]) -> Spec | None:
+    try:
+        return run.spec
+    except UserError as error:
+        if not os.path.lexists(run.spec_file):
+            raise
+        remarks.append(str(error))
+        return None
+
+
+def _code(run: Path, remarks: list[str]) -> dict[str, Any]:
     """The commit that created the run, and for each stage the snapshot of the code that its last job ran."""
-    origin = _read(run / "provenance.json")
-    patch = origin.get("dirty_patch")
-    facts = {"code: commit": (origin.get("commit") or "")[:12] or None,
-             "code: uncommitted": f"changes {sha256_of_json(patch)[:12]}" if patch else None}
-    for submission in recorded(run.parent, {}):  # oldest first, so the last job overwrites the others
+    origin = read_if_whole(run / "provenance.json", ProvenanceFile, remarks) or ProvenanceFile()
+    patch = origin.dirty_patch
+    facts: dict[str, Any] = {"code: commit": (origin.commit or "")[:12] or None,
+                             "code: uncommitted": f"changes {sha256_of_json(patch)[:12]}" if patch else None}
+    for submission in recorded(run.parent, {}, remarks):  # oldest first, so the last job overwrites the others
         if run.name in submission.runs and submission.job_id:
             facts[f"code: {submission.stage}"] = submission.code
     return {"code: commit": None, "code: uncommitted": None, **{f"code: {stage}": None for stage in STAGES}} | facts
 
 
-def _packages(run: Path) -> dict[str, Any]:
-    origin = _read(run / "provenance.json")
-    return {f"package: {name}": version for name, version in
-            {"python": origin.get("python"), **origin.get("packages", {})}.items()}
+def _packages(run: Path, remarks: list[str]) -> dict[str, Any]:
+    origin = read_if_whole(run / "provenance.json", ProvenanceFile, remarks) or ProvenanceFile()
+    return {f"package: {name}": version for name, version in {"python": origin.python, **origin.packages}.items()}
 
 
-def _data(run: Path) -> dict[str, Any]:
+def _data(run: Path, remarks: list[str]) -> dict[str, Any]:
     """The data set that the run was trained on. None before training."""
-    data = _read(run / "data.json")
-    return {"data: images": data.get("images"), "data: sha256": data.get("sha256", "")[:12] or None}
-
-
-def _read(file: Path) -> dict:
-    try:
-        return read_json(file)
-    except FileNotFoundError:
-        return {}
+    data = read_if_whole(run / "data.json", DataFile, remarks)
+    return {"data: images": data.images if data else None, "data: sha256": data.sha256[:12] if data else None}
 
 
 def _titles(a: Path, b: Path) -> tuple[str, str]:
@@ -96,13 +117,13 @@ def _titles(a: Path, b: Path) -> tuple[str, str]:
 def _table(titles: tuple[str, str, str], rows: list[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(printable(title), overflow="fold")
     for name, ours, theirs in rows:
-        table.add_row(name, _text(ours), _text(theirs))
+        table.add_row(printable(name), _text(ours), _text(theirs))
     return table
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))

@@ -14,6 +14,8 @@ from jobs.spec.features import CHOICES
 from jobs.spec.metrics import METRICS
 from jobs.spec.stages import STAGES
 from jobs.storage.disk_errors import explained
+from jobs.storage.files import private_to_write
+from jobs.terminal import guarded_output
 from slurm.cli.cluster import cluster
 from slurm.cli.data import data
 from slurm.cli.paths import PATH, PATH_OR_NAME
@@ -257,6 +259,12 @@ cli.add_command(cluster)
 def main() -> None:
     """Run the `iddpm` command. Bad input is one message and exit status 2; a failed stage is one message and 1."""
     forget_launchers()  # `iddpm` starts its own ranks
+    private_to_write()
+    with guarded_output():
+        _run()
+
+
+def _run() -> None:
     try:
         cli()
     except UserError as error:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from jobs.errors import StageFailed
+from jobs.storage.files import remove_file
 from slurm.launch.records import all_jobs, changing_jobs, mark_cancelled, recorded, reports, study_and_run
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
@@ -28,7 +29,7 @@ def _cancel(study: Path, name: str | None) -> None:
     jobs = [job for run, _, job in all_jobs(study, live) if name in (None, run)]
     if name is None:
         jobs += reports(study, live)
-        (study / "held.json").unlink(missing_ok=True)
+        remove_file(study / "held.json")
     if jobs:
         ids = {job.id for job in jobs}
         mark_cancelled(study, recorded(study, live), ids)  # before scancel: a job that is being requeued looks there

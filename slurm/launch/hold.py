@@ -5,9 +5,10 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.failures import Failure, read_failure
-from jobs.run.study_file import left_of, recorded_runs
+from jobs.run.records import ProgressFile
+from jobs.run.study_file import study_as_found
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json
+from jobs.storage.typed import read_record
 from slurm.launch.records import recorded
 from slurm.launch.requests import ask_hold
 
@@ -25,8 +26,7 @@ def hold_if_alike(run: Path) -> None:
     study, failure = run.parent, read_failure(run)
     if failure is None or failure.kind in OWN or (study / "held.json").exists():
         return
-    left = left_of(study)
-    names = [name for name in recorded_runs(study) if name not in left]
+    names = [name for name, entry in study_as_found(study)[0].runs.items() if not entry.left]
     alike = [name for name in names if _failed_alike(study / name, failure)]
     if len(alike) < ALIKE or sum(_got_further(study / name, failure) for name in names) >= len(alike):
         return
@@ -54,8 +54,8 @@ def _failed_alike(run: Path, failure: Failure) -> bool:
 def _got_further(run: Path, failure: Failure) -> bool:
     """Whether `run` got past the point where `failure` happened."""
     try:
-        progress = read_json(run / "progress.json")
+        progress = read_record(run / "progress.json", ProgressFile)
     except (OSError, UserError):
         return False
-    stage = STAGES.index(progress["stage"]) - STAGES.index(failure.stage)
-    return stage > 0 or (stage == 0 and (progress["state"] == "done" or progress.get("done", 0) > (failure.done or 0)))
+    stage = STAGES.index(progress.stage) - STAGES.index(failure.stage)
+    return stage > 0 or (stage == 0 and (progress.state == "done" or (progress.done or 0) > (failure.done or 0)))

@@ -15,9 +15,11 @@ from jobs.errors import StageFailed, UserError
 from jobs.parallel.devices import VISIBLE, gpus_here
 from jobs.run.directory import RunDir
 from jobs.run.progress import NOTE, Bar
+from jobs.run.records import ProgressFile
 from jobs.spec.sections import StageResources
 from jobs.stage import run_stage
-from jobs.storage.files import make_dir, read_json
+from jobs.storage.files import make_dir
+from jobs.storage.typed import read_record
 from slurm.launch.local_ranks import Watch, descendants, outcome_of
 
 FOREVER_MIN = 60 * 24 * 365  # submitit's default would stop a local job after two minutes
@@ -113,10 +115,9 @@ def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping
             time.sleep(POLL_S)
             progress = _progress(run, stage, began)
             if progress:
-                bar.total, bar.unit = progress.get("total", 0), progress["unit"]
-                loss = f"loss {progress['loss']:.4f}" if progress["loss"] is not None else ""
-                bar.show(progress.get("done", 0), progress["rate"], progress["doing"] or loss,
-                         certain=progress["left_s"] is not None)
+                bar.total, bar.unit = progress.total or 0, progress.unit
+                loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
+                bar.show(progress.done or 0, progress.rate, progress.doing or loss, certain=progress.left_s is not None)
                 if stopping.asked and not signalled:  # not earlier: processes that are still starting would die
                     os.kill(_controller(job), signal.SIGTERM)  # the controller passes the signal to all ranks
                     signalled = True
@@ -135,13 +136,13 @@ def _repeat_notes(log: Path) -> None:
                 print(line, flush=True)
 
 
-def _progress(run: RunDir, stage: str, began: float) -> dict | None:
+def _progress(run: RunDir, stage: str, began: float) -> ProgressFile | None:
     """The content of progress.json; None if this attempt has not written the file yet."""
     try:
-        progress = read_json(run.progress)
+        progress = read_record(run.progress, ProgressFile)
     except (OSError, UserError):
         return None
-    return progress if progress["stage"] == stage and progress["heartbeat"] >= began else None
+    return progress if progress.stage == stage and progress.heartbeat >= began else None
 
 
 def _raise_if_not_done(job: Job, run: RunDir, stage: str, killed: Collection[int]) -> None:

@@ -4,14 +4,17 @@ The file is written before sbatch, without the job's id, and again after it, wit
 loses nothing: the array has the same name as the file, and is found in the queue by this name.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.storage.files import make_dir, read_json, write_json
+from jobs.spec.stages import STAGES
+from jobs.storage.files import make_dir, write_json
 from jobs.storage.locks import locked
+from jobs.storage.typed import Time, read_record
 from slurm.launch.squeue import Job
 
 
@@ -21,8 +24,9 @@ class Submission:
 
     name: str
     stage: str
+    """A stage, or report."""
     runs: list[str]
-    time: float
+    time: Time
     """Seconds since the epoch."""
     job_id: str | None = None
     code: str | None = None
@@ -43,10 +47,28 @@ def record(study: Path, submission: Submission) -> None:
     write_json(study / "submissions" / f"{submission.name}.json", asdict(submission))
 
 
-def recorded(study: Path, live: Mapping[str, Job]) -> list[Submission]:
-    """All submissions of the study, oldest first. A missing job id is looked up by name among the `live` jobs, and recorded."""
-    found = [Submission(**read_json(file)) for file in (study / "submissions").glob("*.json")]
+def recorded(study: Path, live: Mapping[str, Job], damaged: list[str] | None = None) -> list[Submission]:
+    """All submissions of the study, oldest first. A missing job id is looked up by name among the `live` jobs, and recorded.
+
+    Files that are not as `record` writes them raise UserError; with a list `damaged` their messages are added to it instead.
+    """
+    found = []
+    for file in sorted((study / "submissions").glob("*.json")):
+        try:
+            found.append(_read(file))
+        except (UserError, FileNotFoundError) as error:
+            if damaged is None:
+                raise UserError(f"{error}; it says which jobs do what: see `squeue --me --name={file.stem}`, and remove the file "
+                                "when these jobs are gone") from error
+            damaged.append(str(error))
     return [_with_id(study, submission, live) for submission in sorted(found, key=lambda submission: submission.time)]
+
+
+def _read(file: Path) -> Submission:
+    found = read_record(file, Submission)
+    if found.runs and found.stage not in STAGES:
+        raise UserError(f"{file}: not as iddpm writes this file: stage: {found.stage!r} is not a stage")
+    return found
 
 
 def _with_id(study: Path, submission: Submission, live: Mapping[str, Job]) -> Submission:
@@ -109,8 +131,8 @@ def study_and_run(path: Path) -> tuple[Path, str | None]:
     Raises UserError if `path` is neither.
     """
     path = path.resolve()
-    if (path / "study.json").is_file():
+    if os.path.lexists(path / "study.json"):
         return path, None
-    if (path / "spec.yaml").is_file():
+    if os.path.lexists(path / "spec.yaml"):
         return path.parent, path.name
     raise UserError(f"{path}: neither a study's nor a run's directory; studies are runs/<study>, runs are runs/<study>/<run>")

@@ -8,6 +8,7 @@ from jobs.run.directory import RunDir
 from jobs.run.study_file import left_of, recorded_runs
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
+from jobs.storage.files import remove_file
 from slurm.launch.limits import check_cluster, cluster_limits
 from slurm.launch.profiles import load_profile
 from slurm.launch.records import all_jobs, changing_jobs, jobs_by_run, recorded, reports, study_and_run
@@ -31,7 +32,7 @@ def _requeue(study: Path, name: str | None) -> None:
     idle = [] if name else left_of(study)  # the sweep no longer has these runs: only their names bring them back
     _release_and_restart([job for run, _, job in all_jobs(study, live) if name in (None, run) and run not in idle])
     if name is None:
-        (study / "held.json").unlink(missing_ok=True)
+        remove_file(study / "held.json")
 
     submissions = recorded(study, live)
     options = SubmitOptions(submissions[-1].cluster, submissions[-1].max_parallel) if submissions else SubmitOptions(None, None)

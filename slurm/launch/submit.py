@@ -22,6 +22,7 @@ from jobs.run.study_file import left_note
 from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
+from jobs.storage.files import remove_file
 from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
 from slurm.launch.job_entry import report_in_slurm, run_in_slurm
 from slurm.launch.limits import check_cluster, check_folder, cluster_limits
@@ -79,7 +80,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
         print("\n".join(notes), end="\n" * bool(notes))
         unfinished = {run.path.name for array in arrays for run in array.runs}
         if not queued:  # no job is left that could be on hold
-            (folder / "held.json").unlink(missing_ok=True)
+            remove_file(folder / "held.json")
         elif (folder / "held.json").exists():
             print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
         print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue "

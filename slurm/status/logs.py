@@ -6,7 +6,7 @@ has SLURM's own messages), run/logs/STAGE/PROCESS/PROCESS_RANK_log.out on this m
 
 import contextlib
 import os
-import shutil
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobs.errors import UserError
+from jobs.run.records import ProgressFile
+from jobs.run.study_file import study_as_found
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json
+from jobs.storage.typed import read_record
+from jobs.terminal import steered
 from slurm.launch.records import Submission, recorded, study_and_run
 from slurm.launch.squeue import Job, Slurm
 
 POLL_S = 1.0
 QUIET_S = 10.0  # a running stage writes a heartbeat, and the next stage starts, within this time
 TAIL_BYTES = 4096
+COPIED_BYTES = 1 << 20  # at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def print_log(path: Path, stage: str | None, rank: int, follow: bool) -> None:
     if log and not follow:
         _announce(log)
         with open(log.file, "rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            while _copy(file):
+                pass
         return
     try:
         _follow(study, run, stage, rank, slurm)
@@ -61,7 +66,7 @@ def run_of(path: Path) -> tuple[Path, str]:
     """(folder of the study, name of the run) for the folder of a run, or of a study with one run. Raises UserError."""
     study, run = study_and_run(path)
     if run is None:
-        names = list(read_json(study / "study.json")["runs"])
+        names = list(study_as_found(study)[0].runs)
         if len(names) != 1:
             raise UserError(f"{path}: a study of {len(names):,} runs; name one of them, such as {path / names[0]}")
         run = names[0]
@@ -86,7 +91,7 @@ def live_jobs_of(study: Path, run: str, stage: str | None, slurm: Slurm) -> list
 
 
 def _jobs_of(study: Path, run: str, stage: str | None) -> Iterator[tuple[Submission, str]]:
-    for submission in recorded(study, {}):
+    for submission in recorded(study, {}, damaged=[]):
         if submission.job_id and run in submission.runs and stage in (None, submission.stage):
             yield submission, submission.element(submission.runs.index(run))
 
@@ -131,10 +136,10 @@ def _is_active(study: Path, run: str, stage: str | None, log: Log | None, slurm:
     if live_jobs_of(study, run, stage, slurm):
         return True
     try:  # the stage may run on another machine, or the queue may not answer
-        progress = read_json(study / run / "progress.json")
+        progress = read_record(study / run / "progress.json", ProgressFile)
     except (OSError, UserError):
         return False
-    return progress["state"] == "running" and time.time() - progress["heartbeat"] < QUIET_S
+    return progress.state == "running" and time.time() - progress.heartbeat < QUIET_S
 
 
 def _runs_here(process: str) -> bool:
@@ -148,18 +153,28 @@ def _runs_here(process: str) -> bool:
 def _is_over(run: Path) -> bool:
     """Whether `iddpm run` will not start another stage of the run."""
     try:
-        return (run / "evaluation.json").exists() or read_json(run / "progress.json")["state"] in ("interrupted", "failed")
+        progress = run / "progress.json"
+        return ((run / "evaluation.json").exists()
+                or read_record(progress, ProgressFile).state in ("interrupted", "failed"))
     except (OSError, UserError):
         return False
 
 
 def _copy(file: BinaryIO) -> bool:
-    """Print the rest of `file`, from the beginning if the file has become shorter. Returns whether there was anything."""
+    """Print the rest of `file`, from the beginning if the file has become shorter. Returns whether there was anything.
+
+    A pipe gets the log as it is. A terminal gets lines without colors and moves of the cursor, as it must not obey a log.
+    """
     if os.fstat(file.fileno()).st_size < file.tell():
         file.seek(0)
-    text = file.read()
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.flush()
+    text = file.read(COPIED_BYTES)
+    if sys.stdout.isatty():
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode("utf-8", errors="replace"))
+        sys.stdout.write(steered(re.sub(r"\r+\n?", "\n", lines)))
+        sys.stdout.flush()
+    else:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
     return bool(text)
 
 
@@ -169,6 +184,8 @@ def _announce(log: Log) -> None:
 
 def end_of_log(log: Path) -> str:
     """The last 4 KB of a log, without earlier attempts of the job; empty if there is no log."""
+    if not os.path.isfile(log):
+        return ""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))

@@ -3,22 +3,22 @@
 Made for studies of ten thousand runs: one call of squeue, at most one of sacct, and two or three small files a run.
 """
 
-import json
 import os
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jobs.errors import UserError
-from jobs.run.directory import RunDir
-from jobs.run.failures import Failure, read_failure
-from jobs.run.study_file import left_of, left_words
+from jobs.run.directory import MOST_SPEC_BYTES, RunDir
+from jobs.run.failures import Failure
+from jobs.run.records import EvaluationFile, HeldFile, PlanFile, ProgressFile
+from jobs.run.study_file import left_words, study_as_found
 from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
-from jobs.storage.files import read_json
+from jobs.storage.files import read_bytes
+from jobs.storage.typed import read_if_whole
 from slurm.launch.records import Submission, recorded
 from slurm.launch.squeue import Job, Slurm
 from slurm.status.ends import how_it_ended
@@ -72,6 +72,8 @@ class RunStatus:
     """What the stage does while it finishes no step, such as reading the data."""
     skipped: int | None = None
     """Of an evaluated run: training steps that were skipped, because their gradient was not finite."""
+    remarks: tuple[str, ...] = ()
+    """The run's files that cannot be read, and why."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class StudyStatus:
     path: Path
     runs: list[RunStatus]
     """In the order of study.json."""
-    held: dict | None
-    """Content of held.json: why the rest of the study is on hold."""
+    held: HeldFile | None
+    """Why the rest of the study is on hold."""
     notes: list[str]
 
 
@@ -99,44 +101,60 @@ def find_study(study: Path | None, runs_folder: Path) -> Path:
     Raises UserError if there is none.
     """
     if study is None:
-        studies = [file.parent for file in runs_folder.glob("*/study.json")]
+        studies = [folder for folder in _folders(runs_folder) if os.path.lexists(folder / "study.json")]
         if not studies:
             raise UserError(f"{runs_folder}: no study here; `iddpm run SPEC` and `iddpm submit SPEC` make studies, --runs names "
                             "another folder")
         return studies[0] if len(studies) == 1 else max(studies, key=_changed)
     for path in (study, runs_folder / study):
-        if (path / "study.json").is_file():
+        if os.path.lexists(path / "study.json"):
             return path
     raise UserError(f"{study}: not a study's directory (it has no study.json); studies are in {runs_folder}/")
 
 
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
 def _changed(study: Path) -> float:
     """When a file of the study or of a run was last created or renamed. Each heartbeat renames a file of its run."""
-    with os.scandir(study) as entries:
-        return max(entry.stat().st_mtime for entry in entries)
+    try:
+        with os.scandir(study) as entries:
+            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=0.0)
+    except OSError:
+        return 0.0
 
 
 def study_status(study: Path, slurm: Slurm) -> StudyStatus:
-    """The state of all runs of the study in the folder `study`. Raises UserError if study.json is damaged."""
-    names, notes = list(read_json(study / "study.json")["runs"]), []
+    """The state of all runs of the study in the folder `study`. Files that cannot be read are named in notes and remarks.
+
+    Raises UserError if study.json is damaged and there are no folders of runs either.
+    """
+    found, notes = study_as_found(study)
+    names = list(found.runs)
     submitted = (study / "submissions").is_dir()
     live = slurm.live() if submitted else {}
     if live is None:
         notes.append(f"note: SLURM's queue does not answer, so this comes from files alone: {slurm.trouble}")
-    submissions = recorded(study, live or {}) if submitted else []
+    submissions = recorded(study, live or {}, notes) if submitted else []
     for submission in submissions:
         if not submission.runs and (job := (live or {}).get(submission.job_id or "")):
             notes.append(f"report: job {job.id} {job.state.lower()}{f' ({job.reason})' if job.state == 'PENDING' else ''}")
     jobs = stage_jobs(study, submissions, live or {})
-    planned = (_read(study / "plan.json") or {}).get("seconds_per_step", {})
+    plan = read_if_whole(study / "plan.json", PlanFile, notes)
+    planned = plan.seconds_per_step if plan else {}
     runs = [run_status(RunDir(study / name), {stage: jobs[name, stage] for stage in STAGES if (name, stage) in jobs}, live,
                        planned.get(name, {})) for name in names]
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
-    if left := left_of(study):
+    if left := [name for name, entry in found.runs.items() if entry.left]:
         notes.append(f"left the sweep: {left_words(left, study)}")
         runs = [replace(run, state="left", failure=None) if run.run in left and run.state in IDLE else run for run in runs]
-    return StudyStatus(study, with_waits(runs, study), _read(study / "held.json"), notes)
+    held = read_if_whole(study / "held.json", HeldFile, notes)
+    return StudyStatus(study, with_waits(runs, study), held, notes)
 
 
 def stage_jobs(study: Path, submissions: list[Submission], live: Mapping[str, Job]) -> dict[tuple[str, str], StageJob]:
@@ -158,62 +176,76 @@ def run_status(run: RunDir, jobs: Mapping[str, StageJob], live: Mapping[str, Job
                planned: Mapping[str, float]) -> RunStatus:
     """`jobs`: the run's jobs by stage. `live`: the queue; None if unknown. `planned`: seconds per step by stage."""
     queued = {stage: live[job.job_id] for stage, job in jobs.items() if job.job_id in live} if live else {}
-    evaluation = None if queued else _read(run.evaluation)
+    remarks: list[str] = []
+    evaluation = None if queued else read_if_whole(run.evaluation, EvaluationFile, remarks)
+    failure = read_if_whole(run.path / "failure.json", Failure, remarks)
     if evaluation is not None:
-        return _evaluated(run, evaluation)
-    progress = _read(run.progress) or {}
-    stage = _stage(run, progress)
-    ours = progress if progress.get("stage") == stage else {}
+        return _evaluated(run, evaluation, failure, remarks)
+    progress = read_if_whole(run.progress, ProgressFile, remarks)
+    stage = _stage(run, progress, remarks)
+    ours = progress if progress and progress.stage == stage else None
     job = queued.get(stage) or next(iter(queued.values()), None)
-    failure = read_failure(run.path) if job is None or job.state == "COMPLETING" else None
+    failure = failure if job is None or job.state == "COMPLETING" else None
     now = time.time()
-    age = now - ours["heartbeat"] if ours else None
+    age = now - ours.heartbeat if ours else None
     state = "failed" if failure else _state(progress, job, bool(jobs), live is not None)
     if job and job.state == "RUNNING" and min(age if age is not None else now, now - (job.started or now)) > HUNG_S:
         state = "hung"
-    still = 0.0 if ours.get("doing") else now - ours.get("advanced", now)
+    still = now - ours.advanced if ours and ours.advanced and not ours.doing else 0.0
     if state == "running" and still > STILL_S:
         state, age = "hung", still
-    rate = ours.get("rate") if state == "running" else None
+    rate = ours.rate if ours and state == "running" else None
+    left = ours.left_s if ours and rate else None
+    if ours and rate and left is not None and left < 0:
+        left = ((ours.total or 0) - (ours.done or 0)) / rate
     last = job.id if job else jobs[stage].job_id if stage in jobs else None
     node = job.node if job else failure.host if failure else ""
-    left = ours.get("left_s", (ours["total"] - ours["done"]) / rate) if rate else None
     of_plan = 1 / (rate * planned[stage]) if rate and planned.get(stage) else None
+    done, total, unit = (ours.done, ours.total, ours.unit) if ours else (None, None, "")
     return RunStatus(run.path.name, state, stage, last, job.state if job else "", job.reason if job else "", node,
-                     job.restarts if job else None, ours.get("done"), ours.get("total"), ours.get("unit", ""), rate,
-                     ours.get("loss"), left, age, None if stage == STAGES[0] else _samples(run), {}, failure, of_plan,
-                     doing=ours.get("doing", "") if state == "running" else "")
+                     job.restarts if job else None, done, total, unit, rate, ours.loss if ours else None,
+                     left, age, None if stage == STAGES[0] else _samples(run), {}, failure,
+                     of_plan, doing=ours.doing if ours and state == "running" else "", remarks=tuple(remarks))
 
 
-def _evaluated(run: RunDir, evaluation: dict) -> RunStatus:
+def _evaluated(run: RunDir, evaluation: EvaluationFile, failure: Failure | None, remarks: list[str]) -> RunStatus:
     """The status of a run with an evaluation.json: done, unless a later evaluation, such as of another metric, failed."""
-    failure = read_failure(run.path)
     if failure is None or failure.time < run.evaluation.stat().st_mtime:
         failure = None
+    metrics = {name: value for name, value in evaluation.headline.items() if value is not None}
     return RunStatus(run.path.name, "failed" if failure else "done", failure.stage if failure else None, None, "", "",
                      failure.host if failure else "", None, None, None, "", None, None, None, None,
-                     evaluation.get("samples"), evaluation.get("headline", {}), failure, skipped=evaluation.get("skipped_steps"))
+                     evaluation.samples, metrics, failure, skipped=evaluation.skipped_steps, remarks=tuple(remarks))
 
 
-def _stage(run: RunDir, progress: dict) -> str:
+def _stage(run: RunDir, progress: ProgressFile | None, remarks: list[str]) -> str:
     """The first stage that is not done. progress.json often answers without a look at checkpoints and samples."""
-    for stage in STAGES:
-        if progress.get("stage") == stage:
-            if progress.get("state") != "done" and not (_is_silent(progress) and run.is_done(stage)):
+    began = progress.stage if progress else STAGES[0]
+    for stage in STAGES[STAGES.index(began):]:
+        if progress and stage == began:
+            if progress.state != "done" and not (_is_silent(progress) and _is_done(run, stage, remarks)):
                 return stage
-        elif STAGES.index(progress.get("stage", STAGES[0])) <= STAGES.index(stage) and not run.is_done(stage):
+        elif not _is_done(run, stage, remarks):
             return stage
     return STAGES[-1]
 
 
-def _is_silent(progress: dict) -> bool:
+def _is_silent(progress: ProgressFile) -> bool:
     """Whether the stage ended without its last report: killed after its last result, or on a full disk."""
-    return progress.get("state") == "running" and time.time() - progress.get("heartbeat", 0) > HUNG_S
+    return progress.state == "running" and time.time() - progress.heartbeat > HUNG_S
 
 
-def _state(progress: dict, job: Job | None, submitted: bool, queue_known: bool) -> str:
+def _is_done(run: RunDir, stage: str, remarks: list[str]) -> bool:
+    try:
+        return run.is_done(stage)
+    except (UserError, OSError) as error:  # a damaged spec, or a folder that cannot be read
+        remarks.append(str(error))
+        return False
+
+
+def _state(progress: ProgressFile | None, job: Job | None, submitted: bool, queue_known: bool) -> str:
     """Return the state of a run. `progress` is of the current stage or, if that has not started, of the finished one before."""
-    recorded_state = progress.get("state", "new")
+    recorded_state = progress.state if progress else "new"
     if job and job.state == "COMPLETING" and recorded_state in ("interrupted", "failed"):
         return recorded_state
     if job and job.state == "PENDING":
@@ -223,8 +255,9 @@ def _state(progress: dict, job: Job | None, submitted: bool, queue_known: bool) 
     if recorded_state in ("interrupted", "failed"):
         return recorded_state
     if not submitted or not queue_known:
-        age = time.time() - progress.get("heartbeat", 0)
-        if age < (HUNG_S if recorded_state == "running" else NEXT_STAGE_S if progress.get("followed") else 0):
+        age = time.time() - (progress.heartbeat if progress else 0)
+        followed = progress is not None and progress.followed
+        if age < (HUNG_S if recorded_state == "running" else NEXT_STAGE_S if followed else 0):
             return "running"
     if submitted:
         return "stopped" if queue_known else "unknown"
@@ -238,9 +271,9 @@ def _samples(run: RunDir) -> int:
             chunks = sum(entry.name.startswith("chunk-") for entry in entries)
         # By regular expression because the YAML parser takes 10 ms a run: 100 s for ten thousand runs. This is safe because
         # jobs.spec.reading.frozen.dump wrote the file: always a field a line, with plain numbers.
-        section = run.spec_file.read_text(encoding="utf-8").split("\nsample:\n", 1)[1]
+        section = read_bytes(run.spec_file, MOST_SPEC_BYTES).decode("utf-8").split("\nsample:\n", 1)[1]
         count, batch = (int(re.findall(rf"^  {field}: (\d+)$", section, re.M)[0]) for field in ("num_samples", "batch_size"))
-    except (OSError, LookupError):
+    except (OSError, LookupError, ValueError, UserError):
         return 0
     return min(count, chunks * batch)
 
@@ -269,12 +302,3 @@ def with_waits(runs: list[RunStatus], study: Path) -> list[RunStatus]:
     """Add the named runs that a stage waits for to the runs whose stage has not started."""
     found = unmet(study, {run.run: run.stage for run in runs}, [run.run for run in runs if run.state in NOT_STARTED])
     return [replace(run, waits_for=found[run.run]) if run.run in found else run for run in runs]
-
-
-def _read(file: Path) -> Any:
-    """The content of a JSON file; None if the file is missing or damaged."""
-    try:
-        with open(file, "rb") as opened:
-            return json.loads(opened.read())
-    except (OSError, ValueError):
-        return None

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import is_dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import click
 
 from jobs.errors import UserError
 from jobs.run.progress import duration
+from jobs.terminal import printable, trusted
 from slurm.launch.squeue import HELD_REASONS, Slurm
 from slurm.status.state import RunStatus, StudyStatus, find_study, study_status
 
@@ -67,7 +69,7 @@ def print_status(study: Path | None, runs_folder: Path, as_json: bool, watch: bo
     terminal = sys.stdout.isatty()
     lines = status_lines(status, shutil.get_terminal_size().columns if terminal else None,
                          MAX_ROWS if terminal and not everything else len(status.runs))
-    click.echo("\n".join(lines), color=False if os.environ.get("NO_COLOR") else None)
+    click.echo("\n".join(lines), trusted(sys.stdout), color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _plain(status: StudyStatus, run: RunStatus) -> dict:
@@ -89,7 +91,7 @@ def _watch(study: Path) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    slurm, console = Slurm(), Console(highlight=False)
+    slurm, console = Slurm(), Console(file=trusted(sys.stdout), highlight=False)
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
@@ -109,8 +111,10 @@ def _watch(study: Path) -> None:
 def status_lines(status: StudyStatus, width: int | None, max_rows: int, max_details: int | None = None) -> list[str]:
     """The whole output, in lines of at most `width` characters (None: no limit) beside color codes.
 
-    Has at most `max_rows` runs, and at most `max_details` lines of `details` (None: all).
+    Has at most `max_rows` runs, and at most `max_details` lines of `details` (None: all). Control characters of names and
+    messages are written out.
     """
+    status = _written_out(status)
     counts = {state: sum(run.state == state for run in status.runs) for state in STATES}
     shown, more = status.runs, len(status.runs) - max_rows
     if more > 0:
@@ -119,8 +123,23 @@ def status_lines(status: StudyStatus, width: int | None, max_rows: int, max_deta
     if more > 0:
         lines.append(f"... and {more:,} more (--all, --json)")
     summary = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-    return lines + ["", *details(status, width)[:max_details], *_wrapped(status.notes, width),
+    return lines + ["", *details(status, width)[:max_details], *_wrapped([*status.notes, *_remarks(status)], width),
                     f"{len(status.runs):,} run{'' if len(status.runs) == 1 else 's'}: {summary}"]
+
+
+def _written_out(value: Any) -> Any:
+    """`value` with all its texts `printable`: a status, and what it consists of."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Path):
+        return Path(printable(str(value)))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_written_out, value))
+    if isinstance(value, dict):
+        return {_written_out(key): _written_out(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{key: _written_out(item) for key, item in vars(value).items()})
+    return value
 
 
 def table(runs: Sequence[RunStatus], width: int | None) -> list[str]:
@@ -237,10 +256,17 @@ def _banner(status: StudyStatus, width: int | None) -> list[str]:
     if status.held is None:
         return []
     held = status.held
-    text = (f"ON HOLD since {time.strftime('%Y-%m-%d %H:%M', time.localtime(held['time']))}: {len(held['runs']):,} runs failed "
-            f"alike ({held['kind']}): {_names(held['runs'])}")
+    text = (f"ON HOLD since {time.strftime('%Y-%m-%d %H:%M', time.localtime(held.time))}: {len(held.runs):,} runs failed "
+            f"alike ({held.kind}): {_names(held.runs)}")
     advice = f"The other runs wait. Remove the cause, then `iddpm requeue {status.path}` releases them"
-    return [_styled("held", line) for line in _wrapped([text], width)] + _wrapped([held["message"], advice], width, "    ")
+    return [_styled("held", line) for line in _wrapped([text], width)] + _wrapped([held.message, advice], width, "    ")
+
+
+def _remarks(status: StudyStatus) -> list[str]:
+    """The files of runs that cannot be read."""
+    remarks = list(dict.fromkeys(remark for run in status.runs for remark in run.remarks))
+    more = len(remarks) - MAX_GROUPS
+    return remarks[:MAX_GROUPS] + ([f"... and {more:,} more files that cannot be read (--json)"] if more > 0 else [])
 
 
 def _names(names: Sequence[str]) -> str:

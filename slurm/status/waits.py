@@ -6,12 +6,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.run.directory import RunDir
+from jobs.run.directory import MOST_SPEC_BYTES, RunDir
 from jobs.run.waiting import named_run
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.frozen import parse_frozen
 from jobs.spec.references import Reference, naming_fields, references
 from jobs.spec.stages import STAGES
+from jobs.storage.files import read_bytes
 
 
 def unmet(study: Path, stages: Mapping[str, str | None], waiting: Iterable[str]) -> dict[str, tuple[Reference, ...]]:
@@ -35,14 +36,14 @@ def unmet(study: Path, stages: Mapping[str, str | None], waiting: Iterable[str])
 def _is_done(run: RunDir, stage: str) -> bool:
     try:
         return run.is_done(stage)
-    except UserError:  # there is no such run (here), or its spec is damaged
+    except (UserError, OSError):  # there is no such run (here), or its spec is damaged
         return False
 
 
 def _named_in(file: Path) -> tuple[Reference, ...]:
     try:
-        return _references(file.read_text(encoding="utf-8"))
-    except (OSError, UserError):
+        return _references(read_bytes(file, MOST_SPEC_BYTES).decode("utf-8"))
+    except (OSError, UserError, ValueError, RecursionError):
         return ()
 
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from jobs.report.effects import SEEDS, label, swept_fields
 from jobs.report.run import RunReport
+from jobs.terminal import printable
 
 # Matplotlib draws in these colours, each of which stands for a variable of report.css: Okabe and Ito's palette, in two shades.
 VARIABLES = {"#010203": "--ink", "#040506": "--faint", "#e69f00": "--orange", "#56b4e9": "--sky", "#009e73": "--green",
@@ -87,6 +88,8 @@ def _index_of_value(run: RunReport, key: str, fields: dict[str, list[str]]) -> i
 def panel(title: str, x_label: str, y_label: str, series: Sequence[Series], log: str = "",
           categories: Sequence[str] = ()) -> Markup:
     """Return one chart as an <svg>. `log`: "x", "y", "xy" or nothing. `categories`: names of x = 0, 1, 2, ..."""
+    title, x_label, y_label = map(printable, (title, x_label, y_label))
+    categories = list(map(printable, categories))
     with matplotlib.rc_context(SETTINGS):
         return Markup(_svg(chart(title, x_label, y_label, series, log, categories), title))
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -11,6 +12,7 @@ from markupsafe import Markup, escape
 from jobs.report.page.blocks import Block, Section
 from jobs.report.page.chart import swatch
 from jobs.report.study import StudyReport
+from jobs.terminal import steered
 
 
 def render(study: StudyReport, head: Sequence[Block], sections: Sequence[Section]) -> str:
@@ -22,10 +24,15 @@ def render(study: StudyReport, head: Sequence[Block], sections: Sequence[Section
 @cache
 def _templates() -> Environment:
     templates = Environment(loader=PackageLoader("jobs.report.page"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                            undefined=StrictUndefined)
+                            undefined=StrictUndefined, finalize=_written_out)
     templates.filters |= {"breakable": breakable, "swatch": swatch}
     templates.globals["classes"] = classes
     return templates
+
+
+def _written_out(value: Any) -> Any:
+    """A text of the page without control characters; our own markup as it is."""
+    return steered(value) if type(value) is str else value
 
 
 def _text(name: str) -> Markup:
@@ -34,6 +41,7 @@ def _text(name: str) -> Markup:
 
 def breakable(text: str) -> Markup:
     """Escape `text`, and let a long name go on in the next line after its commas and equals signs."""
+    text = steered(text)
     return Markup(re.sub("([,=])(?! |[0-9]{3}(?![0-9]))", r"\1<wbr>", str(escape(text))))
 
 

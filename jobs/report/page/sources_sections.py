@@ -11,6 +11,7 @@ from jobs.report.page.blocks import Block, Bullets, Cell, Code, Details, Paragra
 from jobs.report.published import Published, published_for
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
+from jobs.run.records import ProvenanceFile
 
 
 def published_blocks(study: StudyReport) -> list[Block]:
@@ -46,23 +47,22 @@ def _our_row(run: RunReport) -> Row:
 
 def reproduce_blocks(study: StudyReport) -> list[Block]:
     origins = [run.provenance for run in study.runs if run.provenance]
-    commands = dict.fromkeys(shlex.join([Path(str(command[0])).name, *map(str, command[1:])]) for origin in origins
-                             if (command := origin.get("command")) and isinstance(command, list))
+    commands = dict.fromkeys(shlex.join([Path(origin.command[0]).name, *origin.command[1:]])
+                             for origin in origins if origin.command)
     facts = dict.fromkeys([*map(_commit, origins), *(text for origin in origins for text in _packages(origin)),
-                           *(f"Python {origin.get('python')} on {origin.get('system')}" for origin in origins)])
+                           *(f"Python {origin.python} on {origin.system}" for origin in origins)])
     return [Code("\n".join([*commands, f"iddpm report {study.folder}"])), Bullets(list(facts)),
             *([_spec_of(study.main)] if study.main else [])]
 
 
-def _commit(origin: dict) -> str:
-    changed = ", with uncommitted changes (dirty_patch in provenance.json)" if origin.get("dirty_patch") else ""
-    return f"Commit: {origin.get('commit') or 'not a git checkout'}{changed}"
+def _commit(origin: ProvenanceFile) -> str:
+    changed = ", with uncommitted changes (dirty_patch in provenance.json)" if origin.dirty_patch else ""
+    return f"Commit: {origin.commit or 'not a git checkout'}{changed}"
 
 
-def _packages(origin: dict) -> Iterator[str]:
-    packages = origin.get("packages")
-    if isinstance(packages, dict):
-        yield f"Packages: {', '.join(f'{name} {version}' for name, version in packages.items())}"
+def _packages(origin: ProvenanceFile) -> Iterator[str]:
+    if origin.packages:
+        yield f"Packages: {', '.join(f'{name} {version}' for name, version in origin.packages.items())}"
 
 
 def _spec_of(run: RunReport) -> Details:

@@ -75,6 +75,10 @@ def test_metrics_stand_side_by_side(pair, capsys):
 def test_what_is_no_run_is_refused(pair, tmp_path):
     with pytest.raises(UserError, match="not a run's directory"):
         print_diff(pair[0].path, tmp_path)
+
+
+def test_a_damaged_file_is_named_and_is_no_difference(pair, capsys):
     (pair[1].path / "data.json").write_text("{")
-    with pytest.raises(UserError, match="data.json"):
-        print_diff(pair[0].path, pair[1].path)
+    print_diff(pair[0].path, pair[1].path)
+    text = capsys.readouterr().out
+    assert "Nothing else differs." in text and f"{pair[1].path / 'data.json'}: not valid JSON" in text

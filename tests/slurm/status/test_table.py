@@ -15,6 +15,7 @@ from recorded_slurm import make_study
 
 from jobs.errors import UserError
 from jobs.run.failures import Failure, write_failure
+from jobs.run.records import HeldFile
 from jobs.storage.files import write_json
 from slurm.launch.squeue import Slurm
 from slurm.status.state import RunStatus, StudyStatus, study_status
@@ -68,7 +69,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_name_is_cut(tmp_path, width):
     names = ["noise_schedule=cosine,loss=hybrid,lr=0.0001,num_channels=128", "lr=1"]
     runs = [run_status(names[0], "running", metrics={"fid (pixels)": 3.25, "bits/dim": 3.5}),
             run_status(names[1], "failed", failure=memory(5))]
-    held = {"time": 0.0, "kind": "bad input", "message": "no such file " * 9, "runs": ["a", "b", "c"], "jobs": ["12"]}
+    held = HeldFile(0.0, "bad input", "no such file " * 9, ["a", "b", "c"])
     lines = [click.unstyle(line) for line in status_lines(StudyStatus(Path("runs/s"), runs, held, ["note: x"]), width, 9)]
     assert all(len(line) <= width or " " not in line.strip() for line in lines)
     head = next(line for line in lines if line.startswith("run "))

@@ -1,0 +1,124 @@
+"""What the files of a study and of a run hold, for everyone who reads them."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from jobs.spec.stages import STAGES
+from jobs.storage.typed import Count, Seconds, Time
+
+
+def _stage(name: str) -> str:
+    if name not in STAGES:
+        raise ValueError(f"{name!r} is not a stage")
+    return name
+
+
+Stage = Annotated[str, AfterValidator(_stage)]
+
+
+@dataclass(frozen=True)
+class StudyEntry:
+    differs: dict[str, Any] = field(default_factory=dict)
+    """The swept settings of the run, by dotted key."""
+    left: bool = False
+    """Whether the newest sweep has no such point."""
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """study.json."""
+
+    runs: dict[str, StudyEntry]
+    """By name, in the order of the spec."""
+    name: str = ""
+    source: str = ""
+    """Path of the spec."""
+
+
+@dataclass(frozen=True)
+class ProgressFile:
+    """progress.json: how far the stage is that ran last."""
+
+    stage: Stage
+    state: str
+    """running, done, interrupted or failed."""
+    done: Count | None = None
+    total: Count | None = None
+    """Not known while the stage prepares."""
+    heartbeat: Time = 0
+    advanced: Time | None = None
+    """When the last unit was done."""
+    unit: str = ""
+    doing: str = ""
+    """What the stage does while it finishes no unit."""
+    rate: Seconds | None = None
+    """Units per second."""
+    left_s: Seconds | None = -1.0
+    """Seconds left; None while that is not known, negative where the file does not say."""
+    loss: float | None = None
+    followed: bool = False
+    """Whether the launcher starts the next stage at once."""
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """The parts of evaluation.json that every reader knows."""
+
+    settings: dict[str, Any] | None = None
+    """The spec's section `evaluate`."""
+    samples: Count | None = None
+    headline: dict[str, float | None] = field(default_factory=dict)
+    """The numbers for tables, by name."""
+    skipped_steps: Count | None = None
+    """Training steps that were skipped, because their gradient was not finite."""
+    weights_sha256: str | None = None
+    features: dict[str, Any] | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """held.json: why the rest of a study is on hold."""
+
+    time: Time
+    kind: str
+    message: str
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """plan.json: the planned pace of each run and stage."""
+
+    seconds_per_step: dict[str, dict[str, Seconds]]
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """manifest.json of a checkpoint."""
+
+    step: Count
+    bytes: dict[str, Count]
+    """Size of each file, by name."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """data.json: the data that a run was trained on."""
+
+    images: Count
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ProvenanceFile:
+    """provenance.json: where a run comes from."""
+
+    commit: str | None = None
+    dirty_patch: str | None = None
+    python: str | None = None
+    system: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
