@@ -150,7 +150,7 @@ def check_file(path: Path) -> None:
 
 def _read(path: Path, most: int, whole: bool) -> bytes:
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise UserError(f"{path}: not a file, but {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}")
