@@ -14,10 +14,12 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.progress import set_back
+from jobs.run.waiting import named_by
 from jobs.spec.keys import value_at
 from jobs.spec.reading.frozen import difference
 from jobs.spec.samplings import Sampling
 from jobs.spec.sections import Spec
+from jobs.spec.stages import STAGES
 from jobs.storage.files import make_dir, read_json, write_json
 
 FREE_TO_CHANGE = ("resources", "train.log_interval", "train.save_interval", "train.keep_interval", "sample.at", "evaluate")
@@ -69,6 +71,10 @@ def planned_change(run: RunDir, spec: Spec) -> Change:
     regather = bool(samples) and old.sample.num_samples != spec.sample.num_samples
     keeps = old.train.iterations if longer and reached >= old.train.iterations and _main_samples(run) else None
     redo = "train" if longer and reached else "sample" if regather else None
+    for _, reference, other in named_by([run], run.path.parent.parent) if redo else ():
+        if STAGES.index(reference.needs) >= STAGES.index(redo or STAGES[0]) and other.trained_steps():
+            raise UserError(f"run {run.path}: run {other.path} names this run ({reference.key}) and has used its results, so it "
+                            "keeps its number of steps and samples. Give the study another name")
     unsaved = old.sample.at != spec.sample.at and reached < old.train.iterations
     return Change(run, spec, redo=redo, keeps=keeps, regather=regather,
                   careful=longer or unsaved or old.sample.num_samples != spec.sample.num_samples)
@@ -94,8 +100,8 @@ def _length_problems(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterato
 def _missing_steps(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterator[str]:
     """Yield the steps that sample.at names now, that training has passed, and whose checkpoints are not there."""
     known = {*old.sample.at, old.train.iterations}
-    gone = [step for step in new.sample.at
-            if step != "last" and step not in known and step <= reached and not run.checkpoint_folder(step).is_dir()]
+    gone = [step for step in new.sample.at if step != "last" and step not in known and step <= reached
+            and not (run.checkpoint_folder(step) / "manifest.json").is_file()]
     if gone:
         later = ", and later steps" if reached < new.train.iterations else ""
         yield (f"sample.at: no checkpoint of step {', '.join(map(str, gone))} is there any more, and training is at step "
@@ -145,6 +151,8 @@ def make_room(change: Change) -> Spec:
     run.evaluation.unlink(missing_ok=True)
     if change.keeps is not None:
         spec = _keep(run, spec, change.keeps)
+    elif change.redo == "train" and run.trained_steps() == spec.train.iterations:
+        _bring_back(run, spec)
     if change.regather:
         for file in [*_sampled(run), run.samples / "samples.npz", run.samples_png, run.samples / "samples-grid.png"]:
             file.unlink(missing_ok=True)
@@ -153,6 +161,15 @@ def make_room(change: Change) -> Spec:
     else:
         set_back(run.progress, "sample", 0, spec.sample.num_samples, "samples")
     return spec
+
+
+def _bring_back(run: RunDir, spec: Spec) -> None:
+    """Make the kept samples of a step the main ones again: the longer training, which had not begun, was called off."""
+    longer = RunDir(run.path, run.spec)
+    folder = longer.samples_folder(Sampling(spec.train.iterations))
+    if folder != run.samples and folder.is_dir() and not _main_samples(run):
+        for found in folder.iterdir():
+            found.replace(run.samples / found.name)
 
 
 def _keep(run: RunDir, spec: Spec, step: int) -> Spec:

@@ -11,6 +11,7 @@ from jobs.run.start_weights import origin
 from jobs.run.study_file import changing, is_recorded, record_study
 from jobs.spec.reading.frozen import dump
 from jobs.spec.reading.sweep import Study
+from jobs.spec.sections import Spec
 from jobs.storage.files import json_text, make_dir, write_text, write_texts
 
 
@@ -21,10 +22,7 @@ def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()
     """
     changes = []
     for run in study.runs:
-        try:
-            change = planned_change(RunDir.expected(runs_folder / study.name / run.name, run.spec), run.spec)
-        except UserError as error:
-            raise UserError(f"{study.source}: {error}") from error
+        change = _planned(study, RunDir.expected(runs_folder / study.name / run.name, run.spec), run.spec)
         if change.redo and run.name in queued:
             raise UserError(f"{study.source}: run {change.run.path} has jobs in the queue, which rely on the old number of steps "
                             f"or samples; `iddpm cancel {change.run.path}` first, or wait for them")
@@ -33,6 +31,13 @@ def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()
                 pass
         changes.append(change)
     return changes
+
+
+def _planned(study: Study, run: RunDir, spec: Spec) -> Change:
+    try:
+        return planned_change(run, spec)
+    except UserError as error:
+        raise UserError(f"{study.source}: {error}") from error
 
 
 def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> list[RunDir]:
@@ -44,12 +49,16 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
     if not any(change.writes for change in changes) and is_recorded(study, runs_folder / study.name):
         return [RunDir(change.run.path) for change in changes]
     with changing(make_dir(runs_folder / study.name)):
-        changes = refuse_changes(study, runs_folder, queued)  # again: another process may have been faster
-        came_from, files = provenance(), dict[Path, str]()
+        # Another process may have been faster. What is planned again are the changes that would harm its runs.
+        changes = [change if not (change.is_new or change.careful) else
+                   _planned(study, RunDir.expected(change.run.path, run.spec), run.spec)
+                   for change, run in zip(changes, study.runs, strict=True)]
+        came_from = provenance()
+        files = {change.run.path / "provenance.json": json_text(came_from | origin(change.spec))
+                 for change in changes if change.is_new}
         for change in changes:
             if change.is_new:
-                files |= {change.run.path / "provenance.json": json_text(came_from | origin(change.spec)),
-                          change.run.spec_file: dump(change.spec)}
+                files[change.run.spec_file] = dump(change.spec)
             elif change.careful:
                 with change.run.exclusively():
                     write_text(change.run.spec_file, dump(make_room(change)))

@@ -1,11 +1,14 @@
 """Find the runs that a stage waits for: a spec names them."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.references import Reference, references
+from jobs.spec.kinds import KINDS, kind_named
+from jobs.spec.references import Reference, naming_fields, references
 from jobs.spec.sections import Spec
 
 
@@ -34,3 +37,27 @@ def missing_runs(specs: Iterable[Spec]) -> list[str]:
              for spec in specs for each in references(spec)
              if not each.in_study and not RunDir(Path(each.run)).spec_file.is_file()}
     return list(found)
+
+
+def named_by(runs: Collection[RunDir], studies: Path) -> list[tuple[RunDir, Reference, RunDir]]:
+    """Return (run, reference, other) for each run in the folder `studies` whose spec names one of `runs`.
+
+    Specs are searched as text first: parsing takes 10 ms a run.
+    """
+    if not any(naming_fields(kind_named(kind).resolved) for kind in KINDS):
+        return []
+    found, wanted = [], {run.path.resolve(): run for run in runs}
+    names = {run.path.name for run in runs}
+    for file in sorted(studies.glob("*/*/spec.yaml")):
+        with suppress(OSError, ValueError, UserError):  # a spec that cannot be read starts no stage, and waits for no run
+            if names.isdisjoint(map(_last_word, file.read_text(encoding="utf-8").splitlines())):
+                continue
+            other = RunDir(file.parent)
+            found += [(wanted[path], each, other) for each in references(other.spec)
+                      if (path := named_run(other, each).path.resolve()) in wanted]
+    return found
+
+
+def _last_word(line: str) -> str:
+    """Return the last part of a path, or the only word, at the end of a line of YAML."""
+    return re.split("[ /]", line.rstrip("'\"/"))[-1].lstrip("'\"")

@@ -20,6 +20,10 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
     study = load(spec, overrides)
     if len(study.runs) > 1:
         raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
+    last = study.runs[0].spec.train.iterations
+    if earlier := [step for step in study.runs[0].spec.sample.at if step not in ("last", last)]:
+        raise UserError(f"{spec}: sample.at names step {', '.join(map(str, earlier))}, but an imported run has weights of its "
+                        f"last step alone, {last}; give sample.at=[last]")
     found = open_weights(checkpoint, study.runs[0].spec)
     notes = [f"{checkpoint}: {note}" for note in found.notes] + check_step(found, checkpoint, study.runs[0].spec, step)
     run = freeze(study, runs_folder)[0]

@@ -13,7 +13,7 @@ from jobs.spec.reading.location import with_location
 from jobs.spec.reading.run_names import run_names
 from jobs.spec.reading.sweep import Run, Study, SweepPoint, described, expand, repeated, with_point
 from jobs.spec.reading.yaml_nodes import Entry, refuse
-from jobs.spec.reading.yaml_tree import COMMAND_LINE, override, plain, read_file
+from jobs.spec.reading.yaml_tree import COMMAND_LINE, is_written, location_of, override, plain, read_file
 from jobs.spec.references import reference_problems
 from jobs.spec.sections import DEFAULT_KIND, Spec, SpecAsWritten
 
@@ -45,14 +45,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
                  for name, point in zip(names, points, strict=True) for key, message in problems.get(name, [])]
         refuse(list(dict.fromkeys(lines)))
     return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)],
-                 tuple(_inherited_sweep(tree, path)))
+                 tuple(_inherited_sweep(tree, path, points)))
 
 
-def _inherited_sweep(tree: Entry, path: str | Path) -> Iterator[str]:
-    """Say so where the sweep is not written in the file `path` itself."""
-    if "sweep" in tree.value and not (place := tree.value["sweep"].location).startswith(f"{Path(path)}:"):
-        yield (f"the sweep is inherited from {place}, which {path} extends; `sweep:` in {path} replaces it as a whole, and "
-               "`sweep: null` drops it")
+def _inherited_sweep(tree: Entry, path: str | Path, points: Sequence[SweepPoint]) -> Iterator[str]:
+    """Say so where the sweep is not written in the file `path` itself, and where it overrules what `path` says."""
+    own = f"{Path(path)}:"
+    if "sweep" not in tree.value or (place := tree.value["sweep"].location).startswith(own):
+        return
+    yield (f"the sweep is inherited from {place}, which {path} extends; `sweep:` in {path} replaces it as a whole, and "
+           "`sweep: null` drops it")
+    for key in dict.fromkeys(key for point in points for key in point.choices):
+        names = tuple(key.split("."))
+        if is_written(tree, names) and (place := location_of(tree, names)).startswith(own):
+            yield f"{place}: {key} has no effect, since the inherited sweep sets it"
 
 
 def _names(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]]) -> list[str]:

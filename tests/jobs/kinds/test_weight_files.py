@@ -199,6 +199,8 @@ def test_from_the_command_line_there_and_back(make_run, published, tmp_path):
     assert out.startswith("note: published.pt does not say its training step; it is taken for train.iterations, 12, and recorded")
     status, out, err = iddpm("import", "published.pt", "--spec", spec, "name=stepped", "--step", "500")
     assert (status, out) == (2, "") and "give train.iterations=500" in err and not (tmp_path / "runs" / "stepped").exists()
+    status, out, err = iddpm("import", "published.pt", "--spec", spec, "name=early", "sample.at=[3, last]")
+    assert (status, out) == (2, "") and "sample.at names step 3" in err and not (tmp_path / "runs" / "early").exists()
     status, out, err = iddpm("export", "runs/mine/run", "back.pt")
     assert (status, out, err) == (0, "back.pt\n", "")
     back = torch.load(tmp_path / "back.pt", weights_only=True)

@@ -3,14 +3,18 @@
 import json
 import shutil
 
+import linear_kind
 import pytest
 from noisy_runs import trained
 from small_checkpoints import assert_same_checkpoint, save_untrained, steps_of
 
 from jobs.errors import Busy, UserError
 from jobs.run.directory import RunDir
+from jobs.run.freezing import freeze
+from jobs.spec.kinds import KINDS
+from jobs.spec.reading.file import load
 from jobs.spec.samplings import Sampling, samplings
-from jobs.storage.files import read_json
+from jobs.storage.files import read_json, write_json
 
 SHORT = ("diffusion.diffusion_steps=20", "evaluate.nll_examples=0", "train.log_interval=1")
 RESULTS = ("samples.h5", "samples.npz", "samples.png", "samples-grid.png")
@@ -129,6 +133,38 @@ def test_a_training_under_way_may_become_longer_or_shorter_than_planned(make_run
     with pytest.raises(UserError, match=r"train.iterations: 6 -> 3: training is at step 4 already, and cannot be shortened; "
                                         r"`sample.at` takes samples of earlier steps, here of step 4"):
         make_run(*SHORT, "train.iterations=3")
+
+
+def test_a_longer_training_that_had_not_begun_can_be_called_off(make_run, alone):
+    run = make_run(*SHORT)
+    for stage in ("train", "sample", "evaluate"):
+        assert alone(run, stage) == "done"
+    old, before = results(run), chunks(run)
+    make_run(*SHORT, "train.iterations=26")
+    again = make_run(*SHORT)
+    assert results(again) == old and chunks(again) == before and again.is_done("sample") and again.spec == run.spec
+    assert alone(again, "evaluate") == "done" and read_json(again.evaluation)["samples"] == 10
+
+
+def test_a_run_whose_results_were_used_by_another_keeps_its_length(tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, *linear_kind.ADD)
+    monkeypatch.chdir(tmp_path)
+    points = [{"name": "teacher"}, {"name": "pupil", "linear.teacher": "teacher"}]
+
+    def frozen(iterations: int) -> list[RunDir]:
+        spec = {"name": "study", "kind": "linear", "data": {"path": "digits", "image_size": 8, "channels": 1},
+                "train": {"iterations": 12, "batch_size": 12}, "sweep": {"list": [{**points[0], "train.iterations": iterations},
+                                                                                    points[1]]}}
+        (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+        return freeze(load(tmp_path / "spec.yaml"), tmp_path / "runs")
+    teacher, pupil = frozen(12)
+    for run, step in ((teacher, 12), (pupil, 4)):
+        write_json(run.checkpoint_folder(step) / "manifest.json", {"step": step, "bytes": {"training.pt": 0}, "sha256": {}})
+        (run.checkpoint_folder(step) / "training.pt").touch()
+    with pytest.raises(UserError, match=r"study/pupil names this run \(linear.teacher\) and has used its results"):
+        frozen(20)
+    shutil.rmtree(pupil.checkpoints)
+    assert frozen(20)[0].spec.train.iterations == 20
 
 
 def test_a_training_whose_steps_depend_on_its_length_is_not_lengthened(make_run):

@@ -62,6 +62,13 @@ def test_a_sweep_replaces_that_of_the_file_below_as_a_whole(write, sweep, runs):
     assert [run.name for run in below.runs] == runs and len(below.notes) == (runs != ["run"])
 
 
+def test_a_setting_that_the_inherited_sweep_overrules_is_named(write):
+    write(SMALLEST + "sweep: {grid: {train.seed: [1, 2]}}\n", "a.yaml")
+    study = load(write("extends: a.yaml\ntrain:\n  seed: 7\n  lr: 1e-3\n"))
+    assert study.notes[1:] == ("x.yaml:3: train.seed has no effect, since the inherited sweep sets it",)
+    assert {run.spec.train.lr for run in study.runs} == {1e-3}
+
+
 def test_an_empty_sweep_that_drops_nothing_is_still_a_mistake(write):
     assert complaints_about(write(SMALLEST + "sweep: null\n")) == [
         "x.yaml:4: sweep: must be a mapping with some of grid, zip, list"]
