@@ -89,6 +89,14 @@ class HeldFile:
 
 
 @dataclass(frozen=True)
+class WaitingFile:
+    """waiting.json: the runs that wait for a later wave of the study, where a queue has little room."""
+
+    time: Time
+    runs: list[str]
+
+
+@dataclass(frozen=True)
 class PlanFile:
     """plan.json: the planned pace of each run and stage."""
 

@@ -65,6 +65,9 @@ iddpm_hold() {
     fi
 }
 
+# iddpm_next_wave PYTHON STUDY FOLDER: submit the runs of the study that wait, from the code of this job.
+iddpm_next_wave() { if ! iddpm_is_cancelled; then "$1" -m slurm.launch.sites.next_wave "$2" "$3"; fi; }
+
 # iddpm_end STATUS: do what Python has asked for, then end with srun's status.
 iddpm_end() {
     if iddpm_take; then

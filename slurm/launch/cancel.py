@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.errors import StageFailed
 from jobs.storage.files import remove_file
 from slurm.launch.records import all_jobs, changing_jobs, mark_cancelled, recorded, reports, study_and_run
+from slurm.launch.sites.waves import set_waiting, waiting_runs
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
 SUBMITTED_S = 120.0  # to wait for a submission that is under way: its jobs are to be cancelled, too
@@ -30,6 +31,7 @@ def _cancel(study: Path, name: str | None) -> None:
     if name is None:
         jobs += reports(study, live)
         remove_file(study / "held.json")
+    set_waiting(study, [each for each in waiting_runs(study, recorded(study, live), []) if name not in (None, each)])
     if jobs:
         ids = {job.id for job in jobs}
         mark_cancelled(study, recorded(study, live), ids)  # before scancel: a job that is being requeued looks there

@@ -8,7 +8,7 @@ from jobs.errors import StageFailed, UserError
 from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import cores, executor, script
-from slurm.launch.sites.nodes import NOT_NOW, why_it_waits
+from slurm.launch.sites.nodes import NEVER, NOT_NOW, why_it_waits
 from slurm.launch.squeue import command
 
 
@@ -59,7 +59,7 @@ def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits
             command("sbatch", "--test-only", text=text)
         except StageFailed as error:
             waits = None
-            if any(words in str(error) for words in NOT_NOW):
+            if any(words in str(error) for words in NOT_NOW) and NEVER not in str(error):
                 waits = why_it_waits(array.resources, cores(array, profile), profile.of_stage(stage))
             if waits is None:
                 raise UserError(f"resources.{stage}: the cluster refuses such a job: {error}") from error

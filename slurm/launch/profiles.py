@@ -153,6 +153,8 @@ class Profile(SiteOptions):
     """Seconds between the signal to save and the time limit or preemption. SLURM may send the signal up to 60 s early."""
     max_array_size: Count | None = None
     """Largest job array; null: ask the cluster."""
+    max_queued: Count | None = None
+    """The most jobs that you may have in the queue, such as a QOS's MaxSubmitJobsPerUser: the study then goes in waves."""
     requeue: bool = True
     """Whether SLURM puts a job back into the queue. Where the site forbids that, follow-up jobs resume a stage."""
     follow_ups: Annotated[CountOrZero, Field(le=100)] = 3

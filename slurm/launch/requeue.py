@@ -12,6 +12,7 @@ from jobs.storage.files import remove_file
 from slurm.launch.limits import check_cluster, cluster_limits
 from slurm.launch.profiles import load_profile
 from slurm.launch.records import all_jobs, changing_jobs, jobs_by_run, recorded, reports, study_and_run
+from slurm.launch.sites.waves import set_waiting, waiting_runs
 from slurm.launch.squeue import Job, command, compact, live_jobs, needs_slurm
 from slurm.launch.submit import SubmitOptions, arrays_for, send
 
@@ -39,10 +40,10 @@ def _requeue(study: Path, name: str | None) -> None:
     profile, limits, queued = load_profile(options.cluster), cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
     names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
     left = dict(_unfinished(study, names, named=name is not None))
-    arrays = arrays_for(study, left, live, profile.max_array_size or limits.array_size, options.max_parallel,
-                        follow_ups=profile.follow_ups_used)
+    arrays, waiting = arrays_for(study, left, live, profile, limits, options.max_parallel)
     check_cluster(arrays, study, profile, limits)
     send(arrays, study, options, profile, outdated=reports(study, live))
+    set_waiting(study, [*(each for each in waiting_runs(study, submissions, []) if each not in left), *waiting])
 
 
 def _unfinished(study: Path, names: list[str], named: bool) -> Iterator[tuple[str, Spec]]:

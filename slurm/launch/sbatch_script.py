@@ -9,7 +9,7 @@ from submitit import SlurmExecutor
 
 from jobs.errors import UserError
 from jobs.spec.sections import StageResources
-from slurm.launch.job_arrays import Array
+from slurm.launch.job_arrays import REPORT, Array
 from slurm.launch.profiles import Profile, SiteOptions
 from slurm.launch.requests import FOLLOW_UP, FOLLOW_UPS
 from slurm.launch.sites.options import has_gpus, with_gpus
@@ -48,12 +48,20 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
         "setup": [f". {shlex.quote(str(code / BATCH_FUNCTIONS))}", f"iddpm_begin {shlex.quote(str(logs))}", *exports,
                   *profile.setup],
-        "teardown": ["iddpm_end $?"]}
+        "teardown": _teardown(array, study, profile)}
     python = profile.python or shlex.quote(sys.executable)
     launcher = SlurmExecutor(logs, python=f"{IGNORE_EARLY_SIGNALS} {python}")
     # submitit's own wckey would be refused where wckeys are enforced.
     launcher.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value})
     return launcher
+
+
+def _teardown(array: Array, study: Path, profile: Profile) -> list[str]:
+    """The lines after srun. The report, the last job of a wave, submits the next wave, in the folder of the submission."""
+    if array.stage != REPORT or profile.max_queued is None:
+        return ["iddpm_end $?"]
+    words = " ".join(map(shlex.quote, (sys.executable, str(study), str(Path.cwd()))))
+    return ["iddpm_status=$?", f"iddpm_next_wave {words}", "iddpm_end $iddpm_status"]
 
 
 # Keys of a profile that are options of sbatch as they stand.

@@ -1,5 +1,6 @@
 """`iddpm submit`: submit the stages of all runs of a spec as SLURM jobs, and a report as the last job."""
 
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,9 @@ from submitit.core.utils import FailedJobError
 from jobs.cost.bench.file import bench_to_plan_by
 from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
-from jobs.errors import Busy, StageFailed
+from jobs.errors import Busy, StageFailed, UserError
 from jobs.kinds.start_fit import check_starts
+from jobs.quantities import plural
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze, refuse_changes
 from jobs.run.preflight import check_inputs
@@ -25,14 +27,17 @@ from jobs.spec.stages import STAGES
 from jobs.storage.files import remove_file
 from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
 from slurm.launch.job_entry import report_in_slurm, run_in_slurm
-from slurm.launch.limits import check_cluster, check_folder, cluster_limits
+from slurm.launch.limits import Limits, check_cluster, check_folder, cluster_limits
 from slurm.launch.named_runs import needs
 from slurm.launch.profiles import Profile, load_profile
 from slurm.launch.records import Submission, changing_jobs, jobs_by_run, record, recorded, reports, submission_names
 from slurm.launch.sbatch_script import dependency, executor, script
+from slurm.launch.sites.waves import first_wave, named_by, set_waiting
 from slurm.launch.snapshot import snapshot
 from slurm.launch.squeue import Job, command, left_out, live_jobs, needs_slurm, sbatch_environment
 
+# What sbatch says where a QOS or an association takes no more jobs of this user.
+TOO_MANY = re.compile("MaxSubmitJob|GrpSubmitJob|job submit limit|accounting/QOS policy")
 NAMED = 5  # runs of an array that --dry-run names
 
 
@@ -63,15 +68,15 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     queued = {run for run, _ in jobs_by_run(folder, live)}
     notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder)) if note]
     redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
-    arrays = arrays_for(folder, specs, live, profile.max_array_size or limits.array_size, options.max_parallel, redo,
-                        profile.follow_ups_used)
+    arrays, waiting = arrays_for(folder, specs, live, profile, limits, options.max_parallel, redo)
     if variables := left_out([script(executor(array, folder, profile, "test", folder, None), 1) for array in arrays]):
         notes.append(f"note: {variables}")
     disk = check_disk(specs, folder)
     check_cluster(arrays, folder, profile, limits)
     if dry_run:
         print_scripts(arrays, folder, profile)
-        print("\n".join(f"# {line}" for line in [*notes, f"{hours(arrays)}; {disk}"]))
+        later = [f"{plural(len(waiting), 'run')} in later waves"] if waiting else []
+        print("\n".join(f"# {line}" for line in [*notes, *later, f"{hours(arrays)}; {disk}"]))
         return
     with changing_jobs(folder):
         if submission_names(folder) != before:
@@ -84,15 +89,18 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
         elif (folder / "held.json").exists():
             print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
         print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue "
-              f"already, {len(specs.keys() - queued - unfinished):,} done; {hours(arrays)}; {disk}")
+              f"already, {len(specs.keys() - queued - unfinished - set(waiting)):,} done; {hours(arrays)}; {disk}")
         if planned := plan_ahead(study, folder, bench_to_plan_by(profile.bench), profile.signal_lead_s):
             print(planned)
         send(arrays, folder, options, profile, outdated=reports(folder, live))
+        set_waiting(folder, waiting)
+        if waiting:
+            print(f"{plural(len(waiting), 'run')} wait for the next wave, which the job of the report submits")
 
 
-def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array_size: int,
-               max_parallel: int | None, redo: Mapping[str, str] | None = None, follow_ups: int = 0) -> list[Array]:
-    """The arrays to submit for these runs of the study in `folder`: at most `array_size` elements each.
+def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profile: Profile, limits: Limits,
+               max_parallel: int | None, redo: Mapping[str, str] | None = None) -> tuple[list[Array], list[str]]:
+    """The arrays to submit now for these runs of the study in `folder`, and the runs that wait for the next wave.
 
     `redo`: by run, the first stage whose results will not count any more, although they are still there.
     Skips runs that have `live` jobs. Completes submissions that were interrupted. Stages wait for the runs that their specs
@@ -110,17 +118,42 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], array
                   if not (run.spec_file.is_file() and run.is_done(stage)) or name in (redo or {}) and number >= first]
         if stages:
             left[run] = spec, stages
+    waiting = _wait_for_room(folder, left, incomplete, live, profile)
     planned = {run: [stage for stage, _ in chain.stages] for chain in incomplete for run in chain.runs}
     planned |= {run: stages for run, (_, stages) in left.items()}
     # The runs of an array in the queue have the same needs: they could not share it otherwise. One of them answers for all.
     needed = needs([*(chain.runs[0] for chain in incomplete), *left], planned, live)
     incomplete = [replace(chain, needs={stage: needed[chain.runs[0], stage] for stage, _ in chain.stages
                                         if (chain.runs[0], stage) in needed}) for chain in incomplete]
-    chains = [*incomplete, *chains_of(left, array_size, needed)]
+    chains = [*incomplete, *chains_of(left, profile.max_array_size or limits.array_size, needed)]
     if not chains:
-        return []
+        return [], waiting
     spec = next(iter(specs.values()), None) or chains[0].runs[0].spec
-    return build_arrays(chains, spec.resources.of_report, max_parallel, last_in_queue(folder, live), follow_ups)
+    return build_arrays(chains, spec.resources.of_report, max_parallel, last_in_queue(folder, live),
+                        profile.follow_ups_used), waiting
+
+
+def _wait_for_room(folder: Path, left: dict[RunDir, tuple[Spec, list[str]]], incomplete: Sequence[Chain],
+                   live: Mapping[str, Job], profile: Profile) -> list[str]:
+    """Take the runs out of `left` for which the queue has no room now, and return their names.
+
+    Raises UserError if the profile's max_queued is too few for one run, or if no job of this study would go on with the others.
+    """
+    if profile.max_queued is None or not left:
+        return []
+    jobs = {run: len(stages) * (1 + profile.follow_ups_used) for run, (_, stages) in left.items()}
+    if (least := max(jobs.values()) + 2) > profile.max_queued:
+        raise UserError(f"cluster profile: max_queued: {profile.max_queued} is too few: one run needs {least - 2} jobs, beside "
+                        f"the report of its wave and that of the wave before; give at least {least}")
+    room = profile.max_queued - len(live) - 1 - sum(len(chain.runs) * len(chain.stages) for chain in incomplete)
+    wave = first_wave(jobs, named_by, room)
+    if not wave and not incomplete and not reports(folder, live):
+        raise UserError(f"cluster profile: max_queued: {profile.max_queued}: with {len(live):,} of your jobs in the queue there "
+                        f"is no room for {min(jobs.values()) + 1} more; submit again when some have ended")
+    waiting = [run for run in left if run not in set(wave)]
+    for run in waiting:
+        del left[run]
+    return [run.path.name for run in waiting]
 
 
 def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
@@ -175,7 +208,8 @@ def send(arrays: Sequence[Array], folder: Path, options: SubmitOptions, profile:
                         jobs = [launcher.submit(run_in_slurm, array.stage, str(run.path), str(Path.cwd()))
                                 for run in array.runs]
         except FailedJobError as error:
-            raise StageFailed(f"{array.stage}: sbatch refused: {error}; submit again for the missing jobs") from error
+            waves = "; `max_queued: N` in the cluster profile makes the study go in waves" if TOO_MANY.search(str(error)) else ""
+            raise StageFailed(f"{array.stage}: sbatch refused: {error}; submit again for the missing jobs{waves}") from error
         ids.append(jobs[0].job_id.split("_")[0])
         record(folder, replace(submission, job_id=ids[-1]))
         runs = f", {len(array.runs):,} run{'s' if len(array.runs) > 1 else ''}" if array.runs else ""

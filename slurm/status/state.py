@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.quantities import plural
 from jobs.run.directory import MOST_SPEC_BYTES, RunDir
 from jobs.run.failures import Failure
 from jobs.run.records import EvaluationFile, HeldFile, PlanFile, ProgressFile
@@ -20,6 +21,7 @@ from jobs.spec.stages import STAGES
 from jobs.storage.files import read_bytes
 from jobs.storage.typed import read_if_whole
 from slurm.launch.records import Submission, recorded
+from slurm.launch.sites.waves import waiting_runs
 from slurm.launch.squeue import Job, Slurm
 from slurm.status.ends import how_it_ended
 from slurm.status.logs import end_of_log
@@ -143,6 +145,10 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
     for submission in submissions:
         if not submission.runs and (job := (live or {}).get(submission.job_id or "")):
             notes.append(f"report: job {job.id} {job.state.lower()}{f' ({job.reason})' if job.state == 'PENDING' else ''}")
+    waiting = waiting_runs(study, submissions, notes)
+    if waiting:
+        goes_on = "which the job of the report submits" if any("report: job" in note for note in notes) else "submit again"
+        notes.append(f"{plural(len(waiting), 'run')} wait for the next wave (max_queued of the cluster profile): {goes_on}")
     jobs = stage_jobs(study, submissions, live or {})
     plan = read_if_whole(study / "plan.json", PlanFile, notes)
     planned = plan.seconds_per_step if plan else {}
@@ -150,6 +156,9 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
                        planned.get(name, {})) for name in names]
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
+    waits = set(waiting)
+    runs = [replace(run, state="pending", reason="next wave") if run.run in waits and run.state in ("stopped", "new") else run
+            for run in runs]
     if left := [name for name, entry in found.runs.items() if entry.left]:
         notes.append(f"left the sweep: {left_words(left, study)}")
         runs = [replace(run, state="left", failure=None) if run.run in left and run.state in IDLE else run for run in runs]

@@ -226,6 +226,10 @@ def sbatch(arguments):
             fail("allocation failure: Requested node configuration is not available")
         if asked.test_only:
             return
+        live = sum(job["state"] in LIVE for job in state["jobs"].values())
+        if live + len(indices) > state["config"].get("MaxSubmitJobs", 10 ** 9):
+            fail("Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time "
+                 "limits)")
         base = len(state["jobs"]) + 1
         for place, index in enumerate(indices):
             id = str(base) if index is None else f"{base}_{index}"
@@ -302,7 +306,7 @@ def squeue(arguments):
 def sinfo(arguments):
     parsed(arguments, "*", ["--noheader", "--Node"], ["--Format", "--partition", "--nodes"])
     for number in range(1, NODES + 1):
-        print(f"n{number}|{'drained' if read()['config'].get('Drained') else 'idle'}|4|19284|gpu:2|main*")
+        print(f"n{number}|{'drained' if read()['config'].get('Drained') else 'idle'}|4|19284|0|gpu:2|main*")
 
 
 def sacct(arguments):

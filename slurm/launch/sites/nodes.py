@@ -12,6 +12,7 @@ AVAILABLE = ("idle", "mixed", "allocated", "completing", "planned")
 # `sbatch --test-only` looks for nodes that could start the job by now, and says this also where sbatch would queue the job.
 NOT_NOW = ("Requested node configuration is not available", "Required node not available", "Requested nodes are busy",
            "Requested partition configuration not available now")
+NEVER = "can not be satisfied"  # sbatch's words before the one above, about what no node has
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Node:
     state: str
     cpus: int
     memory_mb: int
+    disk_mb: int
     gres: str
 
     @property
@@ -34,14 +36,19 @@ class Node:
 
 def nodes_of(site: SiteOptions) -> list[Node]:
     """The nodes of the profile's partitions, or of the default one, each once. Raises StageFailed if sinfo does not answer."""
-    fields = "NodeList:|,StateLong:|,CPUs:|,Memory:|,Gres:|,Partition:"
+    fields = "NodeList:|,StateLong:|,CPUs:|,Memory:|,Disk:|,Gres:|,Partition:"
     where = [f"--partition={site.partition}"] * bool(site.partition) + [f"--nodes={site.nodelist}"] * bool(site.nodelist)
     lines = [line.split("|") for line in command("sinfo", "--noheader", "--Node", f"--Format={fields}", *where).splitlines()]
     found = {}
-    for name, state, cpus, memory, gres, partition in (line for line in lines if len(line) == 6):
+    for name, state, cpus, memory, disk, gres, partition in (line for line in lines if len(line) == 7):
         if site.partition or partition.strip().endswith("*"):  # * marks the default partition
-            found[name] = Node(name, state, int(cpus), int(memory), gres)
+            found[name] = Node(name, state, int(cpus), int(memory), int(disk), gres)
     return list(found.values())
+
+
+def megabytes(size: str) -> float:
+    """An amount in sbatch's words: 4G; a number alone is MB."""
+    return int(size.rstrip("KMGT")) * {"K": 2 ** -10, "G": 2 ** 10, "T": 2 ** 20}.get(size[-1], 1)
 
 
 def why_it_waits(resources: StageResources, cpus: int, site: SiteOptions) -> str | None:
@@ -56,7 +63,7 @@ def why_it_waits(resources: StageResources, cpus: int, site: SiteOptions) -> str
     except StageFailed:
         return None
     fitting = [node for node in nodes if node.cpus >= resources.tasks * cpus and node.memory_mb >= memory_mb
-               and node.gpus(kind[1] if kind else "") >= resources.gpus_per_node]
+               and node.disk_mb >= megabytes(site.tmp or "0") and node.gpus(kind[1] if kind else "") >= resources.gpus_per_node]
     if len(fitting) < resources.fewest_nodes:
         return None
     away = sum(not node.is_available for node in fitting)

@@ -7,10 +7,10 @@ from slurm.launch.profiles import SiteOptions
 from slurm.launch.sites import nodes
 
 SINFO = """\
-n1|drained*|64|256000|gpu:a100:4(S:0-1),nvme:1|gpu
-n1|drained*|64|256000|gpu:a100:4(S:0-1),nvme:1|all*
-n2|idle|64|256000|gpu:h100:8|gpu
-n3|down~|8|16000|(null)|all*
+n1|drained*|64|256000|1000|gpu:a100:4(S:0-1),nvme:1|gpu
+n1|drained*|64|256000|1000|gpu:a100:4(S:0-1),nvme:1|all*
+n2|idle|64|256000|0|gpu:h100:8|gpu
+n3|down~|8|16000|1000|(null)|all*
 """
 
 
@@ -29,7 +29,8 @@ def test_each_node_is_read_once_from_the_default_partition_or_the_profiles():
 
 @pytest.mark.parametrize("resources, cpus, site, waits", [
     ({}, 1, {}, "2 of the 2 nodes"), ({"mem_gb": 100}, 1, {}, "1 of the 1 nodes"), ({"mem_gb": 300}, 1, {}, None),
-    ({}, 65, {}, None), ({"nodes": 3}, 1, {}, None), ({"gpus_per_node": 4}, 1, {}, "1 of the 1 nodes"),
+    ({}, 65, {}, None), ({}, 1, {"tmp": "1000"}, "2 of the 2 nodes"), ({}, 1, {"tmp": "1G"}, None), ({"nodes": 3}, 1, {}, None),
+    ({"gpus_per_node": 4}, 1, {}, "1 of the 1 nodes"),
     ({"gpus_per_node": 5}, 1, {}, None), ({"gpus_per_node": 5}, 1, {"partition": "gpu"}, "are busy"),
     ({"gpus_per_node": 5}, 1, {"partition": "gpu", "gres": "gpu:a100"}, None),
     ({"gpus_per_node": 2}, 1, {"gres": "gpu:a100"}, "1 of the 1 nodes"), ({"mem_gb": 0}, 1, {"mem_gb": 999}, "2 of the 2 nodes")])
