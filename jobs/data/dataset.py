@@ -17,6 +17,7 @@ import numpy as np
 from jobs.data.built_in import BUILT_IN_DATA
 from jobs.errors import UserError
 from jobs.storage.datasets import Found, find
+from jobs.storage.disk_errors import why_missing
 from jobs.storage.names import listed, printable, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
 from jobs.storage.stamps import Stamp, stamps_of
@@ -91,12 +92,12 @@ def opened(path: str, unfit: str = "not an HDF5 file, or a damaged one") -> Iter
         with open_hdf5(path) as file:
             yield file
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; make a data set with `iddpm data digits`, `folder`, `cifar10` or "
-                        f"`npz`, or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
+        raise UserError(why_missing(path) or f"{path}: no such file; make a data set with `iddpm data digits`, `folder`, "
+                        f"`cifar10` or `npz`, or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: not readable (permission denied)") from error
     except UNREADABLE as error:
-        raise UserError(f"{path}: {unfit} ({reason(error)})") from error
+        raise UserError(why_missing(path) or f"{path}: {unfit} ({reason(error)})") from error
 
 
 def find_images(path: str, file: h5py.File) -> Found:

@@ -21,6 +21,7 @@ from jobs.data.statistics import statistics_problem
 from jobs.errors import UserError
 from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
+from jobs.storage.disk_errors import why_missing
 from jobs.storage.names import listed, printable, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
 from jobs.storage.stamps import stamps_of
@@ -147,7 +148,8 @@ class StoredSamples:
 
 def _open_hdf5(path: str) -> ImageData:
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits")
+        raise UserError(why_missing(path)
+                        or f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits")
     with opened(path, "neither HDF5 nor .npz, or damaged") as file:
         images, labels = find_images(path, file), find_labels(path, file)
         if "sample_index" in file:

@@ -21,6 +21,7 @@ from torch import Tensor
 from jobs.errors import UserError
 from jobs.evaluation.extractor import Extractor, Parts, parts_of_output, probabilities_of_output
 from jobs.spec.features import CHOICES
+from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import sha256_of_file
 
 
@@ -28,7 +29,7 @@ def open_torchscript(file: str, device: torch.device) -> Extractor:
     """The extractor of the TorchScript file `file`. Raises UserError where there is none."""
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"{file}: no such file; evaluate.features is {CHOICES}")
+        raise UserError(why_missing(file) or f"{file}: no such file; evaluate.features is {CHOICES}")
     try:
         network = torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:

@@ -24,6 +24,7 @@ from jobs.quantities import size
 from jobs.run.checkpoints import Weights, mismatch
 from jobs.spec.reading.frozen import difference, parse_frozen
 from jobs.spec.sections import Spec
+from jobs.storage.disk_errors import why_missing
 from jobs.storage.names import listed, shortened
 
 PREFIXES = ("module.", "_orig_mod.")
@@ -64,7 +65,7 @@ def open_weights(path: Path, spec: Spec) -> ForeignWeights:
     dict, or where names, shapes, forms or values do not fit the network.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(why_missing(path) or f"{path}: no such file")
     with torch.device("meta"):
         expected = model_of(spec).network(spec).state_dict()
     _check_size(path, sum(value.numel() * 4 for value in expected.values()))

@@ -16,6 +16,7 @@ from jobs.report.ranking import metric_names, ranked
 from jobs.report.run import RunReport, read_run, read_terms
 from jobs.run.study_file import study_as_found
 from jobs.spec.keys import keys_of, value_at
+from jobs.storage.disk_errors import why_missing
 
 SHOWN = 8  # runs with curves and pictures; the tables have all runs
 
@@ -65,7 +66,8 @@ def read_study(folder: Path) -> StudyReport:
 def _read_runs(folder: Path) -> tuple[str, str, list[RunReport], list[str]]:
     """Return the study's name, the path of its spec, its runs, and remarks on a broken study.json."""
     if not os.path.lexists(folder / "study.json"):
-        raise UserError(f"{folder}: not a study's directory (there is no study.json in it); studies are in runs/")
+        raise UserError(why_missing(folder / "study.json")
+                        or f"{folder}: not a study's directory (there is no study.json in it); studies are in runs/")
     found, remarks = study_as_found(folder)
     runs = [read_run(folder / name, entry.differs, entry.left) for name, entry in found.runs.items()]
     if remarks:  # the swept settings are not known, but the specs are

@@ -15,6 +15,7 @@ from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
 from jobs.spec.sections import Spec
+from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import read_bytes
 from jobs.storage.locks import locked
 from jobs.storage.typed import read_record
@@ -96,7 +97,7 @@ class RunDir:
         if self.known is not None:
             return self.known
         if not os.path.lexists(self.spec_file):
-            raise UserError(f"{self.path}: not a run's directory (it has no spec.yaml); "
+            raise UserError(why_missing(self.spec_file) or f"{self.path}: not a run's directory (it has no spec.yaml); "
                             "`iddpm run SPEC` makes runs/<study>/<run>")
         read_bytes(self.spec_file, MOST_SPEC_BYTES)  # raises where something else than a spec stands there
         try:

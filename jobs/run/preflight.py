@@ -13,6 +13,7 @@ from jobs.run.waiting import missing_runs
 from jobs.spec.features import BUILT_IN, CHOICES
 from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
+from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import write_json
 from jobs.storage.typed import read_record
 
@@ -42,7 +43,8 @@ def input_problems(spec: Spec) -> list[str]:
             problems[evaluate.reference] = str(error)
     if evaluate.metrics and evaluate.features not in BUILT_IN:
         if not Path(evaluate.features).is_file():
-            problems["features"] = f"{evaluate.features}: no such file; evaluate.features is {CHOICES}"
+            problems["features"] = (why_missing(evaluate.features) or f"{evaluate.features}: no such file; "
+                                f"evaluate.features is {CHOICES}")
         elif not problems and (problem := extractor_problem(spec)):
             problems["features"] = problem
     return list(problems.values())

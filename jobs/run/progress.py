@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.pace import Pace
-from jobs.storage.files import json_text, write_text
+from jobs.storage.files import json_text, read_json, write_text
 from jobs.terminal import printable, trusted
 
 HEARTBEAT_S, LINE_S = 1.0, 15.0
@@ -155,7 +155,7 @@ class Progress:
     def _beat(self) -> None:
         self._ask_count()
         with self.lock:
-            rate = None if self.doing else self.pace.rate()
+            rate = self.pace.rate()
             self._write("running", rate)
             doing = f"{self.doing} ({duration(time.monotonic() - self.began)})" if self.doing else ""
             loss = f"loss {self.loss:.4f}" if self.loss is not None else ""
@@ -188,6 +188,16 @@ class Progress:
 def announce(path: Path, stage: str) -> None:
     """Report that `stage` is about to start: its processes load for a while before they report themselves."""
     _report(path, stage, "running", doing="starting")
+
+
+def end(path: Path) -> None:
+    """Report that the stage has failed if its last report says that it runs: its launcher knows that all processes ended."""
+    try:
+        report = read_json(path)
+        if report["state"] == "running":
+            write_text(path, json_text(report | {"state": "failed", "doing": "", "rate": None, "left_s": None}))
+    except (OSError, UserError, LookupError, TypeError):  # nobody reads a damaged report as one of a stage that runs
+        pass
 
 
 def set_back(path: Path, stage: str, done: int, total: int, unit: str) -> None:

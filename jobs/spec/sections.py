@@ -58,7 +58,7 @@ class Data(Section):
 
 class Train(Section):
     iterations: Count
-    init_from: Text | None = None
+    init_from: File | None = None
     """Weights to start from, counting from step 0 with a fresh optimiser: .safetensors, .pt, a run's folder, or that of one of
     its checkpoints. null: random ones."""
     batch_size: Count = 128

@@ -28,6 +28,20 @@ def explained(error: OSError, path: Path | None = None) -> Exception:
     return error
 
 
+def why_missing(path: str | Path) -> str | None:
+    """Why `path` seems not to be there, in a sentence that names the place: a link to nowhere, a file in the place of a folder,
+    a folder that may not be searched. None where it is there, or simply missing."""
+    path = Path(path)
+    if obstacle := _obstacle(path, 0):
+        return obstacle
+    try:
+        os.stat(path)
+    except OSError as error:
+        reason = explained(error, path)
+        return str(reason) if isinstance(reason, UserError) else None
+    return None
+
+
 def _explained_without_file(error: OSError) -> Exception:
     if error.errno == errno.ENOENT and "temporary directory" in str(error.strerror):
         return UserError(f"{error.strerror}; make one of them writable, or name another one in TMPDIR")

@@ -3,6 +3,7 @@
 Each command imports its code when it runs: help must appear at once, and a login node must never load torch.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ SPEC = click.argument("spec", type=PATH)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 STUDY = click.argument("study", type=PATH)
 RUN = click.argument("run", type=PATH)
-CLUSTER = click.option("--cluster", metavar="NAME", help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
+CLUSTER = click.option("--cluster", type=PATH_OR_NAME, metavar="NAME",
+                       help="Profile: NAME.yaml in configs/clusters or ~/.config/iddpm/clusters.")
 OUTPUT = click.argument("output", type=PATH)
 
 
@@ -41,6 +43,7 @@ def cli() -> None:
     iddpm run configs/cifar10.yaml train.lr=2e-4  ... with another value of one field
     iddpm data cifar10 cifar-10-python.tar.gz data/cifar10.h5
     """
+    os.getcwd()  # raises FileNotFoundError where the folder was deleted, as `main` tells: torch would die of that
 
 
 @cli.command()

@@ -25,7 +25,7 @@ from jobs.run.removal import (
 from jobs.run.study_file import left_of, recorded_runs
 from slurm.launch.records import jobs_by_run, reports
 from slurm.launch.squeue import live_jobs
-from slurm.status.state import find_study
+from slurm.status.find import find_study
 
 SHOWN = 20  # runs that the question names
 DECLINED = 1  # exit status

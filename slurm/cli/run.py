@@ -18,7 +18,7 @@ from jobs.kinds.start_fit import check_starts
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
-from jobs.run.progress import FOLLOWED, announce, duration
+from jobs.run.progress import FOLLOWED, announce, duration, end
 from jobs.run.start_weights import still_to_start
 from jobs.run.study_file import left_note
 from jobs.run.waiting import waits_for
@@ -107,7 +107,10 @@ def _do(run: RunDir, stage: str) -> None:
     began = time.monotonic()
     with run.exclusively():  # a busy run raises here, before processes are started
         announce(run.progress, stage)
-    run_locally(run, stage)
+    try:
+        run_locally(run, stage)
+    finally:
+        end(run.progress)
     print(f"{label} done in {duration(time.monotonic() - began)}", flush=True)
 
 

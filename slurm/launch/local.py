@@ -1,6 +1,7 @@
 """Run stages on this machine: submitit's local executor starts the processes, and this file follows them."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -38,6 +39,8 @@ def run_locally(run: RunDir, stage: str) -> None:
 
     Raises UserError or StageFailed with the stage's own message, Interrupted after Ctrl-C or a kill.
     """
+    if found := re.search("%[jtAa]", str(run.path.absolute())):  # submitit would replace it in the names of logs
+        raise UserError(f"{run.path.absolute()}: {found[0]} in a path stands for the number of a job; choose another folder")
     resources = getattr(run.spec.resources, stage)
     tasks, gpus = processes_here(resources, gpus_here())
     if resources.gpus_per_node and not gpus:

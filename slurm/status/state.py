@@ -97,39 +97,6 @@ class StageJob:
     """Folder of its logs."""
 
 
-def find_study(study: Path | None, runs_folder: Path) -> Path:
-    """The folder of `study`, a path or a name in `runs_folder`; for None, the study there that changed last.
-
-    Raises UserError if there is none.
-    """
-    if study is None:
-        studies = [folder for folder in _folders(runs_folder) if os.path.lexists(folder / "study.json")]
-        if not studies:
-            raise UserError(f"{runs_folder}: no study here; `iddpm run SPEC` and `iddpm submit SPEC` make studies, --runs names "
-                            "another folder")
-        return studies[0] if len(studies) == 1 else max(studies, key=_changed)
-    for path in (study, runs_folder / study):
-        if os.path.lexists(path / "study.json"):
-            return path
-    raise UserError(f"{study}: not a study's directory (it has no study.json); studies are in {runs_folder}/")
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_dir()]
-    except OSError:
-        return []
-
-
-def _changed(study: Path) -> float:
-    """When a file of the study or of a run was last created or renamed. Each heartbeat renames a file of its run."""
-    try:
-        with os.scandir(study) as entries:
-            return max((entry.stat(follow_symlinks=False).st_mtime for entry in entries), default=0.0)
-    except OSError:
-        return 0.0
-
-
 def study_status(study: Path, slurm: Slurm) -> StudyStatus:
     """The state of all runs of the study in the folder `study`. Files that cannot be read are named in notes and remarks.
 

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.errors import UserError
 from jobs.run import progress as module
-from jobs.run.progress import Progress, announce
+from jobs.run.progress import Progress, announce, end
 from jobs.storage.files import read_json
 
 
@@ -151,3 +151,19 @@ def test_a_log_has_a_line_for_every_silent_while(tmp_path, monkeypatch, capsys):
     time.sleep(0.4)
     progress.close(None, "failed")
     assert capsys.readouterr().err.count("train reading the data (0:0") >= 2
+
+
+def test_a_launcher_whose_processes_ended_leaves_no_stage_that_seems_to_run(tmp_path):
+    file = tmp_path / "progress.json"
+    end(file)  # nothing there
+    announce(file, "train")
+    end(file)
+    assert (read_json(file)["state"], read_json(file)["doing"]) == ("failed", "")
+    for state in ("done", "interrupted", "failed"):
+        Progress(file, "train", 9, "steps", 3).close(None, state)
+        end(file)
+        assert (read_json(file)["state"], read_json(file)["done"]) == (state, 3)
+    for content in (b"", b"[]", b"{}", b"\xff"):
+        file.write_bytes(content)
+        end(file)
+        assert file.read_bytes() == content

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jobs.errors import UserError
-from jobs.storage.disk_errors import explained
+from jobs.storage.disk_errors import explained, why_missing
 from jobs.storage.files import make_dir, write_text
 
 
@@ -75,3 +75,14 @@ def test_other_errors_stay_what_they_are():
     for error in (OSError("h5py has no number"), OSError(errno.EIO, "Input/output error", "a"),
                   FileNotFoundError(errno.ENOENT, "No such file or directory", "/no/a")):
         assert explained(error) is error
+
+
+def test_why_something_is_missing(tmp_path):
+    (tmp_path / "nowhere").symlink_to("/nonexistent/scratch")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "file").touch()
+    assert why_missing(tmp_path / "nowhere" / "a.h5").endswith("/nowhere: a link to /nonexistent/scratch, which does not exist")
+    assert "which leads back to it" in why_missing(tmp_path / "circle")
+    assert why_missing(tmp_path / "file" / "a.h5").endswith("/file: a file stands where a folder is needed")
+    assert "too long" in why_missing(tmp_path / ("x" * 300))
+    assert why_missing(tmp_path / "simply-missing" / "a.h5") is None and why_missing(tmp_path / "file") is None

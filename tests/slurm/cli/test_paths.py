@@ -120,3 +120,20 @@ def test_a_colleagues_run_can_be_read_and_no_more(open_folder):
         said = done.stdout + done.stderr
         assert done.returncode == 2 and "Traceback" not in said and "not writable (Permission denied" in said, said
     assert sorted(str(file) for file in open_folder.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_deleted_folder_and_one_whose_name_is_a_pattern(tmp_path):
+    (tmp_path / "s.yaml").write_text(json.dumps(SMALL_SPEC))
+    gone = tmp_path / "gone"
+    script = f"import os, sys; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})\n" \
+             "sys.argv = ['iddpm', *sys.argv[1:]]; from slurm.cli.main import main; main()"
+    for command in (("status",), ("run", str(tmp_path / "s.yaml")), ("score", "a", "--reference", "digits")):
+        done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert (done.returncode, done.stderr) == (2, "iddpm: error: the current folder has been deleted; change to one that "
+                                                     "exists\n")
+    pattern = tmp_path / "50%j ü\n\"x'"
+    pattern.mkdir()
+    done = iddpm("run", str(tmp_path / "s.yaml"), "evaluate.nll_data=null", "evaluate.nll_examples=0", cwd=pattern)
+    assert done.returncode == 2 and "%j in a path stands for the number of a job" in done.stdout

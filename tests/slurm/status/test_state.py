@@ -14,7 +14,8 @@ from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import read_json, write_json
 from slurm.launch.records import Submission, record
 from slurm.launch.squeue import END_OF_NAME
-from slurm.status.state import HUNG_S, STILL_S, find_study, study_status
+from slurm.status.find import find_study
+from slurm.status.state import HUNG_S, STILL_S, study_status
 from slurm.status.table import status_lines
 
 N = f"|n{END_OF_NAME}"  # a name, as each line ends
