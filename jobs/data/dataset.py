@@ -7,6 +7,7 @@ classes, and the attributes `source` and `class_names` (a JSON list). Built-in d
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from jobs.data.built_in import BUILT_IN_DATA
 from jobs.errors import UserError
 from jobs.storage.datasets import Found, find
 from jobs.storage.disk_errors import why_missing
-from jobs.storage.names import listed, printable, reason
+from jobs.storage.names import listed, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
 from jobs.storage.stamps import Stamp, stamps_of
+from jobs.terminal import printable
 
 _BLOCK = 4096  # images hashed at a time
 
@@ -76,6 +78,8 @@ def open_built_in(name: str) -> ImageData:
 
 
 def _open_hdf5(path: str) -> ImageData:
+    if os.path.isfile(path) and zipfile.is_zipfile(path):
+        raise UserError(f"{path}: an .npz file or another archive, not an HDF5 file; `iddpm data npz` makes one from it")
     with opened(path) as file:
         images, labels = find_images(path, file), find_labels(path, file)
         mapped, stamps = images.mapped(), stamps_of(images.files | (labels.files if labels else set()))

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import UserError
 from jobs.quantities import plural
-from jobs.storage.names import printable, reason
+from jobs.storage.names import reason
+from jobs.terminal import printable
 
 # Pillow opens these and does not draw them, or starts a program (EPS); it writes PDF and PALM, and does not read them.
 _NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF", "PDF", "PALM")
@@ -28,6 +29,11 @@ DONE: dict[Done, str] = {"grey": "grey made RGB", "colour": "colours made grey",
                          "frame": "first of several frames taken", "turned": "turned as EXIF says", "resized": "resized",
                          "cropped": "cropped to the middle square"}
 """What may be done to a picture, in words for a summary."""
+
+
+def in_words(done: Counter[Done]) -> str:
+    """How often each of DONE was done."""
+    return ", ".join(f"{DONE[key]}: {done[key]:,}" for key in DONE if done[key])
 
 
 @cache

@@ -18,7 +18,8 @@ import numpy as np
 
 from jobs.errors import UserError
 from jobs.storage.datasets import bomb, holes, no_memory
-from jobs.storage.names import listed, printable, reason, shortened
+from jobs.storage.names import listed, reason, shortened
+from jobs.terminal import printable
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, OverflowError, MemoryError, RuntimeError, TypeError, SyntaxError,
               zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)

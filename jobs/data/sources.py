@@ -5,6 +5,7 @@ No torch here: `iddpm check` must find an unfit reference on a login node, befor
 
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +16,17 @@ import numpy as np
 
 from jobs.data.built_in import BUILT_IN_DATA
 from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, order_hint, read_labels
-from jobs.data.image_files import Header, decode_image, list_images, read_header, read_needed_bits
+from jobs.data.image_files import Done, Header, decode_image, in_words, list_images, read_header, read_needed_bits
 from jobs.data.npz_arrays import Npz, open_npz
 from jobs.data.statistics import statistics_problem
 from jobs.errors import UserError
 from jobs.spec.features import BUILT_IN
 from jobs.spec.metrics import METRICS
 from jobs.storage.disk_errors import why_missing
-from jobs.storage.names import listed, printable, reason
+from jobs.storage.names import listed, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
 from jobs.storage.stamps import stamps_of
+from jobs.terminal import printable
 
 MOST_CLASSES = 100_000  # that a classifier is trained on
 # Names of mean and covariance in published reference files, for each kind of features (guided-diffusion; EDM has "pool").
@@ -41,7 +43,7 @@ class ImageFolder:
     def __init__(self, folder: Path):
         listing = list_images(folder)
         self.folder, self.paths, self._left_out = folder, listing.images, listing.left_out()
-        self._made_rgb = set[str]()
+        self._done: dict[str, frozenset[Done]] = {}
         first = self._header(self.paths[0])
         if first.width != first.height:
             raise UserError(f"{folder / printable(self.paths[0])}: {first.width}x{first.height}; samples must be square")
@@ -57,8 +59,9 @@ class ImageFolder:
     def remarks(self) -> list[str]:
         """What was left out, and done to the images that were sliced so far, in words."""
         remarks = [f"{self.folder}: left out {self._left_out}"] if self._left_out else []
-        if self._made_rgb:
-            remarks.append(f"{self.folder}: grey made RGB: {len(self._made_rgb):,} of {len(self):,}")
+        done = Counter(key for of_image in self._done.values() for key in of_image)
+        if done:
+            remarks.append(f"{self.folder}: {in_words(done)}")
         return remarks
 
     @cached_property
@@ -78,11 +81,10 @@ class ImageFolder:
         if (header.width, header.height) != (width, height):
             raise UserError(f"{self.folder / printable(name)}: {header.width}x{header.height}, but {printable(self.paths[0])} is "
                             f"{width}x{height}")
-        if header.is_grey and channels == 3:
-            self._made_rgb.add(name)
         image = decode_image(self.folder / name, width, channels, self._bits if header.is_deep else 16)
         if isinstance(image, str):
             raise UserError(f"{self.folder / printable(name)}: {image}")
+        self._done[name] = image.done
         return image.pixels
 
 

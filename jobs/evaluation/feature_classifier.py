@@ -18,6 +18,7 @@ from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed, generator_for
 from jobs.storage.cache import load_arrays, store_arrays
 from jobs.storage.files import sha256_of_file, sha256_of_json
+from jobs.terminal import printable
 
 WIDTH, STEPS, BATCH_SIZE, LR = 64, 600, 128, 3e-3
 HELD_OUT = 10  # each tenth image is left out of training, to measure the classifier's accuracy
@@ -66,7 +67,7 @@ def trained_classifier(data: ImageData, cache: Path) -> Path:
     The file is named by the content of the data, so all runs on these data share it. Raises UserError without labels.
     """
     if data.labels is None:
-        raise UserError(f"{data.source}: has no labels, which features: classifier is trained on")
+        raise UserError(f"{printable(data.source)}: has no labels, which features: classifier is trained on")
     file = cache / f"classifier-{sha256_of_json({'data': kept_fingerprint(data, cache), 'version': _VERSION})[:16]}.npz"
     if load_arrays(file) is None:
         network, accuracy = _train(data, data.labels)

@@ -15,6 +15,7 @@ from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import write_json
+from jobs.storage.names import listed
 from jobs.storage.typed import read_record
 
 
@@ -57,8 +58,8 @@ def _class_problems(spec: Spec, names: dict[str, list[str]]) -> dict[str, str]:
         return {"classes": f"data.num_classes: {spec.data.num_classes}, but {spec.data.path} has {len(trained)} classes"}
     for path, classes in names.items():
         if trained and classes and classes != trained:
-            return {"classes": f"{path}: its classes ({', '.join(classes[:5])}, ...) are not those of "
-                               f"{spec.data.path} ({', '.join(trained[:5])}, ...), so its labels mean something else"}
+            return {"classes": f"{path}: its classes ({listed(classes)}) are not those of "
+                               f"{spec.data.path} ({listed(trained)}), so its labels mean something else"}
     return {}
 
 

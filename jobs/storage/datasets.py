@@ -16,8 +16,9 @@ import numpy as np
 
 from jobs.errors import UserError
 from jobs.quantities import size
-from jobs.storage.names import listed, printable, reason
+from jobs.storage.names import listed, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
+from jobs.terminal import printable
 
 _SMALL = 256 << 20  # bytes that are unpacked without a question
 _DENSEST = 100  # times that images may be packed; deflate packs zeros 1030 times

@@ -3,14 +3,11 @@
 from collections.abc import Iterable
 from itertools import islice
 
+from jobs.terminal import printable
+
 _LISTED = 10  # names in a list
 _LONGEST = 300  # characters of a name or a reason
 _LONGEST_LISTED = 50
-
-
-def printable(text: str) -> str:
-    """`text` on one line and in UTF-8: other characters, such as the odd bytes of a file name, are escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:

@@ -10,6 +10,7 @@ from jobs.errors import UserError
 
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises for a file that is damaged, or not HDF5."""
+_LOCKING = "HDF5_USE_FILE_LOCKING"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -26,6 +27,9 @@ def open_hdf5(path: str | os.PathLike[str]) -> h5py.File:
         if "already open for write" in str(error):  # a mark inside the file, which a program leaves that is killed
             raise UserError(f"{path}: open for writing in another process; close the file there. If no process has it "
                             "open, the one that wrote it was killed, and `h5clear -s FILE` takes its mark away") from error
+        if "unable to lock file" in str(error):  # HDF5 obeys this variable rather than us
+            raise UserError(f"{path}: HDF5 cannot lock the file, and {_LOCKING}={os.environ.get(_LOCKING, '')} demands it; "
+                            f"unset {_LOCKING}, reading needs no lock") from error
         raise
 
 

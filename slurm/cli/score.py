@@ -22,10 +22,13 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     if not names or (unknown := [name for name in names if name not in METRICS]):
         raise UserError(f"--metrics: {', '.join(unknown) if names else 'none given'}; there are {', '.join(METRICS)}")
+    from jobs.data.compared import open_compared
+    opened = open_compared(samples, reference, names, features)  # before torch, which takes seconds to load
     from jobs.evaluation.score import score
     if sys.stderr.isatty():
         print(f"scoring {samples} ...", file=sys.stderr)
-    result = score(samples, reference, features, names, runs_folder / ".cache", batch_size, len(os.sched_getaffinity(0)))
+    result = score(samples, reference, features, names, runs_folder / ".cache", batch_size, len(os.sched_getaffinity(0)),
+                   opened=opened)
     if as_json:
         print(json.dumps(result, indent=1))
         return

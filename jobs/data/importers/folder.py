@@ -11,11 +11,12 @@ from typing import IO, Literal
 
 import numpy as np
 
-from jobs.data.image_files import DONE, Decoded, Done, decode_image, list_images
+from jobs.data.image_files import Decoded, Done, decode_image, in_words, list_images
 from jobs.data.importers.writer import Summary, Writer, blocks_of
 from jobs.errors import UserError
 from jobs.quantities import plural
-from jobs.storage.names import listed, printable
+from jobs.storage.names import listed
+from jobs.terminal import printable
 
 _BLOCK = 256  # images decoded at a time
 _NAMED = 10  # unusable images named in an error
@@ -93,7 +94,7 @@ def _in_order(names: set[str]) -> tuple[list[str], list[str]]:
 
 def _remarks(done: Counter[Done], deep: int, bits: int) -> list[str]:
     """What was done to the images, in words."""
-    remarks = [", ".join(f"{DONE[key]}: {done[key]:,}" for key in DONE if done[key])] if done else []
+    remarks = [in_words(done)] if done else []
     if bits < 16:
         remarks.append(f"{plural(deep, 'image')} of 16 bits: no value needs more than {bits}, so {bits} bits were made 8")
     return remarks

@@ -22,8 +22,8 @@ from jobs.errors import UserError
 from jobs.storage.disk_errors import disk_errors_explained
 from jobs.storage.files import atomic_path, make_dir
 from jobs.storage.hdf5 import Layout, lay_out
-from jobs.storage.names import printable
 from jobs.storage.opening import is_hdf5
+from jobs.terminal import printable
 
 _BLOCK = 256  # images in memory at a time
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,6 +133,14 @@ def test_images_of_two_kinds_are_both_named_and_the_unusual_one_is_blamed(tmp_pa
     assert f"{tmp_path / other}.npz" in text and len(text.splitlines()) == 1
 
 
+def test_what_cannot_be_compared_shows_before_torch_is_loaded(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((3, 3, 8, 8), np.uint8))
+    code = ("import sys\nfrom slurm.cli.main import main\nsys.argv[1:] = ['score', 'a.npz', '--reference', 'digits']\n"
+            "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "2 False\n" and "looks like [N, C, H, W]" in done.stderr
+
+
 def test_score_says_what_was_left_out_and_made_rgb(tmp_path, images, capsys):
     from PIL import Image
     np.savez(tmp_path / "theirs.npz", images[1])
@@ -140,4 +150,4 @@ def test_score_says_what_was_left_out_and_made_rgb(tmp_path, images, capsys):
     (tmp_path / "ours" / "Thumbs.db").write_text("")
     print_score(str(tmp_path / "ours"), str(tmp_path / "theirs.npz"), "pixels", "fid", tmp_path, 13, False)
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        f"{tmp_path / 'ours'}: left out 1 file that is no picture: 1 .db", f"{tmp_path / 'ours'}: grey made RGB: 1 of 60"]
+        f"{tmp_path / 'ours'}: left out 1 file that is no picture: 1 .db", f"{tmp_path / 'ours'}: grey made RGB: 1"]

@@ -88,6 +88,21 @@ def test_file_systems_without_locks(path, monkeypatch):
     np.testing.assert_array_equal(open_data(str(path), 4, 1).images, IMAGES)
 
 
+def test_a_variable_that_demands_a_lock_which_is_not_to_be_had(path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(38, "Unable to synchronously open file (unable to lock file, errno = 38, 'Function not implemented')")
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(UserError, match="HDF5_USE_FILE_LOCKING=TRUE demands it; unset HDF5_USE_FILE_LOCKING"):
+        open_data(str(path), 4, 1)
+
+
+def test_an_archive_in_the_place_of_a_data_set(tmp_path):
+    np.savez(tmp_path / "a.npz", IMAGES)
+    with pytest.raises(UserError, match="a.npz: an .npz file .* not an HDF5 file; `iddpm data npz` makes one from it"):
+        open_data(str(tmp_path / "a.npz"), 4, 1)
+
+
 def test_what_is_no_file_is_refused_and_waits_for_nobody(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in (tmp_path / "pipe", "/dev/zero"):
