@@ -16,9 +16,9 @@ class Busy(UserError):
 class StageFailed(Exception):
     """A stage cannot continue, and a sentence explains it better than a traceback. The exit status is 1.
 
-    `kind` is a key of jobs.run.failures.NEXT, which has advice for each kind.
+    `kind` is a key of jobs.run.failures.NEXT, which has advice for each kind. `node`: the nodes to blame, if any, with commas.
     """
 
-    def __init__(self, message: str, kind: str = "error"):
+    def __init__(self, message: str, kind: str = "error", node: str = ""):
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.node = kind, node

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import Busy, UserError
+from jobs.parallel.devices import node_name
 from jobs.parallel.interruption import Interruption
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
@@ -67,7 +68,7 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
     with contextlib.suppress(OSError, UserError):
         progress = read_record(run.progress, ProgressFile)
         done = progress.done if progress.stage == stage else None
-    failure = describe(error, stage, done, os.uname().nodename, rank_info().rank)
+    failure = describe(error, stage, done, node_name(), rank_info().rank)
     with contextlib.suppress(OSError, UserError):
         if run.spec_file.is_file():
             write_failure(run.path, failure)
@@ -77,6 +78,7 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
     from jobs.evaluation.evaluate import evaluate
     from jobs.parallel.group import on_main, process_group, rank_info
+    from jobs.parallel.node_check import check_nodes
     from jobs.parallel.precision import computing_in
     from jobs.sampling.loop import sample
     from jobs.training.loop import train
@@ -95,6 +97,7 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
         on_main(lambda: remove_leftovers(run.path))
         on_main(lambda: remove_failure(run.path))
         on_main(lambda: check_named_runs(run, stage))
+        check_nodes(group)
         if group.is_main and ranks < here.world_size:
             note(f"{here.world_size} ranks were granted, and training takes {ranks} of them: the most that share "
                  f"train.batch_size {run.spec.train.batch_size} evenly; the others end now")

@@ -11,6 +11,11 @@ OF_SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 UNIQUE_NAMES = ("GPU-", "MIG-")
 
 
+def node_name() -> str:
+    """Return the name of this machine: SLURM's, by which jobs can avoid the node, or else its host name."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
 def gpus_here() -> list[str]:
     """Return the names of the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
     return visible_gpus(os.environ, gpus_present())

@@ -19,6 +19,7 @@ NEXT = {
     "no requeue": "submit again: it resumes from what was saved; where the site allows no requeue, give resources.{stage}.time "
                   "all the time that the stage needs, or write `requeue: false` and follow_ups into the cluster profile",
     "node or network": "submit again: it resumes from what was saved; if it happens on the same node, tell the cluster's staff",
+    "hardware": "tell the cluster's staff; submit again: the study's next jobs avoid the node for a day",
     "bad input": "mend what the message names; then submit again (`iddpm requeue` where the study is on hold)",
     "diverged": "lower train.lr, lengthen train.warmup or set train.grad_clip, under another name",
     "not finite": "the network gives NaN or infinity: where sample.precision is fp16, use bf16 or fp32; else its training has "
@@ -29,8 +30,11 @@ NEXT = {
     "error": "a defect, ours or in a changed file: the traceback is in `iddpm logs {run}`",
 }
 MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# Words in the errors of CUDA, NCCL and the driver when a node is broken, rather than another process gone.
+HARDWARE = ("uncorrectable ECC", "uncorrectable NVLink", "hardware stack error", "hardware exception", "fallen off the bus",
+            "GPU is lost", "Xid ", "Bus error")
 # Words in the errors of gloo, NCCL, the store and a broken GPU when another process, or the node, is gone.
-NETWORK = ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL", "uncorrectable ECC",
+NETWORK = ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL",
            "unspecified launch", "Stale file handle", "Input/output error", "Transport endpoint")
 
 
@@ -71,6 +75,8 @@ def failure_kind(error: Exception) -> str:
         return error.kind
     if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY):
         return "out of memory"
+    if any(words in str(error) for words in HARDWARE):
+        return "hardware"
     if type(error).__module__.startswith("torch") and type(error).__name__.startswith("Dist"):
         return "node or network"
     return "node or network" if any(words in str(error) for words in NETWORK) else "error"
@@ -82,7 +88,7 @@ def describe(error: Exception, stage: str, done: int | None, host: str, rank: in
     text = "" if sentence else "".join(traceback.format_exception(error))
     last = str(error) if sentence else traceback.format_exception_only(error)[-1]
     message = next((line.strip() for line in last.splitlines() if line.strip()), type(error).__name__)
-    return Failure(stage, kind, message, text, done, host, rank, time.time())
+    return Failure(stage, kind, message, text, done, getattr(error, "node", "") or host, rank, time.time())
 
 
 def write_failure(run: Path, failure: Failure) -> None:

@@ -97,6 +97,21 @@ class WaitingFile:
 
 
 @dataclass(frozen=True)
+class BadNode:
+    """A node on which a stage failed of hardware."""
+
+    time: Time
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodesFile:
+    """nodes.json: the nodes that a study's next jobs avoid, by name."""
+
+    nodes: dict[str, BadNode]
+
+
+@dataclass(frozen=True)
 class PlanFile:
     """plan.json: the planned pace of each run and stage."""
 

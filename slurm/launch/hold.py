@@ -14,7 +14,7 @@ from slurm.launch.requests import ask_hold
 
 ALIKE = 3  # runs that must fail for the same reason
 # Kinds of failure that say nothing about other runs of the sweep.
-OWN = ("diverged", "not finite", "node or network", "no progress", "no requeue", "killed")
+OWN = ("diverged", "not finite", "node or network", "hardware", "no progress", "no requeue", "killed")
 
 
 def hold_if_alike(run: Path) -> None:

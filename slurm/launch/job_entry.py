@@ -15,6 +15,7 @@ from jobs.stage import run_stage
 from jobs.storage.files import read_json, write_json
 from slurm.launch.hold import hold_if_alike
 from slurm.launch.requests import ask_nothing, ask_requeue, ask_success, ask_wait, follow_ups, is_follow_up
+from slurm.launch.sites.bad_nodes import remember_node
 
 SRUN_REACTS_S = 10
 FRUITLESS = 3  # attempts one after another that a job may end without progress, where its time limit is not the reason
@@ -53,6 +54,7 @@ def run_in_slurm(stage: str, run_path: str, workdir: str) -> dict[str, str]:
         sys.stdout.flush()
         os._exit(1)  # at once, and without a result: srun ends the other ranks, and the batch script goes on
     ask_nothing()
+    remember_node(run)
     hold_if_alike(run)
     raise StageFailed(outcome["message"])
 

@@ -12,6 +12,7 @@ from jobs.storage.files import remove_file
 from slurm.launch.limits import check_cluster, cluster_limits
 from slurm.launch.profiles import load_profile
 from slurm.launch.records import all_jobs, changing_jobs, jobs_by_run, recorded, reports, study_and_run
+from slurm.launch.sites.bad_nodes import avoiding
 from slurm.launch.sites.waves import set_waiting, waiting_runs
 from slurm.launch.squeue import Job, command, compact, live_jobs, needs_slurm
 from slurm.launch.submit import SubmitOptions, arrays_for, send
@@ -37,7 +38,10 @@ def _requeue(study: Path, name: str | None) -> None:
 
     submissions = recorded(study, live)
     options = SubmitOptions(submissions[-1].cluster, submissions[-1].max_parallel) if submissions else SubmitOptions(None, None)
-    profile, limits, queued = load_profile(options.cluster), cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
+    profile, avoided = avoiding(load_profile(options.cluster), study)
+    if avoided:
+        print(f"note: {avoided}")
+    limits, queued = cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
     names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
     left = dict(_unfinished(study, names, named=name is not None))
     arrays, waiting = arrays_for(study, left, live, profile, limits, options.max_parallel)

@@ -32,6 +32,7 @@ from slurm.launch.named_runs import needs
 from slurm.launch.profiles import Profile, load_profile
 from slurm.launch.records import Submission, changing_jobs, jobs_by_run, record, recorded, reports, submission_names
 from slurm.launch.sbatch_script import dependency, executor, script
+from slurm.launch.sites.bad_nodes import avoiding
 from slurm.launch.sites.waves import first_wave, named_by, set_waiting
 from slurm.launch.snapshot import snapshot
 from slurm.launch.squeue import Job, command, left_out, live_jobs, needs_slurm, sbatch_environment
@@ -64,9 +65,9 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     check_starts(still_to_start(study.runs, folder))
     check_folder(folder)
     before = submission_names(folder)
-    profile, limits, live = load_profile(options.cluster), cluster_limits(), live_jobs()
+    (profile, avoided), limits, live = avoiding(load_profile(options.cluster), folder), cluster_limits(), live_jobs()
     queued = {run for run, _ in jobs_by_run(folder, live)}
-    notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder)) if note]
+    notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder), avoided) if note]
     redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
     arrays, waiting = arrays_for(folder, specs, live, profile, limits, options.max_parallel, redo)
     if variables := left_out([script(executor(array, folder, profile, "test", folder, None), 1) for array in arrays]):

@@ -21,6 +21,7 @@ from jobs.spec.stages import STAGES
 from jobs.storage.files import read_bytes
 from jobs.storage.typed import read_if_whole
 from slurm.launch.records import Submission, recorded
+from slurm.launch.sites.bad_nodes import bad_nodes_notes
 from slurm.launch.sites.waves import waiting_runs
 from slurm.launch.squeue import Job, Slurm
 from slurm.status.ends import how_it_ended
@@ -123,6 +124,7 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
                        planned.get(name, {})) for name in names]
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
+    notes += bad_nodes_notes(study)
     waits = set(waiting)
     runs = [replace(run, state="pending", reason="next wave") if run.run in waits and run.state in ("stopped", "new") else run
             for run in runs]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Python as a job starts it on a (fake) cluster, but a stage computes nothing: it leaves the files that make it done.
 
-The submission's folder directs it: acts/RUN.STAGE holds "fail MESSAGE", or "wait": stay at work until the file is gone or a
-signal comes. events.txt there gets a line "begin RUN STAGE" or "end RUN STAGE" for each, and where the code lies.
+The submission's folder directs it: acts/RUN.STAGE holds "fail MESSAGE", "broken NODE", or "wait": stay at work until the file
+is gone or a signal comes. events.txt there gets a line "begin RUN STAGE" or "end RUN STAGE" for each, and where the code lies.
 """
 
 import os
@@ -51,6 +51,10 @@ def stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     if words.startswith("fail"):
         state = "failed"
         write_failure(run.path, describe(StageFailed(words[5:]), stage, done, "n1", 0))
+    if words.startswith("broken"):
+        state = "failed"
+        broken = StageFailed("a product of known numbers comes out wrong", kind="hardware", node=words[7:])
+        write_failure(run.path, describe(broken, stage, done, "elsewhere", 0))
     while words == "wait" and act.exists() and not interruption.requested:
         time.sleep(0.02)
     if interruption.requested:
