@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
@@ -29,14 +30,56 @@ def show_board(study: Path, port: int | None) -> None:
 
 
 def ssh_hint(port: int, environment: Mapping[str, str]) -> list[str]:
-    """The commands that show the board in the user's own browser, for a user who is logged in by ssh; else nothing."""
-    if "SSH_CONNECTION" not in environment:
+    """The commands that show the board in the user's own browser, for a user who is elsewhere; else nothing.
+
+    In a SLURM job TensorBoard listens on the node of the job, and the way there leads over the login node. What ssh has
+    recorded (SSH_CONNECTION) is the login node's in both cases, as jobs inherit it.
+    """
+    user, login = _user(environment), _login(environment)
+    tunnel = f"ssh -N -L {port}:localhost:{port}"
+    browser = f"and then in a browser:  http://localhost:{port}"
+    if node := environment.get("SLURMD_NODENAME"):  # set where SLURM runs a task, not in a shell of salloc on the login node
+        jump = login.jump(user) if login else f"{user}{environment.get('SLURM_SUBMIT_HOST', 'LOGIN-NODE')}"
+        return [f"on your own machine:    {tunnel} -J {jump} {user}{node}", browser]
+    if login is None:
         return []
-    _, _, host, ssh_port = environment["SSH_CONNECTION"].split()
-    other_port = f"-p {ssh_port} " if ssh_port != "22" else ""
-    user = f"{environment['USER']}@" if "USER" in environment else ""
-    return [f"on your own machine:    ssh -N -L {port}:localhost:{port} {other_port}{user}{host}",
-            f"and then in a browser:  http://localhost:{port}"]
+    if environment.get("TERM_PROGRAM") == "vscode":
+        return [f"in VS Code: it forwards port {port} by itself (panel Ports), or", *_direct(tunnel, user, login), browser]
+    return [*_direct(tunnel, user, login), browser]
+
+
+def _direct(tunnel: str, user: str, login: "Login") -> list[str]:
+    return [f"on your own machine:    {tunnel} {login.option}{user}{login.host}"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """The machine that the user has logged in to by ssh, by the address and port that ssh recorded."""
+
+    host: str
+    port: str
+
+    @property
+    def option(self) -> str:
+        return f"-p {self.port} " if self.port != "22" else ""
+
+    def jump(self, user: str) -> str:
+        """As `ssh -J` takes it: an address of IPv6 in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{user}{host}{f':{self.port}' if self.port != '22' else ''}"
+
+
+def _login(environment: Mapping[str, str]) -> Login | None:
+    """What SSH_CONNECTION says: client, its port, server, its port. None without it, or for anything else in it."""
+    match environment.get("SSH_CONNECTION", "").split():
+        case [_, _, host, port]:
+            return Login(host, port)
+    return None
+
+
+def _user(environment: Mapping[str, str]) -> str:
+    name = environment.get("USER") or environment.get("LOGNAME")
+    return f"{name}@" if name else ""
 
 
 def _is_free(port: int) -> bool:
