@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import figure
 from jobs.report.diffusion_facts import setting_in_words
-from jobs.report.effects import Effect, other_settings, swept_fields
+from jobs.report.effects import Effect
 from jobs.report.evaluation import Metric
 from jobs.report.gaps import gap_error, paired_gaps
+from jobs.report.points import OVER_SEEDS, Point, Scatter, is_seed, scatter_of, swept_fields
 from jobs.report.ranking import equal, left_out, metric_names, ranked
 from jobs.report.run import RunReport
 from jobs.spec.sections import Data, Spec
@@ -18,15 +17,26 @@ FEW_SAMPLES = 10_000
 LISTED = 8  # values or runs that a sentence lists; "..." stands for more
 
 
-def question(runs: Sequence[RunReport]) -> str:
-    """One sentence: what varies between the runs, and on which data."""
+def question(points: Sequence[Point]) -> str:
+    """One sentence: what varies between the points of the sweep, with how many seeds, and on which data."""
+    runs = [run for point in points for run in point.runs]
     spec = next((run.spec for run in runs if run.spec), None)
     fields = swept_fields(runs)
     if not fields:
         return _question_of_one_setting(spec) if spec else f"{counted(len(runs), 'run')}."
-    varied = " × ".join(f"{key} ({', '.join(values[:LISTED])}{', ...' if len(values) > LISTED else ''})"
-                        for key, values in fields.items())
-    return f"{len(runs)} runs vary {varied}{_on(spec.data) if spec else ''}: what difference does it make?"
+    seeds = {key: values for key, values in fields.items() if is_seed(key)}
+    if seeds and any(point.repeated for point in points):
+        settings, by = {key: values for key, values in fields.items() if key not in seeds}, _listed(seeds)
+        if not settings:
+            return f"{len(runs)} runs of one setting vary {by}: how far do their results scatter?"
+        return (f"{len(points)} settings, {len(runs)} runs with seeds {by}, vary {_listed(settings)}"
+                f"{_on(spec.data) if spec else ''}: what difference does it make?")
+    return f"{len(runs)} runs vary {_listed(fields)}{_on(spec.data) if spec else ''}: what difference does it make?"
+
+
+def _listed(fields: dict[str, list[str]]) -> str:
+    return " × ".join(f"{key} ({', '.join(values[:LISTED])}{', ...' if len(values) > LISTED else ''})"
+                      for key, values in fields.items())
 
 
 def _question_of_one_setting(spec: Spec) -> str:
@@ -45,16 +55,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def answer(runs: Sequence[RunReport], found: Sequence[Effect]) -> list[str]:
-    """Sentences that the numbers support. `found`: the effects of the runs."""
-    names = metric_names(runs)
+def answer(points: Sequence[Point], found: Sequence[Effect]) -> list[str]:
+    """Sentences that the numbers support. `found`: the effects of the points."""
+    names = metric_names(points)
     if not names:
         return ["No run has been evaluated yet."]
     shown = [effect for effect in found if effect.metric in names[:1] + [BITS]]  # a table has the others
     shown.sort(key=lambda effect: not effect.decided)  # decided effects stand first
     fields = list(dict.fromkeys(effect.field for effect in shown))
     verdicts = [f"{'; '.join(_verdicts(field, shown) for field in fields)}."] if shown else []
-    return [*verdicts, *(_best(ranked(runs, name), name) for name in names),
+    return [*verdicts, *(_best(ranked(points, name), name, scatter_of(points, name)) for name in names),
             *(_range(effect) for effect in shown if not effect.all_equal)]
 
 
@@ -79,30 +89,37 @@ def _range(effect: Effect) -> str:
             f"{effect.worst} ({over}).")
 
 
-def _best(best_first: list[RunReport], name: str) -> str:
-    """Which run is best by the metric `name`, and by how much."""
+def _best(best_first: list[Point], name: str, scatter: Scatter | None) -> str:
+    """Which point is best by the metric `name`, and by how much."""
     first, *others = best_first
     metric = first.metrics[name]
     if not others:
         return f"{name}: {_with_spread(metric)}, {first.name}."
     best, worst = ("highest", "lowest") if metric.higher_is_better else ("lowest", "highest")
-    ties = sum(equal(run.metrics[name].value, metric.value) for run in others)
+    mean = " mean" if scatter else ""
+    ties = sum(equal(point.metrics[name].value, metric.value) for point in others)
     if ties == len(others):
-        return f"{name}: all {len(best_first)} runs are equal, {figure(metric.value)}."
-    lead = f"in {1 + ties} runs" if ties else f"{first.name}; {_runner_up(first, others[0], name)}"
-    last = f"; {worst} {figure(others[-1].metrics[name].value)}, {others[-1].name}" if len(others) > 1 else ""
-    return f"{name}: {best} is {_with_spread(metric)}, {lead}{last}."
+        return f"{name}: all {len(best_first)} {'settings' if scatter else 'runs'} are equal, {figure(metric.value)}."
+    lead = f"in {1 + ties} {'settings' if scatter else 'runs'}" if ties else (
+        f"{first.name}; {_runner_up(first, others[0], name, scatter)}")
+    last = f"; {worst}{mean} {figure(others[-1].metrics[name].value)}, {others[-1].name}" if len(others) > 1 else ""
+    return f"{name}: {best}{mean} is {_with_spread(metric)}, {lead}{last}."
 
 
 def _with_spread(metric: Metric) -> str:
-    return figure(metric.value) + (f" ({metric.spread_is} {metric.spread.removeprefix('± ')})" if metric.spread else "")
+    if metric.spread_is in (OVER_SEEDS, ""):
+        return f"{figure(metric.value)} {metric.spread}".strip()
+    return f"{figure(metric.value)} ({metric.spread_is} {metric.spread.removeprefix('± ')})"
 
 
-def _runner_up(first: RunReport, second: RunReport, name: str) -> str:
-    """The second best run, and how certain its distance from the first is."""
+def _runner_up(first: Point, second: Point, name: str, scatter: Scatter | None) -> str:
+    """The second best point, and how certain its distance from the first is."""
     one, other = first.metrics[name].value, second.metrics[name].value
-    error = gap_error([(first, second)], name)
+    error = gap_error([(first, second)], name, scatter)
     within = " (undecided: within the error)" if error is not None and abs(other - one) <= error else ""
+    if scatter and error is not None:
+        apart = "they cannot be told apart: " if within else ""
+        return f"next {_with_spread(second.metrics[name])}, {second.name} ({apart}gap {figure(abs(other - one))} ± {error:.2g})"
     text = f"next {figure(other)}, {second.name}{within}"
     if name == BITS and (gaps := paired_gaps([(first, second)])) is not None:
         text += (f". Example by example the gap is {gaps.mean():.3f} ± {gaps.std(ddof=1) / len(gaps) ** 0.5:.3f} over "
@@ -110,20 +127,20 @@ def _runner_up(first: RunReport, second: RunReport, name: str) -> str:
     return text
 
 
-def cautions(runs: Sequence[RunReport]) -> list[str]:
+def cautions(points: Sequence[Point]) -> list[str]:
     """The reasons why the numbers do not say more."""
-    return list(_cautions(runs, [run for run in runs if run.metrics]))
+    runs = [run for point in points for run in point.runs]
+    return list(_cautions(points, runs, [run for run in runs if run.metrics]))
 
 
-def _cautions(runs: Sequence[RunReport], evaluated: list[RunReport]) -> Iterator[str]:
+def _cautions(points: Sequence[Point], runs: Sequence[RunReport], evaluated: list[RunReport]) -> Iterator[str]:
     if 0 < len(evaluated) < len(runs):
         yield f"{len(evaluated)} of {len(runs)} runs have been evaluated; the others may change the picture."
     if lacking := left_out(runs):
         more = [f"and {len(lacking) - LISTED} more"] if len(lacking) > LISTED else []
         yield f"Left out of the comparison: {'; '.join([*lacking[:LISTED], *more])}."
-    if len(evaluated) > 1 and "train.seed" in swept_fields(runs):
-        yield from _scatter(evaluated)
-    elif len(evaluated) > 1:
+    yield from _scatter(points)
+    if len(evaluated) > 1 and "train.seed" not in swept_fields(runs):
         yield ("Each setting has one training seed. Another seed would change these numbers by an unknown amount, so small "
                "differences mean nothing.")
     if any(metric.comparable is False for run in evaluated for metric in run.metrics.values()):
@@ -133,16 +150,14 @@ def _cautions(runs: Sequence[RunReport], evaluated: list[RunReport]) -> Iterator
         yield f"FID of few samples (here {min(few):,}) is biased upwards and noisy; the papers use 50,000."
 
 
-def _scatter(runs: Sequence[RunReport]) -> Iterator[str]:
+def _scatter(points: Sequence[Point]) -> Iterator[str]:
     """The standard deviation between seeds of each metric, pooled over settings."""
-    fields = list(swept_fields(runs))
-    for name in metric_names(runs):
-        settings: dict[tuple, list[float]] = {}
-        for run in (run for run in runs if name in run.metrics):
-            settings.setdefault(other_settings(run, fields, "train.seed"), []).append(run.metrics[name].value)
-        repeated = [np.array(values) for values in settings.values() if len(values) > 1]
-        if repeated:
-            squares = sum(((values - values.mean()) ** 2).sum() for values in repeated)
-            pooled = (squares / sum(len(values) - 1 for values in repeated)) ** 0.5
-            yield (f"{name}: standard deviation between training seeds {pooled:.2g}, pooled over "
-                   f"{counted(len(repeated), 'setting')}; differences of this size mean nothing.")
+    known = {name: scatter for name in metric_names(points) if (scatter := scatter_of(points, name))}
+    if known:
+        yield ("Of a setting with several seeds: the mean ± the standard deviation between its n runs. Gaps have 95 % intervals "
+               "(Welch); a setting with a single seed is taken to scatter like the others.")
+    seeds = [key for key in swept_fields([run for point in points for run in point.runs]) if is_seed(key)]
+    which = "training seeds" if seeds == ["train.seed"] else "seeds"
+    for name, scatter in known.items():
+        yield (f"{name}: standard deviation between {which} {scatter.variance ** 0.5:.2g}, pooled over "
+               f"{counted(scatter.points, 'setting')}; differences of this size mean nothing.")

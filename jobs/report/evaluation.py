@@ -10,6 +10,20 @@ from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
 Z = 1.96  # 95 % of a normal distribution lie within so many standard deviations
 
 
+# The 97.5 % quantiles of Student's distribution with 1, 2, ... degrees of freedom.
+_FEW = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def t_quantile(freedom: float) -> float:
+    """Return the 97.5 % quantile of Student's distribution with `freedom` degrees of freedom, at least 1.
+
+    From a table up to 10 (parts of a degree do not count), then Abramowitz & Stegun 26.7.5, from the normal distribution's.
+    """
+    if freedom < len(_FEW) + 1:
+        return _FEW[max(int(freedom), 1) - 1]
+    return Z + (Z ** 3 + Z) / (4 * freedom) + (5 * Z ** 5 + 16 * Z ** 3 + 3 * Z) / (96 * freedom ** 2)
+
+
 @dataclass(frozen=True)
 class Metric:
     name: str

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from statistics import stdev
 from typing import Any
 
 from jobs.kinds.diffusion.kind import BITS
@@ -12,9 +13,9 @@ from jobs.quantities import amount, figure
 from jobs.report.cost import layer_groups, sampling_costs, stage_flops
 from jobs.report.curves import bound_points, smoothed
 from jobs.report.diffusion_facts import cost_of
-from jobs.report.effects import label
+from jobs.report.points import Point, is_seed, label
 from jobs.report.published import published_for
-from jobs.report.ranking import best_runs, metric_named, ranked
+from jobs.report.ranking import best_points, best_runs, metric_named, ranked
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 from jobs.terminal import printable
@@ -27,8 +28,9 @@ def as_json(study: StudyReport) -> dict:
     """Everything that the report knows. Settings and numbers that are not finite, which JSON does not have, are null."""
     return _finite({"study": study.name, "question": study.question, "answer": study.answer, "cautions": study.cautions,
             "swept": study.fields, "runs": [_run(study, run) for run in study.runs],
+            "settings": [_setting(point) for point in study.points],
             "effects": [{"field": effect.field, "metric": effect.metric, "means": effect.means, "best": effect.best,
-                         "matched_groups": [[run.name for run in group] for group in effect.groups], "wins": effect.wins,
+                         "matched_groups": [[point.name for point in group] for group in effect.groups], "wins": effect.wins,
                          "verdict": effect.verdict}
                         for effect in study.effects],
             "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []})
@@ -40,6 +42,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _setting(point: Point) -> dict:
+    """A point of the sweep: mean and standard deviation (null for one run) over its seeds."""
+    metrics = {name: {"mean": metric.value, "standard_deviation": stdev(values) if len(values) > 1 else None, "n": len(values),
+                      "values": values}
+               for name, metric in point.metrics.items() for values in [point.values(name)]}
+    return {"name": point.name, "differs": point.differs, "runs": [run.name for run in point.runs], "metrics": metrics}
 
 
 def _run(study: StudyReport, run: RunReport) -> dict:
@@ -72,6 +82,9 @@ def _numbers(study: StudyReport) -> Iterator[tuple]:
             yield from ((name, "training", tag, f"{step:g}", value) for step, value in zip(*smoothed(points), strict=True))
     for name, vb in study.bounds.items():
         yield from ((name, "bound", BITS, t, vb[t]) for t in bound_points(vb))
+    for point in study.points:
+        if point.repeated:
+            yield from _numbers_of_setting(point)
     for effect in study.effects:
         yield from (("", "effect", f"{effect.metric} by {effect.field}", value, mean) for value, mean in effect.means.items())
     if study.main:
@@ -94,6 +107,15 @@ def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
         yield from ((run.name, "cost", f"{stage} FLOPs", "", flops) for stage, flops in stage_flops(cost).items())
 
 
+def _numbers_of_setting(point: Point) -> Iterator[tuple]:
+    for name, metric in point.metrics.items():
+        values = point.values(name)
+        yield point.name, "mean over seeds", name, "", metric.value
+        if len(values) > 1:
+            yield point.name, "standard deviation over seeds", name, "", stdev(values)
+        yield point.name, "seeds", name, "", len(values)
+
+
 def _numbers_of_main(study: StudyReport, run: RunReport) -> Iterator[tuple]:
     for group in layer_groups(run.known_spec):
         for key in ("layers", "parameters", "flops", "activations", "checkpointed"):
@@ -110,22 +132,52 @@ def _numbers_of_main(study: StudyReport, run: RunReport) -> Iterator[tuple]:
 
 
 def as_markdown(study: StudyReport) -> str:
-    """Return the table of runs, for a README. The best of each metric is bold."""
-    metrics = [metric_named(study.runs, name) for name in study.metrics]
-    heads = [*(study.fields or ["run"]), *(f"{metric.name} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics),
-             "training FLOP", "state"]
-    best = {name: best_runs(study.runs, name) for name in study.metrics}
-    lines = [_line(heads), _line(["---"] * len(heads)), *(_line(_cells(study, run, best)) for run in study.runs)]
+    """Return the table of runs, for a README; of settings before it, where they have several seeds. The best is bold."""
     notes = [f"{name}: {metric.basis}" for name in study.metrics
              if (metric := ranked(study.runs, name)[0].metrics[name]).basis]
-    return "\n".join([study.question, "", *lines, "", *(f"- {note}" for note in notes + study.cautions)]) + "\n"
+    settings = [*_settings_table(study), "", "Each run:", ""] if study.repeated else []
+    return "\n".join([study.question, "", *settings, *_runs_table(study), "",
+                      *(f"- {note}" for note in notes + study.cautions)]) + "\n"
+
+
+def _settings_table(study: StudyReport) -> Iterator[str]:
+    fields = [key for key in study.fields if not is_seed(key)]
+    best = {name: best_points(study.points, name) for name in study.metrics}
+    yield from _head([*(fields or ["setting"]), "runs", *_metric_heads(study)])
+    for point in study.points:
+        cells = [label(point.differs[key]) if key in point.differs else "" for key in fields] or [point.name]
+        cells.append(str(len(point.runs)))
+        for name in study.metrics:
+            metric = point.metrics.get(name)
+            cells.append(_bold(f"{figure(metric.value)} {metric.spread}".strip() if metric else "", point in best[name]))
+        yield _line(cells)
+
+
+def _runs_table(study: StudyReport) -> Iterator[str]:
+    # Where there are several seeds, settings are compared: the best run is only the luckiest.
+    best = {name: [] if study.repeated else best_runs(study.runs, name) for name in study.metrics}
+    yield from _head([*(study.fields or ["run"]), *_metric_heads(study), "training FLOP", "state"])
+    for run in study.runs:
+        yield _line(_cells(study, run, best))
+
+
+def _metric_heads(study: StudyReport) -> list[str]:
+    metrics = [metric_named(study.runs, name) for name in study.metrics]
+    return [f"{metric.name} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_line(cells), _line(["---"] * len(cells))]
+
+
+def _bold(text: str, is_best: bool) -> str:
+    return f"**{text}**" if is_best and text else text
 
 
 def _cells(study: StudyReport, run: RunReport, best: dict[str, list[RunReport]]) -> list[str]:
     cells = [label(run.differs[key]) if key in run.differs else "" for key in study.fields] or [run.name]
     for name in study.metrics:
-        text = figure(run.metrics[name].value) if name in run.metrics else ""
-        cells.append(f"**{text}**" if run in best[name] else text)
+        cells.append(_bold(figure(run.metrics[name].value) if name in run.metrics else "", run in best[name]))
     cost = cost_of(run.spec)
     return [*cells, amount(cost.training_flops).strip() if cost else "", run.state]
 

@@ -11,7 +11,8 @@ from jobs.errors import UserError
 from jobs.report.answer import answer, cautions, question
 from jobs.report.board import BoardLog, add_events, board_files
 from jobs.report.cost import StageTime, stage_times
-from jobs.report.effects import Effect, effects, swept_fields
+from jobs.report.effects import Effect, effects
+from jobs.report.points import Point, points_of, swept_fields
 from jobs.report.ranking import metric_names, ranked
 from jobs.report.run import RunReport, read_run, read_terms
 from jobs.run.study_file import study_as_found
@@ -27,6 +28,8 @@ class StudyReport:
     folder: Path
     source: str
     runs: list[RunReport]
+    points: list[Point]
+    """The settings of the sweep, without runs that left it."""
     fields: dict[str, list[str]]
     """Values of each swept field, by dotted key."""
     metrics: list[str]
@@ -45,6 +48,11 @@ class StudyReport:
     """Terms of the variational bound [T] of the shown runs that have them, by run."""
 
     @property
+    def repeated(self) -> bool:
+        """Whether a setting has several seeds."""
+        return any(point.repeated for point in self.points)
+
+    @property
     def main(self) -> RunReport | None:
         """The run that stands for the study: the best by the first metric, or else the first that has a spec."""
         best = ranked([run for run in self.runs if not run.left], self.metrics[0]) if self.metrics else []
@@ -54,12 +62,13 @@ class StudyReport:
 def read_study(folder: Path) -> StudyReport:
     """Read the study in `folder`. Raises UserError for a folder without a study; faults of single runs become their remarks."""
     name, source, runs, remarks = _read_runs(folder)
-    compared = [run for run in runs if not run.left]
+    compared = points_of([run for run in runs if not run.left])
     found, shown = effects(compared), _worth_showing(runs)
     logs = {run.name: log for run in shown if (log := _read_log(run))}
     times = {run.name: stage_times(run, logs.get(run.name)) for run in runs}
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
-    return StudyReport(name, folder, source, runs, swept_fields(compared), metric_names(runs), found, question(compared),
+    fields = swept_fields([run for point in compared for run in point.runs])
+    return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(compared),
                        answer(compared, found), [*remarks, *cautions(compared)], shown, times, logs, bounds)
 
 
@@ -93,8 +102,13 @@ def _read_log(run: RunReport) -> BoardLog | None:
 
 
 def _worth_showing(runs: list[RunReport]) -> list[RunReport]:
-    """Return at most SHOWN of the runs that have started, in order: the best by each metric, and others evenly spaced."""
+    """Return at most SHOWN of the runs that have started, in order: the best by each metric, and others evenly spaced.
+
+    Where these are too many, one seed stands for each setting.
+    """
     started = [run for run in runs if run.spec and run.state != "not started"]
+    if len(started) > SHOWN:
+        started = [point.runs[0] for point in points_of(started)]
     if len(started) <= SHOWN:
         return started
     best = [run for name in metric_names(started) for run in ranked(started, name)[:2]]

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from jobs.report.effects import SEEDS, label, swept_fields
+from jobs.report.points import is_seed, label, points_of, single, swept_fields
 from jobs.report.run import RunReport
 from jobs.terminal import printable
 
@@ -51,21 +51,26 @@ class Series:
     style: Style
     name: str = ""
     """For a legend inside the panel."""
+    errors: Sequence[float] = ()
+    """Half the length of the bar at each point."""
 
 
 def styles(runs: Sequence[RunReport]) -> dict[str, Style]:
-    """Return how each run is drawn, by name. Where two fields are swept, one is the colour and the other the dashes."""
-    by_field = _styles_by_field(runs)
-    if len(set(by_field.values())) == len(runs):
+    """Return how each run is drawn, by name. Where two fields are swept, one is the colour and the other the dashes.
+
+    Runs that differ in seeds alone are drawn alike, if other fields are swept.
+    """
+    by_field, points = _styles_by_field(runs), points_of(runs)
+    if len(set(by_field.values())) == len(points) and len(by_field) == len(runs):
         return by_field
-    count = len(COLOURS)
+    count, alike = len(COLOURS), points if len(points) > 1 else [*map(single, runs)]
     return {run.name: Style(COLOURS[index % count], MARKERS[index % count], DASHES[index // count % len(DASHES)])
-            for index, run in enumerate(runs)}
+            for index, point in enumerate(alike) for run in point.runs}
 
 
 def _styles_by_field(runs: Sequence[RunReport]) -> dict[str, Style]:
     """Return styles that say which values of the swept fields a run has; empty where the fields or their values are too many."""
-    fields = {key: values for key, values in swept_fields(runs).items() if key not in SEEDS}
+    fields = {key: values for key, values in swept_fields(runs).items() if not is_seed(key)}
     if len(fields) not in (1, 2):
         return {}
     *dashed, coloured = sorted(fields, key=lambda key: len(fields[key]))
@@ -100,6 +105,8 @@ def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], log:
     axes = figure.add_subplot()
     for one in series:
         _plot(axes, one)
+        if len(one.errors):
+            _plot_errors(axes, one)
     if "x" in log:
         _logarithmic(axes.xaxis, "x", [value for one in series for value in one.x])
     if "y" in log:
@@ -118,6 +125,10 @@ def _plot(axes: Axes, series: Series) -> None:
     axes.plot(series.x, series.y, color=style.colour, linestyle=style.dashes, linewidth=style.width, marker=style.marker,
               markersize=6 if style.hollow else 4.5, markerfacecolor="none" if style.hollow else style.colour,
               markevery=1 if count <= 12 else count // 6, label=series.name)
+
+
+def _plot_errors(axes: Axes, series: Series) -> None:
+    axes.errorbar(series.x, series.y, yerr=series.errors, fmt="none", ecolor=series.style.colour, elinewidth=1.2, capsize=4)
 
 
 def _name_ticks(axes: Axes, categories: Sequence[str]) -> None:

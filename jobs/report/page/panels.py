@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import stdev
 
 import numpy as np
 from markupsafe import Markup
@@ -103,16 +104,27 @@ def _over_chain(run: RunReport, metric: str, style: Style, alone: bool) -> list[
 
 
 def effect_panels(effects: Sequence[Effect]) -> list[Markup]:
-    """A metric over a swept field: each matched group a thin line, their mean a thick one."""
+    """A metric over a swept field: each matched group a thin line, their mean a thick one, each seed a dot.
+
+    With a single group the bars are the standard deviation over seeds.
+    """
     panels = []
     for effect in effects:
-        x = range(len(effect.means))
-        groups = [Series(x, [run.metrics[effect.metric].value for run in group], Style(FAINT, "o", "-", 0.8))
+        x, metric = range(len(effect.means)), effect.metric
+        groups = [Series(x, [point.metrics[metric].value for point in group], Style(FAINT, "o", "-", 0.8))
                   for group in effect.groups] if len(effect.groups) > 1 else []
-        panels.append(panel(f"{effect.metric} by {effect.field.rpartition('.')[2]}", effect.field, effect.metric,
-                            [*groups, Series(x, list(effect.means.values()), Style(COLOURS[0], "D", "-", 2.4))],
+        seeds = [(place, value) for group in effect.groups for place, point in enumerate(group) if point.repeated
+                 for value in point.values(metric)]
+        dots = [Series([place for place, _ in seeds], [value for _, value in seeds], Style(FAINT, ".", "none"))] if seeds else []
+        bars = [_spread(point.values(metric)) for point in effect.groups[0]] if seeds and not groups else []
+        mean = Series(x, list(effect.means.values()), Style(COLOURS[0], "D", "-", 2.4), errors=bars)
+        panels.append(panel(f"{metric} by {effect.field.rpartition('.')[2]}", effect.field, metric, [*dots, *groups, mean],
                             categories=list(effect.means)))
     return panels
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def schedule_panels(runs: Sequence[RunReport]) -> list[Markup]:

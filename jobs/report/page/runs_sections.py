@@ -7,10 +7,10 @@ from jobs.quantities import amount, figure
 from jobs.report.answer import LISTED
 from jobs.report.cost import StageTime, stage_flops
 from jobs.report.diffusion_facts import cost_of
-from jobs.report.effects import label
 from jobs.report.evaluation import Metric
-from jobs.report.page.blocks import Block, Bullets, Cell, Paragraph, Row, Table
-from jobs.report.ranking import best_runs, ranked
+from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Row, Table
+from jobs.report.points import Point, is_seed, label
+from jobs.report.ranking import best_points, best_runs, ranked
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 from jobs.run.failures import Failure
@@ -20,14 +20,36 @@ from jobs.spec.stages import STAGES
 
 def runs_blocks(study: StudyReport) -> list[Block]:
     best = {name: ranked(study.runs, name)[0].metrics[name] for name in study.metrics}
-    marked = {name: best_runs(study.runs, name) for name in study.metrics}
+    # Where there are several seeds, settings are compared: the best run is only the luckiest.
+    marked = {name: [] if study.repeated else best_runs(study.runs, name) for name in study.metrics}
     heads: Row = [
         "run", "state", *(Cell(key.rpartition(".")[2], key.rpartition(".")[0]) for key in study.fields),
         *(Cell(name, _how_to_read(metric)) for name, metric in best.items()), *(Cell(stage, "wall time") for stage in STAGES),
         Cell("process", "hours"), Cell("FLOP", "all stages, counted")]
     rows = [list(_row(study, run, marked)) for run in study.runs]
     notes = [_basis(metric) for metric in best.values() if metric.basis]
-    return [Table(heads, rows, sortable=True), Bullets(notes, "note"), Paragraph(_about_times(study), "note")]
+    return [*_settings(study), Table(heads, rows, sortable=True), Bullets(notes, "note"), Paragraph(_about_times(study), "note")]
+
+
+def _settings(study: StudyReport) -> list[Block]:
+    """A row for each setting, where there are several seeds of one."""
+    if not study.repeated:
+        return []
+    fields = [key for key in study.fields if not is_seed(key)]
+    best = {name: ranked(study.points, name)[0].metrics[name] for name in study.metrics if ranked(study.points, name)}
+    marked = {name: best_points(study.points, name) for name in best}
+    heads: Row = ["setting", "runs", *(Cell(name, _how_to_read(metric)) for name, metric in best.items())]
+    rows: list[Row] = [[point.name, Cell(str(len(point.runs)), value=len(point.runs)),
+                        *(_over_seeds(point, name, point in marked[name]) for name in best)] for point in study.points]
+    note = "Below each mean: the standard deviation over the n runs of the setting."
+    if fields:
+        note += " Marked: the best mean, and those that cannot be told from it; nothing where that is all."
+    return [Heading("Settings, over seeds"), Table(heads, rows, sortable=True), Paragraph(note, "note"), Heading("Each run")]
+
+
+def _over_seeds(point: Point, name: str, best: bool) -> Cell:
+    metric = point.metrics.get(name)
+    return Cell(figure(metric.value), metric.spread, metric.value, best) if metric else Cell("")
 
 
 def _row(study: StudyReport, run: RunReport, marked: dict[str, list[RunReport]]) -> Iterator[Cell]:

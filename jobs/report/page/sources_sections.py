@@ -7,7 +7,9 @@ from pathlib import Path
 from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import figure
 from jobs.report.diffusion_facts import setting_of
+from jobs.report.evaluation import Metric
 from jobs.report.page.blocks import Block, Bullets, Cell, Code, Details, Paragraph, Row, Table
+from jobs.report.points import Point, single
 from jobs.report.published import Published, published_for
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
@@ -21,7 +23,8 @@ def published_blocks(study: StudyReport) -> list[Block]:
     name, published = published_for(spec)
     if not published:
         return []
-    rows = [*map(_published_row, published), *(_our_row(run) for run in study.runs if run.spec and run.metrics)]
+    ours = [point for point in _of_all(study) if point.runs[0].spec and point.metrics]
+    rows = [*map(_published_row, published), *map(_our_row, ours)]
     setting = setting_of(spec)
     same = [index for index, row in enumerate(published) if row.has_setting(setting, spec.train.iterations)]
     same_text = f" The setting of {study.main.name} is that of row {same[0] + 1}." if same else ""
@@ -36,13 +39,25 @@ def _published_row(row: Published) -> Row:
             figure(row.bits_per_dim), figure(row.fid), Cell(row.source, row.note, wide=True)]
 
 
-def _our_row(run: RunReport) -> Row:
-    setting, bits = setting_of(run.spec), run.metrics.get(BITS)
-    fid = next((metric for metric in run.metrics.values() if metric.key == "fid"), None)
+def _of_all(study: StudyReport) -> list[Point]:
+    """The settings of the sweep, and the runs that left it."""
+    return [*study.points, *(single(run) for run in study.runs if run.left)]
+
+
+def _our_row(point: Point) -> Row:
+    run = point.runs[0]
+    setting, bits = setting_of(run.spec), point.metrics.get(BITS)
+    fid = next((metric for metric in point.metrics.values() if metric.key == "fid"), None)
     chain = [f"{setting.diffusion_steps:,}", setting.noise_schedule, setting.loss] if setting else ["–"] * 3
-    return [f"ours: {run.name}", f"{run.known_spec.train.iterations:,}", *chain, figure(bits.value if bits else None),
-            Cell(figure(fid.value), "" if fid.comparable else f"{fid.name}: not comparable") if fid else "–",
+    return [f"ours: {point.name}", f"{run.known_spec.train.iterations:,}", *chain, _ours(bits, point), _ours(fid, point),
             Cell("this study", f"{run.samples or 0:,} samples", wide=True)]
+
+
+def _ours(metric: Metric | None, point: Point) -> Cell:
+    if metric is None:
+        return Cell("–")
+    incomparable = f"{metric.name}: not comparable" if metric.comparable is False else ""
+    return Cell(figure(metric.value), "; ".join(filter(None, [metric.spread if point.repeated else "", incomparable])))
 
 
 def reproduce_blocks(study: StudyReport) -> list[Block]:

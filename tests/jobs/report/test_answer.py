@@ -235,7 +235,7 @@ def test_many_runs_show_the_best_and_a_sample(study):
     assert "Shown are" not in report(study).read_text(encoding="utf-8")  # there are no logs to show
     assert read.fields == {"train.lr": [str(number / 1000) for number in range(30)]}
     assert [metric.value for metric in read.runs[18].metrics.values()][0] == 5.0
-    assert effects(read.runs)[0].groups and as_markdown(read).count("\n| ") == 1 + 1 + 30
+    assert effects(read.points)[0].groups and as_markdown(read).count("\n| ") == 1 + 1 + 30
 
 
 # Runs without numbers, or with numbers that rank nothing ----------------------------------------------------------------
