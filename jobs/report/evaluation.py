@@ -19,8 +19,9 @@ def t_quantile(freedom: float) -> float:
 
     From a table up to 10 (parts of a degree do not count), then Abramowitz & Stegun 26.7.5, from the normal distribution's.
     """
-    if freedom < len(_FEW) + 1:
-        return _FEW[max(int(freedom), 1) - 1]
+    whole = int(freedom + 1e-6)  # 3.9999 is a 4 that was rounded
+    if whole <= len(_FEW):
+        return _FEW[max(whole, 1) - 1]
     return Z + (Z ** 3 + Z) / (4 * freedom) + (5 * Z ** 5 + 16 * Z ** 3 + 3 * Z) / (96 * freedom ** 2)
 
 
