@@ -73,6 +73,7 @@ def open_weights(path: Path, spec: Spec) -> ForeignWeights:
     notes: list[str] = []
     found, step = _state_dict(path, content, notes)
     found = _without_prefixes(path, found, notes)
+    found = _without_first_part(found, expected, notes)
     for name, value in found.items():
         if problem := _form_problem(value):
             raise UserError(f"{path}: {shortened(str(name))} is {problem}; weights are dense tensors of real numbers")
@@ -165,6 +166,16 @@ def _without_prefixes(path: Path, weights: Mapping[str, Tensor], notes: list[str
     if taken:
         notes.append(f"took {' and '.join(sorted(taken, reverse=True))} off the names")
     return found
+
+
+def _without_first_part(weights: dict[str, Tensor], expected: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Take off what stands before every name, such as "model.", where the names that are left are those of the network."""
+    for first in {name.partition(".")[0] for name in weights} if len(weights) == len(expected) else ():
+        short = {name.removeprefix(f"{first}."): value for name, value in weights.items()}
+        if short.keys() == expected.keys() != weights.keys():
+            notes.append(f"took {shortened(first)}. off the names")
+            return short
+    return weights
 
 
 def _form_problem(value: Tensor) -> str | None:

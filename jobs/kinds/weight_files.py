@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from jobs.errors import UserError
+from jobs.finite import not_finite
 from jobs.kinds.foreign_weights import ForeignWeights
 from jobs.kinds.protocol import model_of
-from jobs.run.checkpoints import average_of, final_checkpoint, save_checkpoint, save_weights
+from jobs.run.checkpoints import average_of, final_checkpoint, save_checkpoint, save_weights, weights_name
 from jobs.run.directory import RunDir
 from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
@@ -53,12 +54,15 @@ def check_step(found: ForeignWeights, source: Path, spec: Spec, step: int | None
 def export_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
     """Write the run's final weights as .safetensors with the spec in the metadata, or as .pt that the reference loads.
 
-    `ema_rate`: which average; None: the weights as trained. Raises UserError for any other name, or unfinished training.
+    `ema_rate`: which average; None: the weights as trained. Raises UserError for any other name, unfinished training, and weights
+    that are not finite.
     """
     if output.suffix not in (".safetensors", ".pt"):
         raise UserError(f"{output}: the name must end in .safetensors or .pt")
     checkpoint = final_checkpoint(run)
     weights = checkpoint.weights(average_of(ema_rate))
+    if problem := not_finite(weights):
+        raise UserError(f"{checkpoint.path / weights_name(average_of(ema_rate))}: {problem}")
     with torch.device("meta"):
         network = model_of(run.spec).network(run.spec)
     # safetensors sorts its keys; the reference's order is the network's.

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jobs.errors import StageFailed
+from jobs.finite import not_finite
 from jobs.kinds.foreign_weights import read_weights
 from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.parallel.compiling import check_compiler, compile_options
@@ -57,7 +59,10 @@ def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
 
 
 def resume(state: TrainingState, run: RunDir) -> int:
-    """Load the newest whole checkpoint on every rank. Return its number of updates, 0 without a checkpoint."""
+    """Load the newest whole checkpoint on every rank. Return its number of updates, 0 without a checkpoint.
+
+    Raises StageFailed for weights or averages that are not finite, from which no training recovers.
+    """
     checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=note))
     settle_buckets(state)
     if checkpoint is None:
@@ -69,6 +74,11 @@ def resume(state: TrainingState, run: RunDir) -> int:
         for rate, average in part.averages.items():
             for key, value in checkpoint.weights(rate, name).items():
                 average[key].copy_(value)
+        loaded = [(weights_name(None, name), part.network.state_dict())]
+        loaded += [(weights_name(rate, name), average) for rate, average in part.averages.items()]
+        for file, values in loaded:
+            if problem := not_finite(values):
+                raise StageFailed(f"{checkpoint.path / file}: {problem}", kind="diverged")
         part.optimizer.load_state_dict(saved["optimizer"][name])
         part.scaler.load_state_dict(saved["scaler"][name])
         part.bad_steps.fill_(saved["bad_steps"][name])

@@ -77,8 +77,10 @@ def _compute(metrics: Collection[str], ours: Statistics, theirs: ReferenceStatis
         except ValueError as error:
             raise UserError(f"evaluate.metrics: {name}: {error}") from error
         for key in metric.numbers:
-            if not math.isfinite(found[key]["value"]):
-                raise UserError(f"evaluate.metrics: {name}: {key} is {found[key]['value']}, which ranks nothing")
+            for what, value in found[key].items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    what = key if what == "value" else what
+                    raise UserError(f"evaluate.metrics: {name}: {what} is {value}, which ranks nothing")
     return found
 
 

@@ -168,6 +168,17 @@ def test_pt_files_are_the_networks_plain_state_dict(exporting, tmp_path):
         assert_same(read_weights(file, run.spec), weights)
 
 
+def test_weights_that_are_not_finite_are_not_exported(make_run, tmp_path):
+    run = make_run()
+    bad = noise(run)
+    bad["out.2.bias"][1] = float("nan")
+    save_checkpoint(run, 12, {MODEL: {None: noise(run), "0.9": bad}}, {})
+    with pytest.raises(UserError, match="ema-0.9.safetensors: out.2.bias: 1 of 2 values are not finite"):
+        export_weights(run, tmp_path / "a.pt", 0.9)
+    export_weights(run, tmp_path / "b.pt", None)
+    assert not (tmp_path / "a.pt").exists() and (tmp_path / "b.pt").exists()
+
+
 def test_what_cannot_be_exported_is_refused_and_leaves_what_is_there(exporting, make_run, tmp_path):
     run, averaged, _ = exporting
     file = tmp_path / "a.pt"

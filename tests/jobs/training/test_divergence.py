@@ -10,6 +10,7 @@ from small_training import events
 
 from jobs.errors import StageFailed
 from jobs.kinds.diffusion.trainable import DiffusionTrainable
+from jobs.run.checkpoints import newest_checkpoint, save_checkpoint
 from jobs.spec.kinds import MODEL
 from jobs.storage.files import read_json
 from jobs.training.divergence import LAST_BAD_STEPS, MAX_BAD_STEPS, check_steps, check_weights
@@ -129,3 +130,18 @@ def test_a_preview_that_is_not_finite_is_a_note_and_no_black_picture(make_run, a
     assert alone(run, "train") == "done"
     assert "note: no sample grids in TensorBoard after step 4: pictures of values that are not finite" in capsys.readouterr().out
     assert "samples_ema_0.9" not in events(run).Tags()["images"] and "noising" in events(run).Tags()["images"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema-0.9.safetensors"])
+def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_not_trained_on(make_run, alone, name):
+    run = make_run("train.iterations=8")
+    alone(run, "train")
+    checkpoint = newest_checkpoint(run)
+    weights = {None: checkpoint.weights(None), "0.9": checkpoint.weights("0.9")}
+    bad = weights[None if name.startswith("model") else "0.9"]
+    bad["out.2.bias"][0] = float("nan")
+    save_checkpoint(run, 4, {MODEL: weights}, checkpoint.training_state())
+    shutil.rmtree(run.checkpoint_folder(8))
+    with pytest.raises(StageFailed, match=f"step-00000004/{name}: out.2.bias: 1 of 2 values are not finite") as failure:
+        alone(run, "train")
+    assert failure.value.kind == "diverged"

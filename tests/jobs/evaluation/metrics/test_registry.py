@@ -95,11 +95,12 @@ def test_built_in_features_give_what_the_table_says(tmp_path, monkeypatch, name)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_metric_that_is_not_finite_is_refused(measured, monkeypatch, value):
-    module = SimpleNamespace(compute=lambda ours, theirs, check: {"odd": {"value": value}})
-    monkeypatch.setitem(sys.modules, "odd_metric", module)
-    monkeypatch.setitem(METRICS, "odd", Metric("odd_metric", "pool", {"odd": Number("odd")}))
-    with pytest.raises(UserError, match=f"evaluate.metrics: odd: odd is {value}, which ranks nothing"):
-        measured(["odd"])
+    for found, name in (({"value": value}, "odd"), ({"value": 1.0, "standard_error": value}, "standard_error")):
+        module = SimpleNamespace(compute=lambda ours, theirs, check, found=found: {"odd": found})
+        monkeypatch.setitem(sys.modules, "odd_metric", module)
+        monkeypatch.setitem(METRICS, "odd", Metric("odd_metric", "pool", {"odd": Number("odd")}))
+        with pytest.raises(UserError, match=f"evaluate.metrics: odd: {name} is {value}, which ranks nothing"):
+            measured(["odd"])
 
 
 @pytest.mark.parametrize("metric", METRICS)
