@@ -20,7 +20,7 @@ from jobs.errors import UserError
 from jobs.storage.datasets import Found, find
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.names import listed, reason
-from jobs.storage.opening import UNREADABLE, open_hdf5
+from jobs.storage.opening import UNREADABLE, is_hdf5, open_hdf5
 from jobs.storage.stamps import Stamp, stamps_of
 from jobs.terminal import printable
 
@@ -78,13 +78,18 @@ def open_built_in(name: str) -> ImageData:
 
 
 def _open_hdf5(path: str) -> ImageData:
-    if os.path.isfile(path) and zipfile.is_zipfile(path):
+    if is_archive(path):
         raise UserError(f"{path}: an .npz file or another archive, not an HDF5 file; `iddpm data npz` makes one from it")
     with opened(path) as file:
         images, labels = find_images(path, file), find_labels(path, file)
         mapped, stamps = images.mapped(), stamps_of(images.files | (labels.files if labels else set()))
         return ImageData(images.read() if mapped is None else mapped, read_labels(labels) if labels else None,
                          _read_class_names(path, file), _read_source(file), stamps)
+
+
+def is_archive(path: str) -> bool:
+    """Whether the file `path` is a zip archive, as an .npz is. Bytes of images may look like the end of one by chance."""
+    return os.path.isfile(path) and zipfile.is_zipfile(path) and not is_hdf5(path)  # opening a pipe would wait for its writer
 
 
 @contextmanager

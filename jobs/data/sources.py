@@ -4,7 +4,6 @@ No torch here: `iddpm check` must find an unfit reference on a login node, befor
 """
 
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +14,17 @@ from typing import cast
 import numpy as np
 
 from jobs.data.built_in import BUILT_IN_DATA
-from jobs.data.dataset import ImageData, find_images, find_labels, open_built_in, open_data, opened, order_hint, read_labels
+from jobs.data.dataset import (
+    ImageData,
+    find_images,
+    find_labels,
+    is_archive,
+    open_built_in,
+    open_data,
+    opened,
+    order_hint,
+    read_labels,
+)
 from jobs.data.image_files import Done, Header, decode_image, in_words, list_images, read_header, read_needed_bits
 from jobs.data.npz_arrays import Npz, open_npz
 from jobs.data.statistics import statistics_problem
@@ -99,7 +108,7 @@ def open_images(path: str, image_size: int | None = None, channels: int | None =
     elif Path(path).is_dir():
         # Readers of images only ask for `shape`, `len` and slices, and a folder has these.
         images = ImageData(cast(np.ndarray, ImageFolder(Path(path))), None, [], f"folder {path}")
-    elif _is_npz(path):
+    elif is_archive(path):
         found, _, names = _open_npz(path)
         if found is None:
             raise UserError(f"{path}: has no images (arr_0); it holds {listed(names)}")
@@ -159,10 +168,6 @@ def _open_hdf5(path: str) -> ImageData:
                              stamps_of(images.files | (labels.files if labels else set())))
         shape = images.shape
     return open_data(path, shape[1], shape[3])
-
-
-def _is_npz(path: str) -> bool:
-    return os.path.isfile(path) and zipfile.is_zipfile(path)  # opening a pipe would wait for its writer
 
 
 def _open_npz(path: str) -> tuple[ImageData | None, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
@@ -226,7 +231,7 @@ def open_reference(path: str, image_size: int | None = None, channels: int | Non
 
     Raises UserError if `path` is none of these, or if its images are not squares of this size and number of channels.
     """
-    if path in BUILT_IN_DATA or not _is_npz(path):
+    if path in BUILT_IN_DATA or not is_archive(path):
         return Reference(path, open_images(path, image_size, channels), {})
     images, statistics, names = _open_npz(path)
     if images is not None:

@@ -7,8 +7,9 @@ A dataset of another program may be a link into another file, be stitched togeth
 import errno
 import math
 import os
+import resource
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import h5py
@@ -23,6 +24,7 @@ from jobs.terminal import printable
 _SMALL = 256 << 20  # bytes that are unpacked without a question
 _DENSEST = 100  # times that images may be packed; deflate packs zeros 1030 times
 _MOST_PIECES = 10_000  # pieces of a sparse file that are looked at
+_SPARE_FILES = 16  # for logs, and what else a process opens meanwhile
 _DEEPEST = 8  # virtual datasets of virtual datasets
 
 
@@ -77,6 +79,8 @@ def find(path: str | os.PathLike[str], file: h5py.File, name: str) -> Found | No
     found = _opened(where, file, name, _words_of(link))
     files = _Files(where, found)
     files.check(found, where, ())
+    if problem := _too_many(len(files.names)):
+        raise UserError(f"{where} is made of {problem}; HDF5 would give zeros for the others")
     return Found(where, found, frozenset(files.names))
 
 
@@ -99,6 +103,14 @@ def _memory() -> int:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, ValueError, IndexError, StopIteration):
         return 1 << 62
+
+
+def _too_many(files: int) -> str | None:
+    """The reason why this process cannot have this many files open at once, as HDF5 will, or None."""
+    most, others = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(os.listdir("/dev/fd"))
+    if most == resource.RLIM_INFINITY or files + others + _SPARE_FILES <= most:
+        return None
+    return f"{files} files, and this process may have {most} open (`ulimit -n`)"
 
 
 def _words_of(link: object) -> str:
@@ -127,6 +139,8 @@ class _Files:
     where: str
     dataset: h5py.Dataset
     names: set[str] = field(default_factory=set)
+    checked: set[tuple[str, int]] = field(default_factory=set)
+    """Virtual datasets that are known to be whole: file and place."""
 
     def check(self, dataset: h5py.Dataset, where: str, inside: tuple[tuple[str, int], ...]) -> None:
         """Raise UserError if a value is missing. `inside`: the virtual datasets that lead here."""
@@ -138,7 +152,9 @@ class _Files:
             key = (own, h5py.h5o.get_info(dataset.id).addr)
             if key in inside or len(inside) >= _DEEPEST:
                 raise UserError(f"{where} is a virtual dataset that is made of itself, or {_DEEPEST} times of another")
-            self._check_sources(dataset, where, (*inside, key))
+            if key not in self.checked:  # or the time would double with each level
+                self._check_sources(dataset, where, (*inside, key))
+                self.checked.add(key)
         elif dataset.external:
             self._check_raw_files(dataset, where)
         else:
@@ -147,21 +163,19 @@ class _Files:
 
     def _check_sources(self, dataset: h5py.Dataset, where: str, inside: tuple[tuple[str, int], ...]) -> None:
         covered = 0
-        with ExitStack() as stack:
-            opened: dict[str, h5py.File] = {".": dataset.file}
-            for source in dataset.virtual_sources():
-                if "%b" in source.file_name + source.dset_name:
-                    raise UserError(f"{where} is a virtual dataset of numbered files, which may be missing unnoticed; "
-                                    "copy it into one dataset")
-                name = source.file_name.replace("%%", "%")
-                words = f" is a virtual dataset of {printable(source.dset_name)} in {printable(name)}, which"
-                if name not in opened:
-                    opened[name] = stack.enter_context(self._source_file(dataset, name, f"{where}{words}"))
-                found = _opened(where, opened[name], source.dset_name.replace("%%", "%"), words)
-                covered += source.vspace.get_select_npoints()
+        for source in dataset.virtual_sources():
+            if "%b" in source.file_name + source.dset_name:
+                raise UserError(f"{where} is a virtual dataset of numbered files, which may be missing unnoticed; "
+                                "copy it into one dataset")
+            name = source.file_name.replace("%%", "%")
+            words = f" is a virtual dataset of {printable(source.dset_name)} in {printable(name)}, which"
+            # One file at a time: there may be more of them than a process may have open.
+            with nullcontext(dataset.file) if name == "." else self._source_file(dataset, name, f"{where}{words}") as file:
+                found = _opened(where, file, source.dset_name.replace("%%", "%"), words)
                 if not _holds(found, source.src_space, source.vspace):
                     raise UserError(f"{where}{words} has another shape than when the virtual dataset was made")
                 self.check(found, f"{where}{words}", inside)
+            covered += source.vspace.get_select_npoints()
         if covered < dataset.size:
             raise UserError(f"{where} is a virtual dataset, and {dataset.size - covered} of its {dataset.size} values have no "
                             "source; HDF5 would give zeros")

@@ -177,6 +177,7 @@ def test_the_first_page_of_a_tiff(tmp_path):
     assert found.done == {"frame"}
 
 
+@pytest.mark.slow
 def test_an_enormous_picture_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 8, 1).startswith("not decodable (Image size (900000000 pixels) exceeds limit")

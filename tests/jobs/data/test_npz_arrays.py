@@ -123,6 +123,7 @@ def test_every_way_to_pack_is_read(tmp_path, packed):
     np.testing.assert_array_equal(open_array(path, "arr_0"), ARRAY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_few_bytes_that_unpack_to_much_are_refused_in_little_memory(tmp_path, packed):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", packed) as file, file.open("arr_0.npy", "w", force_zip64=True) as member:
@@ -222,6 +223,7 @@ def test_bytes_damaged_anywhere_give_images_or_a_sentence(tmp_path):
                     assert str(error).isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["data", "npz", "a.npz", "out.h5"], ["score", "a.npz", "--reference", "a.npz"],
                                      ["score", "digits", "--reference", "a.npz"]])
 def test_the_commands_end_with_status_2_and_one_sentence(tmp_path, command):

@@ -133,6 +133,7 @@ def test_a_folder_says_what_it_left_out(tmp_path):
     assert remarks_of(open_images(str(tmp_path / "a"))) == [f"{tmp_path / 'a'}: left out 1 file that is no picture: 1 .txt"]
 
 
+@pytest.mark.slow
 def test_enormous_and_damaged_pictures_and_odd_names(tmp_path):
     def refused(path, message):
         with pytest.raises(UserError, match=message) as caught:

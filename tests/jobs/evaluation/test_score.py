@@ -133,6 +133,7 @@ def test_images_of_two_kinds_are_both_named_and_the_unusual_one_is_blamed(tmp_pa
     assert f"{tmp_path / other}.npz" in text and len(text.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_shows_before_torch_is_loaded(tmp_path):
     np.savez(tmp_path / "a.npz", np.zeros((3, 3, 8, 8), np.uint8))
     code = ("import sys\nfrom slurm.cli.main import main\nsys.argv[1:] = ['score', 'a.npz', '--reference', 'digits']\n"

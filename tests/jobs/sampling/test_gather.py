@@ -282,6 +282,7 @@ def test_few_samples_leave_the_rest_of_the_grid_white(make_run):
     assert (pixels[66:, 2 * 66:] == 255).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["pass", "file.attrs['seen'] = 1", "file['mine'] = 1"])
 def test_samples_that_a_notebook_opened_to_write_are_still_samples(make_run, code, capsys):
     run = make_run()

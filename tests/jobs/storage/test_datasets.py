@@ -1,8 +1,10 @@
 """Datasets of other programs are read right, or refused before HDF5 gives zeros for what is missing."""
 
 import os
+import resource
 import subprocess
 import sys
+import time
 import zlib
 
 import h5py
@@ -165,6 +167,7 @@ def test_virtual_datasets_of_numbered_files_are_refused(here):
     refused(made("virtual.h5", write), "/images is a virtual dataset of numbered files")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("circle", ["itself", "a link to itself", "two files", "two datasets", "labels"])
 def test_virtual_datasets_made_of_themselves_are_refused_before_hdf5_dies(here, circle):
     whole = (slice(0, 12),)
@@ -194,6 +197,34 @@ def test_virtual_datasets_made_of_themselves_are_refused_before_hdf5_dies(here, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "made of itself" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+def test_virtual_datasets_of_many_files_and_levels(here):
+    """HDF5 gives zeros for files beyond the limit of open files; a source may be shared on each of several levels."""
+    for number in range(100):
+        with h5py.File(f"{number}.h5", "w") as file:
+            file["images"] = IMAGES[number % 12][None]
+    rows = [(slice(number, number + 1), f"{number}.h5", "images", (1, 4, 4, 1)) for number in range(100)]
+    made("many.h5", lambda file: (virtual(file, *rows, shape=(100, 4, 4, 1)), file.__setitem__("labels", np.arange(100))))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    np.testing.assert_array_equal(open_data("many.h5", 4, 1).images, IMAGES[np.arange(100) % 12])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (90, limit[1]))
+    try:
+        refused("many.h5", r"/images is made of 101 files, and this process may have 90 open \(`ulimit -n`\)")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    with h5py.File("level0.h5", "w") as file:
+        file["images"] = IMAGES
+    for level in range(1, 8):
+        layout = h5py.VirtualLayout(IMAGES.shape, np.uint8)
+        for row in range(12):
+            layout[row] = h5py.VirtualSource(f"level{level - 1}.h5", "images", IMAGES.shape)[row]
+        with h5py.File(f"level{level}.h5", "w") as file:
+            file.create_virtual_dataset("images", layout)
+            file["labels"] = LABELS
+    begun = time.monotonic()
+    is_right("level7.h5")  # 12 ** 7 ways lead to level 0
+    assert time.monotonic() - begun < 60
 
 
 def test_raw_files_are_read_right_where_they_are_whole(here):
@@ -343,6 +374,7 @@ def test_names_of_members_are_shown_short_and_without_control_characters(here):
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
+@pytest.mark.slow
 def test_bytes_damaged_anywhere_give_images_or_a_sentence(here):
     """In a process of its own, since HDF5 may end it: that is a fault of HDF5, of which this test counts none."""
     made("whole.h5", lambda file: file.create_dataset("images", data=IMAGES, compression="gzip", chunks=(4, 4, 4, 1)))

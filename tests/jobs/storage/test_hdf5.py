@@ -174,6 +174,7 @@ def program(path, code):
                    check=True)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_opened_to_write_and_closed_is_as_it_was(filled, tmp_path):
     path, _ = filled
     whole = path.read_bytes()
@@ -186,6 +187,7 @@ def test_a_file_that_was_opened_to_write_and_closed_is_as_it_was(filled, tmp_pat
     assert SameLayoutReader("x").read(tmp_path / "small.h5")[0]["x"].tolist() == list(range(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["file.attrs['seen'] = 1", "file['mine'] = list(range(1000))", "del file.attrs['n']",
                                   "file['a'][0] = file['a'][0]; file.attrs['x'] = 1",
                                   "old = file['b'][:]; del file['b']; file['b'] = old"])
@@ -200,6 +202,7 @@ def test_what_another_program_adds_does_no_harm_to_what_was_sealed(filled, code)
         open_sealed(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["file['a'][3, 1] += 1", "file['b'][6] = 0", "del file['b']",
                                   "del file['a']; file.create_group('a')",
                                   "del file['b']; file['b'] = list(range(6))"])
@@ -210,6 +213,7 @@ def test_what_another_program_changes_is_damage(filled, code):
         open_sealed(path, lambda text: pytest.fail(text))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_not_read_by_hdf5_in_this_process(filled):
     """HDF5 may end the process that reads it; values that are whole may still be used."""
     path, rows = filled

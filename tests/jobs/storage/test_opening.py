@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -43,6 +44,7 @@ def opened_elsewhere(path):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("open_it", [open_hdf5, lambda path: open_data(str(path), 4, 1), lambda path: open_images(str(path))])
 def test_a_file_open_for_writing_in_another_process_is_not_called_damaged(path, opened_elsewhere, open_it):
     opened_elsewhere("r+")
@@ -51,6 +53,7 @@ def test_a_file_open_for_writing_in_another_process_is_not_called_damaged(path, 
     assert "damaged" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_that_a_link_leads_to_and_another_process_writes(path, opened_elsewhere, tmp_path):
     layout = h5py.VirtualLayout(IMAGES.shape, np.uint8)
     layout[:] = h5py.VirtualSource(str(path), "images", IMAGES.shape)
@@ -61,6 +64,7 @@ def test_a_file_that_a_link_leads_to_and_another_process_writes(path, opened_els
         open_data(str(tmp_path / "virtual.h5"), 4, 1)
 
 
+@pytest.mark.slow
 def test_a_program_that_was_killed_while_it_wrote_leaves_a_mark(path, opened_elsewhere):
     path.unlink()
     process = opened_elsewhere("w", libver="latest")
@@ -72,6 +76,7 @@ def test_a_program_that_was_killed_while_it_wrote_leaves_a_mark(path, opened_els
         open_hdf5(path)
 
 
+@pytest.mark.slow
 def test_files_open_for_reading_are_read_and_keep_nobody_from_writing(path, opened_elsewhere):
     opened_elsewhere("r").communicate(b"")
     with open_hdf5(path) as file:
@@ -95,6 +100,18 @@ def test_a_variable_that_demands_a_lock_which_is_not_to_be_had(path, monkeypatch
     monkeypatch.setattr(h5py, "File", refuse)
     with pytest.raises(UserError, match="HDF5_USE_FILE_LOCKING=TRUE demands it; unset HDF5_USE_FILE_LOCKING"):
         open_data(str(path), 4, 1)
+
+
+def test_pixels_that_look_like_the_end_of_an_archive(tmp_path):
+    images = IMAGES.copy()
+    images[11, 0, :, 0], images[11, 1, :, 0] = list(b"PK\x05\x06"), 0
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = images
+    with open(tmp_path / "a.h5", "ab") as file:
+        file.write(bytes(30))
+    assert zipfile.is_zipfile(tmp_path / "a.h5")
+    np.testing.assert_array_equal(open_data(str(tmp_path / "a.h5"), 4, 1).images, images)
+    np.testing.assert_array_equal(open_images(str(tmp_path / "a.h5")).images, images)
 
 
 def test_an_archive_in_the_place_of_a_data_set(tmp_path):
@@ -121,6 +138,7 @@ def test_the_signature_behind_a_user_block(tmp_path, path):
     assert is_hdf5(path) and not is_hdf5(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_a_sealed_file_open_for_writing(path, opened_elsewhere):
     path.write_bytes(as_bytes({"images": IMAGES}, {}))
     open_sealed(path).close()
