@@ -36,19 +36,25 @@ def executor(array: Array, study: Path, profile: Profile, name: str, code: Path,
     if not profile.requeue:
         environment |= {FOLLOW_UP: str(array.follow_up), FOLLOW_UPS: str(array.follow_ups_left)}
     exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
+    # --kill-on-bad-exit: when a rank dies, end the others, which would wait for it until the time limit.
+    # --cpus-per-task: since SLURM 22.05 srun does not take it from the job.
+    # --wait=0: ranks that are not needed end at once, and the site's WaitTime must not end the others after them.
+    # --export: SLURM_EXPORT_ENV, which sbatch --export=NONE sets, would leave the tasks without PATH.
+    srun = ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun]
     parameters = {
         "job_name": name, "time": resources.minutes, "nodes": resources.most_nodes, "ntasks_per_node": resources.tasks,
         "cpus_per_task": cpus, "signal_delay_s": profile.signal_lead_s,
         "dependency": dependency, "stderr_to_stdout": True, "array_parallelism": array.at_once or array.size,
         "additional_parameters": options | _of_site(site) | _gpus(array, site) | _memory(resources, site),
-        # --kill-on-bad-exit: when a rank dies, end the others, which would wait for it until the time limit.
-        # --cpus-per-task: since SLURM 22.05 srun does not take it from the job.
-        # --wait=0: ranks that are not needed end at once, and the site's WaitTime must not end the others after them.
-        # --export: SLURM_EXPORT_ENV, which sbatch --export=NONE sets, would leave the tasks without PATH.
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
+        "srun_args": srun,
         "setup": [f". {shlex.quote(str(code / BATCH_FUNCTIONS))}", f"iddpm_begin {shlex.quote(str(logs))}", *exports,
                   *profile.setup],
         "teardown": _teardown(array, study, profile)}
+    if resources.is_elastic:
+        # With a number of tasks SLURM grants no more nodes than the fewest of the range would have tasks. So the job has one
+        # task a node, with the cores of all, and srun starts the processes.
+        parameters |= {"ntasks_per_node": None, "cpus_per_task": resources.tasks * cpus,
+                       "srun_args": [f"--ntasks-per-node={resources.tasks}", *srun]}
     python = profile.python or shlex.quote(sys.executable)
     launcher = SlurmExecutor(logs, python=f"{IGNORE_EARLY_SIGNALS} {python}")
     # submitit's own wckey would be refused where wckeys are enforced.

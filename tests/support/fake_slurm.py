@@ -180,11 +180,14 @@ def has_children():
 def srun(arguments):
     """Start the job's tasks; one that fails ends the others."""
     asked = parsed(arguments, argparse.REMAINDER, ["--unbuffered"],
-                   ["--output", "--kill-on-bad-exit", "--wait", "--cpus-per-task", "--export"])
+                   ["--output", "--kill-on-bad-exit", "--wait", "--ntasks-per-node", "--cpus-per-task", "--export"])
     for number in (signal.SIGTERM, signal.SIGUSR2):  # a handler, unlike "ignore", is not inherited: the tasks hear signals
         signal.signal(number, lambda *_: None)
     known = {"%A": "SLURM_ARRAY_JOB_ID", "%a": "SLURM_ARRAY_TASK_ID", "%j": "SLURM_JOB_ID"}
     names, tasks = {letter: os.environ.get(name, "") for letter, name in known.items()}, []
+    if asked.ntasks_per_node:
+        os.environ["SLURM_NTASKS_PER_NODE"] = asked.ntasks_per_node
+        os.environ["SLURM_NTASKS"] = str(int(asked.ntasks_per_node) * int(os.environ["SLURM_JOB_NUM_NODES"]))
     for rank in range(int(os.environ["SLURM_NTASKS"])):
         node, local = divmod(rank, int(os.environ["SLURM_NTASKS_PER_NODE"]))
         place = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}

@@ -151,9 +151,12 @@ def test_a_profile_fills_in_cores_for_stages_with_gpus_that_are_silent(tmp_path,
 def test_a_range_of_nodes_is_left_to_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "srun").touch(0o755)
-    array = Array("train", StageResources(nodes="1-4", gpus_per_node=8), (RunDir(tmp_path),))
+    array = Array("train", StageResources(nodes="1-4", gpus_per_node=8, cpus_per_task=4), (RunDir(tmp_path),))
     text = script(executor(array, tmp_path, Profile(), "name", tmp_path, None), 1)
     assert [line for line in text.splitlines() if "--nodes" in line] == ["#SBATCH --nodes=1-4"]
-    assert "#SBATCH --ntasks-per-node=8" in text and "--wait=0" in text  # ranks that are not needed end before the others
+    # With a number of tasks SLURM 22.05 grants fewer nodes: the script has none, and srun starts eight processes a node.
+    assert "#SBATCH --ntasks-per-node" not in text and "#SBATCH --cpus-per-task=32" in text
+    assert "--ntasks-per-node=8" in text and "--cpus-per-task=4 " in text
+    assert "--wait=0" in text  # ranks that are not needed end before the others
     assert hours([array]).startswith("at most 768 GPU-hours")  # with the most nodes
     assert at_once("train", array.resources, 64) == 2

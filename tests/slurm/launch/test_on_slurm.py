@@ -172,3 +172,16 @@ def test_odd_but_harmless_names_of_folders_and_swept_values_work(cluster, tmp_pa
     cluster.until_empty()
     shown = cluster.status("my runs, [new]/study")
     assert [status["state"] for status in shown] == ["done", "done"] and not (tmp_path / "x").exists()
+
+
+def test_a_range_of_nodes_takes_what_is_granted_and_ranks_that_are_not_needed_do_no_harm(cluster, tmp_path, undisturbed):
+    cluster.spec("spec.yaml", resources=ONE | {"train": {"nodes": "1-3", "tasks_per_node": 1, "time": "0:20:00"},
+                                               "sample": {"nodes": "1-2", "tasks_per_node": 1, "time": "0:20:00"}})
+    cluster.iddpm("submit", "spec.yaml", "train.batch_size=8")
+    cluster.until_sampled()
+    run = tmp_path / "runs" / "study" / "run"
+    attempts = [json.loads(line) for line in (run / "stages.jsonl").read_text().splitlines()]
+    assert [(each["stage"], each["world_size"]) for each in attempts] == [("train", 2), ("sample", 2)]
+    logs = "".join(log.read_text() for log in (run.parent / "logs").glob("*train*/*_log.out"))
+    assert "3 ranks were granted, and training takes 2 of them" in logs and "rank 2 is not needed" in logs
+    assert cluster.samples(run) == undisturbed(["train.batch_size=8"])
