@@ -22,6 +22,7 @@ from jobs.run.waiting import check_named_runs
 from jobs.spec.precisions import Precision
 from jobs.spec.sections import ranks_to_use
 from jobs.spec.stages import STAGES
+from jobs.storage.disk_errors import explained
 from jobs.storage.files import private_to_write, remove_leftovers
 from jobs.storage.typed import read_record
 from jobs.terminal import guarded_output
@@ -51,10 +52,11 @@ def _run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
         state, message = _in_group(stage, run, meeting_file, interruption), ""
     except Busy as error:  # the run is fine: somebody else is at work on it
         state, message = "refused", str(error)
-    except Exception as error:
-        failure = _keep(error, stage, run)
+    except Exception as raised:
+        reason = explained(raised) if isinstance(raised, OSError) else raised
+        failure = _keep(reason, stage, run)
         state = {"bad input": "refused", "node or network": "abandoned"}.get(failure.kind, "failed")
-        message = failure.traceback or str(error)
+        message = failure.traceback or str(reason)
         if failure.traceback:
             print(message, file=sys.stderr, flush=True)
     return {"state": state, "message": message, "signal": interruption.by}

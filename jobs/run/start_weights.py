@@ -22,7 +22,7 @@ def start_file(spec: Spec) -> Path | None:
     """
     if spec.train.init_from is None:
         return None
-    given = Path(spec.train.init_from).expanduser()
+    given = Path(spec.train.init_from)
     file = _file_of_run(given) if given.is_dir() else given
     if not file.is_file():
         raise UserError(f"train.init_from: {file}: no such file; it names a .safetensors or .pt file, a run's folder, or that of "

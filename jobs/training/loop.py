@@ -43,7 +43,7 @@ def _train(run: RunDir, group: Group, interruption: Interruption, progress: Prog
     data = open_data(spec.data.path, spec.data.image_size, spec.data.channels, spec.data.classes)
     progress.prepare("compiling the networks" if settings.compile else "building the networks")
     state = new_state(spec, group)
-    progress.prepare("looking for a checkpoint")
+    progress.prepare("compiling the networks" if settings.compile else "looking for a checkpoint")
     step = resume(state, run)
     progress.prepare("reading the data")
     on_main(lambda: check_same_data(run, data))

@@ -2,13 +2,14 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from jobs.errors import UserError
+from jobs.run.pace import Pace
+from jobs.run.progress import Bar
 from jobs.spec.metrics import METRICS
 from slurm.cli.console import console
 
@@ -25,10 +26,12 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
     from jobs.data.compared import open_compared
     opened = open_compared(samples, reference, names, features)  # before torch, which takes seconds to load
     from jobs.evaluation.score import score
-    if sys.stderr.isatty():
-        print(f"scoring {samples} ...", file=sys.stderr)
-    result = score(samples, reference, features, names, runs_folder / ".cache", batch_size, len(os.sched_getaffinity(0)),
-                   opened=opened)
+    showing = _Showing(batch_size)
+    try:
+        result = score(samples, reference, features, names, runs_folder / ".cache", batch_size, len(os.sched_getaffinity(0)),
+                       showing, opened=opened)
+    finally:
+        showing.bar.close()
     if as_json:
         print(json.dumps(result, indent=1))
         return
@@ -44,6 +47,24 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
     print(f"{result['samples']:,} samples of {samples} against {against}\nfeatures: {result['features']['note']}")
     for remark in result["remarks"]:
         print(remark)
+
+
+class _Showing:
+    """Shows how far the features of the reference, and then of the samples, are. Called before each batch of a set."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size, self.done, self.pace = batch_size, 0, Pace()
+        self.bar = Bar("score", 0, "images")
+        self.bar.show(0, None, "starting")
+
+    def __call__(self, images: int) -> None:
+        """`images`: how many are in the set at hand."""
+        self.done += self.batch_size
+        if images != self.bar.total or self.done > images:  # the next set
+            self.bar.total, self.done = images, 0
+            self.pace.restart()
+        self.pace.add(self.done)
+        self.bar.show(self.done, self.pace.rate())
 
 
 def _details(found: dict) -> list[str]:

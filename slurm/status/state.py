@@ -165,7 +165,7 @@ def run_status(run: RunDir, jobs: Mapping[str, StageJob], live: Mapping[str, Job
     job = queued.get(stage) or next(iter(queued.values()), None)
     failure = failure if job is None or job.state == "COMPLETING" else None
     now = time.time()
-    age = now - ours.heartbeat if ours else None
+    age = max(now - ours.heartbeat, 0.0) if ours else None  # the clock of a node may be ahead of ours
     state = "failed" if failure else _state(progress, job, bool(jobs), live is not None)
     if job and job.state == "RUNNING" and min(age if age is not None else now, now - (job.started or now)) > HUNG_S:
         state = "hung"

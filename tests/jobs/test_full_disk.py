@@ -1,14 +1,18 @@
 """A disk that is full while a stage writes: the file is named, and no file is half-written."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from noisy_runs import trained
 
+from jobs.parallel.interruption import SIGNALS
 from jobs.sampling.chunks import chunk_file
+from jobs.stage import run_stage
 
 # Exit status and last words of a stage whose process may write only so many bytes to any file, as a full disk has it.
 LIMITED = """
@@ -77,3 +81,22 @@ def test_a_disk_too_full_for_a_checkpoint_is_named_and_nothing_is_half_written(m
     model, state = make_run(folder="model"), make_run("train.ema_rate=[]", "sample.ema_rate=null", folder="state")
     assert_refused_for_want_of_space([(60_000, "train", model, model.checkpoints / "step-00000004"),
                                       (200_000, "train", state, state.checkpoints / "step-00000004")])
+
+
+@pytest.mark.parametrize("number, words", [(errno.EACCES, "not writable"), (errno.EROFS, "not writable"),
+                                           (errno.ENOSPC, "no space left"), (errno.EISDIR, "a folder stands")])
+def test_what_the_system_refuses_inside_a_stage_is_one_sentence_and_no_defect(make_run, monkeypatch, number, words):
+    run = make_run()
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number), str(run.path / "some-file"))
+    monkeypatch.setattr("jobs.training.loop.open_data", refused)
+    monkeypatch.setenv("IDDPM_ATTEMPT", "")  # the stage sets it
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        outcome = run_stage("train", str(run.path), "m")
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    assert outcome["state"] == "refused" and outcome["message"].startswith(f"{run.path / 'some-file'}: {words}")
+    assert json.loads((run.path / "failure.json").read_text())["kind"] == "bad input"
