@@ -16,7 +16,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.quantities import plural, size
 from jobs.run.directory import RunDir
-from jobs.run.study_file import changing, forget_runs, recorded_runs, study_file
+from jobs.run.study_file import changing, forget_runs, study_as_found, study_file
 from jobs.run.waiting import named_by
 from jobs.storage.disk_errors import disk_errors_explained
 from jobs.storage.locks import locked
@@ -44,7 +44,9 @@ class Doomed:
 
 def runs_of(study: Path) -> list[str]:
     """Return the names of the study's runs: those of study.json, and folders of runs that it does not list."""
-    listed = [name for name in recorded_runs(study) if _is_plain(name)]
+    listed: list[str] = []
+    with suppress(OSError, UserError):  # without study.json, or where it is damaged, the folders tell
+        listed = [name for name in study_as_found(study)[0].runs if _is_plain(name)]
     folders = sorted(path.name for path in study.iterdir() if _is_plain(path.name) and (path / "spec.yaml").is_file())
     return list(dict.fromkeys([*listed, *folders]))
 

@@ -99,7 +99,9 @@ def _entries(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
 
 def forget_runs(folder: Path, names: Collection[str]) -> None:
     """Take runs out of study.json, if they are there. The caller holds the lock of `changing`."""
-    found = recorded_runs(folder)
+    found: dict[str, dict[str, Any]] = {}
+    with suppress(UserError):  # a damaged file lists no run; the folders do
+        found = recorded_runs(folder)
     if found.keys() & set(names):
         content, kept = read_study_file(folder), {name: entry for name, entry in found.items() if name not in names}
         write_json(study_file(folder), {"name": content.name, "source": content.source, "runs": kept})

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -22,8 +23,8 @@ from jobs.run.removal import (
     remove_study,
     runs_of,
 )
-from jobs.run.study_file import left_of, recorded_runs
-from slurm.launch.records import jobs_by_run, reports
+from jobs.run.study_file import left_of
+from slurm.launch.records import changing_jobs, jobs_by_run, reports
 from slurm.launch.squeue import live_jobs
 from slurm.status.find import find_study
 
@@ -50,7 +51,9 @@ def remove(path: Path, wanted: Sequence[str], runs_folder: Path, left: bool, yes
     refuse(study, names)
     if not _agreed(_question(study, [doomed(study, name) for name in names]), yes):
         return DECLINED
-    remove_runs(study, names)
+    with changing_jobs(study) if (study / "submissions").is_dir() else nullcontext():
+        refuse(study, names)  # again: a job may have been submitted while the user thought
+        remove_runs(study, names)
     print(f"{plural(len(names), 'run')} removed")
     if not runs_of(study):
         kept = remove_study(study)
@@ -61,7 +64,7 @@ def remove(path: Path, wanted: Sequence[str], runs_folder: Path, left: bool, yes
 def _study_and_runs(path: Path, wanted: Sequence[str], runs_folder: Path) -> tuple[Path, list[str]]:
     """Return the study, and the runs to remove; none for all."""
     if not wanted and not (path / "study.json").is_file() and (path.parent / "study.json").is_file() and (
-            path.name in recorded_runs(path.parent) or (path / "spec.yaml").is_file()):
+            path.name in runs_of(path.parent)):
         return path.parent, [path.name]
     return find_study(path, runs_folder), list(wanted)
 

@@ -165,6 +165,17 @@ def test_a_broken_run_can_be_removed():
     assert not Path("runs/small").exists()
 
 
+@pytest.mark.parametrize("content", ["", "[1]", '{"runs": {"../elsewhere": {}}}'])
+def test_a_study_whose_list_is_broken_can_be_removed(content):
+    sweep(1, 2)
+    Path("elsewhere").mkdir()
+    Path("runs/small/study.json").write_text(content)
+    iddpm_here("rm", "runs/small", "seed=1", "-y")
+    assert not Path("runs/small/seed=1").exists() and Path("runs/small/seed=2").exists()
+    iddpm_here("rm", "runs/small", "-y")
+    assert not Path("runs/small").exists() and Path("elsewhere").is_dir()
+
+
 # Points that left the sweep
 
 def test_runs_that_left_the_sweep_are_named_and_dropped_on_demand():
