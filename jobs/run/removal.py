@@ -23,8 +23,8 @@ from jobs.storage.locks import locked
 
 REMOVED = ".removed"
 # All that iddpm writes into the folder of a study beside its runs.
-OWN_FILES = ("study.json", "submissions", "logs", "code", "plan.json", "held.json", "report.*", "*.lock", "*.lock.held",
-             ".*.tmp*", f".*{REMOVED}", ".nfs*")
+OWN_FILES = ("study.json", "submissions", "logs", "code", "plan.json", "held.json", "waiting.json", "nodes.json", "report.*",
+             "*.lock", "*.lock.held", ".*.tmp*", f".*{REMOVED}", ".nfs*")
 
 
 @dataclass(frozen=True)

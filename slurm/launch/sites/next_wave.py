@@ -36,7 +36,14 @@ def next_wave(study: Path, own_job: str) -> bool:
             return True
         options = SubmitOptions(submissions[-1].cluster, submissions[-1].max_parallel)
         profile, limits = load_profile(options.cluster), cluster_limits()
-        specs = {name: RunDir(study / name).spec for name in names}
+        specs = {}
+        for name in names:
+            try:
+                specs[name] = RunDir(study / name).spec
+            except UserError as error:  # one broken run keeps no other from its wave
+                print(f"{error}; this run is left out", flush=True)
+        if not specs:
+            return True
         arrays, waiting = arrays_for(study, specs, live, profile, limits, options.max_parallel)
         if not arrays:
             return False
