@@ -8,7 +8,7 @@ from jobs.report.diffusion_facts import setting_in_words
 from jobs.report.effects import Effect
 from jobs.report.evaluation import Metric
 from jobs.report.gaps import gap_error, paired_gaps
-from jobs.report.points import OVER_SEEDS, Point, Scatter, is_seed, scatter_of, swept_fields
+from jobs.report.points import OVER_SEEDS, Point, Scatter, decimals, is_seed, scatter_of, swept_fields
 from jobs.report.ranking import equal, left_out, metric_names, ranked
 from jobs.report.run import RunReport
 from jobs.spec.sections import Data, Spec
@@ -83,7 +83,10 @@ def _range(effect: Effect) -> str:
     """How far the means of an effect lie apart."""
     few = "only " if 2 * effect.wins <= len(effect.groups) else ""
     wins = f", in {few}{effect.wins} of which {effect.best} is best" if effect.best else ""
-    over = f"averages of {len(effect.groups)} matched groups{wins}" if len(effect.groups) > 1 else "one run each"
+    repeated = any(point.repeated for point in effect.groups[0])
+    over = "means over seeds" if repeated else "one run each"
+    if len(effect.groups) > 1:
+        over = f"averages of {len(effect.groups)} matched groups{wins}"
     best, worst = figure(effect.means[effect.leaders[0]]), figure(effect.means[effect.worst])
     return (f"{effect.field}: {effect.metric} goes from {best} with {' and '.join(effect.leaders)} to {worst} with "
             f"{effect.worst} ({over}).")
@@ -99,16 +102,16 @@ def _best(best_first: list[Point], name: str, scatter: Scatter | None) -> str:
     mean = " mean" if scatter else ""
     ties = sum(equal(point.metrics[name].value, metric.value) for point in others)
     if ties == len(others):
-        return f"{name}: all {len(best_first)} {'settings' if scatter else 'runs'} are equal, {figure(metric.value)}."
+        return f"{name}: all {len(best_first)} {'settings' if scatter else 'runs'} are equal, {metric.text}."
     lead = f"in {1 + ties} {'settings' if scatter else 'runs'}" if ties else (
         f"{first.name}; {_runner_up(first, others[0], name, scatter)}")
-    last = f"; {worst}{mean} {figure(others[-1].metrics[name].value)}, {others[-1].name}" if len(others) > 1 else ""
+    last = f"; {worst}{mean} {others[-1].metrics[name].text}, {others[-1].name}" if len(others) > 1 else ""
     return f"{name}: {best}{mean} is {_with_spread(metric)}, {lead}{last}."
 
 
 def _with_spread(metric: Metric) -> str:
     if metric.spread_is in (OVER_SEEDS, ""):
-        return f"{figure(metric.value)} {metric.spread}".strip()
+        return f"{metric.text} {metric.spread}".strip()
     return f"{figure(metric.value)} ({metric.spread_is} {metric.spread.removeprefix('± ')})"
 
 
@@ -119,12 +122,16 @@ def _runner_up(first: Point, second: Point, name: str, scatter: Scatter | None) 
     within = " (undecided: within the error)" if error is not None and abs(other - one) <= error else ""
     if scatter and error is not None:
         apart = "they cannot be told apart: " if within else ""
-        return f"next {_with_spread(second.metrics[name])}, {second.name} ({apart}gap {figure(abs(other - one))} ± {error:.2g})"
+        return f"next {_with_spread(second.metrics[name])}, {second.name} ({apart}{_gap(abs(other - one), error)})"
     text = f"next {figure(other)}, {second.name}{within}"
     if name == BITS and (gaps := paired_gaps([(first, second)])) is not None:
         text += (f". Example by example the gap is {gaps.mean():.3f} ± {gaps.std(ddof=1) / len(gaps) ** 0.5:.3f} over "
                  f"{len(gaps)} examples")
     return text
+
+
+def _gap(gap: float, error: float) -> str:
+    return f"gap {gap:,.{decimals(error)}f} ± {error:,.{decimals(error)}f}" if error else f"gap {figure(gap)}"
 
 
 def cautions(points: Sequence[Point]) -> list[str]:
@@ -159,5 +166,7 @@ def _scatter(points: Sequence[Point]) -> Iterator[str]:
     seeds = [key for key in swept_fields([run for point in points for run in point.runs]) if is_seed(key)]
     which = "training seeds" if seeds == ["train.seed"] else "seeds"
     for name, scatter in known.items():
+        if not scatter.variance:
+            continue
         yield (f"{name}: standard deviation between {which} {scatter.variance ** 0.5:.2g}, pooled over "
                f"{counted(scatter.points, 'setting')}; differences of this size mean nothing.")

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.quantities import figure
 from jobs.spec.kinds import number_labels
 from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
 
@@ -42,6 +43,11 @@ class Metric:
     """What the metric was computed from, in words."""
     error: float | None = None
     """Half of the 95 % interval of the value, where an interval or a standard error is known."""
+
+    @property
+    def text(self) -> str:
+        """The value for people."""
+        return figure(self.value)
 
     @property
     def higher_is_better(self) -> bool:

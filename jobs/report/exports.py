@@ -149,7 +149,7 @@ def _settings_table(study: StudyReport) -> Iterator[str]:
         cells.append(str(len(point.runs)))
         for name in study.metrics:
             metric = point.metrics.get(name)
-            cells.append(_bold(f"{figure(metric.value)} {metric.spread}".strip() if metric else "", point in best[name]))
+            cells.append(_bold(f"{metric.text} {metric.spread}".strip() if metric else "", point in best[name]))
         yield _line(cells)
 
 

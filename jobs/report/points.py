@@ -5,7 +5,7 @@ The standard deviation over seeds (with n - 1) holds all that a seed changes: we
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import hypot, sqrt
+from math import floor, hypot, log10, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -40,6 +40,24 @@ def swept_fields(runs: Sequence[RunReport]) -> dict[str, list[str]]:
             found.setdefault(key, []).append(label(value))
     fields = {key: list(dict.fromkeys(values)) for key, values in found.items() if len(set(values)) > 1}
     return dict(sorted(fields.items(), key=lambda item: is_seed(item[0])))
+
+
+@dataclass(frozen=True)
+class OverSeeds(Metric):
+    """The mean of a metric over several seeds."""
+
+    deviation: float = 0.0
+    """Standard deviation between seeds."""
+
+    @property
+    def text(self) -> str:
+        """The mean, with as many decimals as the deviation."""
+        return super().text if not self.deviation else f"{self.value:,.{decimals(self.deviation)}f}"
+
+
+def decimals(error: float) -> int:
+    """How many decimals show an error, and the number that has it, with two digits of the error; at most 8."""
+    return min(max(0, 1 - floor(log10(error))), 8) if error else 0
 
 
 @dataclass(eq=False)
@@ -102,9 +120,11 @@ def _over_seeds(runs: Sequence[RunReport], name: str) -> Metric:
     of_each = hypot(*errors) / n if len(errors) == n else None
     if n == 1:
         return replace(measured[0], spread=count, spread_is="")
-    spread = stdev(values)
-    error = max(t_quantile(n - 1) * spread / sqrt(n), of_each or 0.0)
-    return replace(measured[0], value=fmean(values), spread=f"± {spread:.2g} {count}", spread_is=OVER_SEEDS, error=error)
+    deviation = stdev(values)
+    facts = vars(measured[0]) | {
+        "value": fmean(values), "spread": f"± {deviation:,.{decimals(deviation)}f} {count}", "spread_is": OVER_SEEDS,
+        "error": max(t_quantile(n - 1) * deviation / sqrt(n), of_each or 0.0)}
+    return OverSeeds(**facts, deviation=deviation)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _settings(study: StudyReport) -> list[Block]:
 
 def _over_seeds(point: Point, name: str, best: bool) -> Cell:
     metric = point.metrics.get(name)
-    return Cell(figure(metric.value), metric.spread, metric.value, best) if metric else Cell("")
+    return Cell(metric.text, metric.spread, metric.value, best) if metric else Cell("")
 
 
 def _row(study: StudyReport, run: RunReport, marked: dict[str, list[RunReport]]) -> Iterator[Cell]:

@@ -57,7 +57,7 @@ def _ours(metric: Metric | None, point: Point) -> Cell:
     if metric is None:
         return Cell("–")
     incomparable = f"{metric.name}: not comparable" if metric.comparable is False else ""
-    return Cell(figure(metric.value), "; ".join(filter(None, [metric.spread if point.repeated else "", incomparable])))
+    return Cell(metric.text, "; ".join(filter(None, [metric.spread if point.repeated else "", incomparable])))
 
 
 def reproduce_blocks(study: StudyReport) -> list[Block]:

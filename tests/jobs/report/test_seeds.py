@@ -53,12 +53,12 @@ def test_a_setting_counts_once_with_mean_spread_and_n(sweep, key):
     read = read_study(sweep(CLEAR, key))
     assert [(point.name, len(point.runs)) for point in read.points] == [("loss=simple", 3), ("loss=hybrid", 3)]
     metric = read.points[0].metrics[FID]
-    assert metric.value == pytest.approx(5.1) and metric.spread == "± 0.1 (n = 3)"
+    assert metric.value == pytest.approx(5.1) and metric.spread == "± 0.10 (n = 3)"
     effect = next(effect for effect in read.effects if effect.metric == FID)
     assert effect.field == "diffusion.loss" and effect.decided and effect.best == "hybrid" and len(effect.groups) == 1
     best = next(line for line in read.answer if line.startswith(FID))
-    assert best == (f"{FID}: lowest mean is 3.1 ± 0.1 (n = 3), loss=hybrid; next 5.1 ± 0.1 (n = 3), loss=simple "
-                    "(gap 2 ± 0.23).")  # t(4) * 0.1 * sqrt(2/3)
+    assert best == (f"{FID}: lowest mean is 3.10 ± 0.10 (n = 3), loss=hybrid; next 5.10 ± 0.10 (n = 3), loss=simple "
+                    "(gap 2.00 ± 0.23).")  # t(4) * 0.1 * sqrt(2/3)
     assert read.question.startswith(f"2 settings, 6 runs with seeds {key} (0, 1, 2), vary diffusion.loss (simple, hybrid)")
 
 
@@ -95,7 +95,7 @@ def test_seeds_that_differ_by_nothing_leave_the_error_of_the_measurements(sweep)
 def test_seeds_alone_are_no_ranking(sweep):
     read = read_study(sweep({(None, seed): fid for seed, fid in enumerate([5.0, 5.2, 5.4])}))
     assert read.question == "3 runs of one setting vary train.seed (0, 1, 2): how far do their results scatter?"
-    assert f"{FID}: 5.2 ± 0.2 (n = 3), all seeds." in read.answer and read.effects == []
+    assert f"{FID}: 5.20 ± 0.20 (n = 3), all seeds." in read.answer and read.effects == []
     text = " ".join(read.answer)
     assert "lowest" not in text and "next" not in text and "**" not in as_markdown(read)
     assert "best" not in report(read.folder).read_text(encoding="utf-8").partition("<body>")[2].partition("Pictures")[0]
@@ -136,7 +136,7 @@ def test_exports_keep_each_run_and_have_the_settings(sweep):
     assert found["loss=hybrid", "standard deviation over seeds", FID, ""] == pytest.approx(0.1)
     assert found["loss=hybrid", "seeds", FID, ""] == 3
     settings, _, runs = as_markdown(read).partition("Each run:")
-    assert settings.count("\n| ") == 4 and "| hybrid | 3 | **3.1 ± 0.1 (n = 3)** |" in settings
+    assert settings.count("\n| ") == 4 and "| hybrid | 3 | **3.10 ± 0.10 (n = 3)** |" in settings
     assert runs.count("\n| ") == 8 and "**" not in runs
 
 
