@@ -108,7 +108,7 @@ def _worth_showing(runs: list[RunReport]) -> list[RunReport]:
     """
     started = [run for run in runs if run.spec and run.state != "not started"]
     if len(started) > SHOWN:
-        started = [point.runs[0] for point in points_of(started)]
+        started = [next((run for run in point.runs if run.metrics), point.runs[0]) for point in points_of(started)]
     if len(started) <= SHOWN:
         return started
     best = [run for name in metric_names(started) for run in ranked(started, name)[:2]]

@@ -124,7 +124,7 @@ def _plot(axes: Axes, series: Series) -> None:
     style, count = series.style, len(series.x)
     axes.plot(series.x, series.y, color=style.colour, linestyle=style.dashes, linewidth=style.width, marker=style.marker,
               markersize=6 if style.hollow else 4.5, markerfacecolor="none" if style.hollow else style.colour,
-              markevery=1 if count <= 12 else count // 6, label=series.name)
+              markevery=1 if count <= 12 or style.dashes == "none" else count // 6, label=series.name)
 
 
 def _plot_errors(axes: Axes, series: Series) -> None:

@@ -41,7 +41,8 @@ def training_blocks(study: StudyReport, drawn: dict[str, Style]) -> list[Block]:
     together, quartiles = training_panels(study.logs, drawn), quartile_panels(study.logs)
     if not together:
         return []
-    some = f"Shown are {len(study.shown)} runs, the best among them; the tables have all {len(study.runs)}."
+    which = "one seed of each setting" if study.repeated else "the best among them"
+    some = f"Shown are {len(study.shown)} runs, {which}; the tables have all {len(study.runs)}."
     blocks: list[Block] = [Paragraph(some if len(study.shown) < len(study.runs) else ""),
                            _legend(study, study.logs, drawn), Panels(together)]
     if quartiles:
