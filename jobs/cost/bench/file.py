@@ -14,7 +14,7 @@ from jobs.errors import UserError
 from jobs.spec.kinds import kind_of
 from jobs.spec.precisions import Precision
 from jobs.spec.sections import Section, Spec, Train, ranks_to_use
-from jobs.storage.files import sha256_of_json
+from jobs.storage.files import read_bytes, sha256_of_json
 
 Checkpointing = bool | tuple[int, ...]
 """Everywhere, nowhere, or at these resolutions, from the highest down."""
@@ -162,13 +162,14 @@ def bench_to_plan_by(named: str | None) -> Path | None:
     """The bench file that a cluster profile names, else the newest bench-*.json in this folder, if there is one."""
     if named:
         return Path(named)
-    return max(Path().glob("bench-*.json"), key=lambda file: file.stat().st_mtime, default=None)
+    found = [file for file in Path().glob("bench-*.json") if file.is_file()]
+    return max(found, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def read_bench(path: Path) -> Bench:
     """Raises UserError where `path` is not a file that `iddpm bench` wrote."""
     try:
-        found = Bench.model_validate_json(path.read_bytes())
+        found = Bench.model_validate_json(read_bytes(path))
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror}); {HOW}") from error
     except ValidationError as error:

@@ -115,7 +115,8 @@ def effect_panels(effects: Sequence[Effect]) -> list[Markup]:
                   for group in effect.groups] if len(effect.groups) > 1 else []
         seeds = [(place, value) for group in effect.groups for place, point in enumerate(group) if point.repeated
                  for value in point.values(metric)]
-        dots = [Series(*zip(*seeds, strict=True), Style(FAINT, "o", "none", hollow=True))] if seeds else []
+        places, values = [place for place, _ in seeds], [value for _, value in seeds]
+        dots = [Series(places, values, Style(FAINT, "o", "none", hollow=True))] if seeds else []
         bars = [_spread(point.values(metric)) for point in effect.groups[0]] if seeds and not groups else []
         mean = Series(x, list(effect.means.values()), Style(COLOURS[0], "D", "-", 2.4), errors=bars)
         panels.append(panel(f"{metric} by {effect.field.rpartition('.')[2]}", effect.field, metric, [*groups, mean, *dots],
