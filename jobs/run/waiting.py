@@ -10,6 +10,7 @@ from jobs.run.directory import RunDir
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.references import Reference, naming_fields, references
 from jobs.spec.sections import Spec
+from jobs.storage.files import read_bytes
 
 
 def named_run(run: RunDir, reference: Reference) -> RunDir:
@@ -50,7 +51,7 @@ def named_by(runs: Collection[RunDir], studies: Path) -> list[tuple[RunDir, Refe
     names = {run.path.name for run in runs}
     for file in sorted(studies.glob("*/*/spec.yaml")):
         with suppress(OSError, ValueError, UserError):  # a spec that cannot be read starts no stage, and waits for no run
-            if names.isdisjoint(map(_last_word, file.read_text(encoding="utf-8").splitlines())):
+            if names.isdisjoint(map(_last_word, read_bytes(file).decode("utf-8").splitlines())):
                 continue
             other = RunDir(file.parent)
             found += [(wanted[path], each, other) for each in references(other.spec)
