@@ -24,7 +24,6 @@ from jobs.evaluation.metrics.fid import GROUPS
 from jobs.evaluation.reference import ReferenceStatistics
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Stopped
-from jobs.run.progress import note
 from jobs.spec.metrics import METRICS, NUMBERS
 
 SAMPLE_ROWS = 50_000  # samples whose own features precision, recall and kid take, evenly spread over all samples
@@ -41,8 +40,8 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
     """`metrics` of uint8 [N, H, W, C] `images`, on every rank, in the form of evaluation.json.
 
     `on_batch` is called before each batch, `check` now and then by the main rank alone. Where one of them raises Stopped,
-    all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. Raises UserError for too few images, for
-    images without content, and for a metric that is not finite.
+    all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. The notes name samples without content.
+    Raises UserError where all are, for too few images, and for a metric that is not finite.
     """
     found = extract(images, features, parts_needed(metrics), group, batch_size, groups=GROUPS if interval else 1,
                     most_rows=SAMPLE_ROWS, on_batch=on_batch)
@@ -56,10 +55,12 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
         except Stopped:
             return None
     result = on_main(compute)
-    if found.flat and group.is_main:
-        note(f"{found.flat:,} of {len(images):,} samples have the same value in every pixel, as where a network gave NaN")
     if result is None:
         raise Stopped
+    if found.flat:
+        warning = f"{found.flat:,} of {len(images):,} samples have the same value in every pixel, as where a network gave NaN"
+        for detail in result.values():
+            detail["note"] = "; ".join(filter(None, [detail.get("note"), warning]))
     return result
 
 

@@ -41,7 +41,7 @@ def test_too_few_samples_for_a_metric_are_refused_at_once(make_run, metric, few,
     assert make_run("evaluate.metrics=[]", "sample.num_samples=1", folder="without").spec.sample.num_samples == 1
 
 
-def test_samples_of_one_value_are_refused_and_some_of_them_named(sampled, alone, capsys):
+def test_samples_of_one_value_are_refused_and_some_of_them_named(sampled, alone):
     run = sampled()
     settings = recorded_settings(run, samplings(run.spec)[0])
 
@@ -55,7 +55,7 @@ def test_samples_of_one_value_are_refused_and_some_of_them_named(sampled, alone,
 
     blacken([1])
     assert alone(run, "evaluate") == "done"
-    assert "note: 4 of 10 samples have the same value in every pixel" in capsys.readouterr().out
+    assert "; 4 of 10 samples have the same value in every pixel" in result(run)["metrics"]["fid"]["note"]
     blacken([0, 2])
     run.evaluation.unlink()
     (run.path / "evaluated.json").unlink()
