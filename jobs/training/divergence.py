@@ -9,7 +9,9 @@ from jobs.run.directory import RunDir
 from jobs.training.step import StepResult, TrainingState
 
 MAX_BAD_STEPS = 50  # fp16's loss scale starts at 2**16: the search for a scale that fits can overflow some 20 times in a row
-LAST_BAD_STEPS = 10  # at the end; a step of fp16 that overflows now and then is no divergence
+# At the end of training; fewer in a short one. A step that overflows now and then is no divergence, and a network whose
+# losses are NaN at the very last steps alone shows that in its samples.
+LAST_BAD_STEPS, LAST_BAD_LOSSES = 10, 3
 
 
 def check_steps(run: RunDir, state: TrainingState, result: StepResult, step: int, saved: int) -> None:
@@ -27,7 +29,7 @@ def check_steps(run: RunDir, state: TrainingState, result: StepResult, step: int
     if step < train.iterations or not skipped:
         return
     losses_bad = bool(bad_steps) and any_rank(not all(torch.isfinite(loss).all() for loss in result.losses.values()))
-    if losses_bad or bad_steps >= min(LAST_BAD_STEPS, 1 + train.iterations // 10):
+    if bad_steps >= min(LAST_BAD_LOSSES if losses_bad else LAST_BAD_STEPS, 1 + train.iterations // 10):
         raise diverged(run, state, f"training ends in steps that were skipped, the last {bad_steps} of {step}, because "
                                    f"{'the loss' if losses_bad else 'the gradient'} was not finite", saved)
     if train.precision != "fp16" and skipped > step / 2:  # the search for a scale may take most steps of a short training

@@ -13,7 +13,7 @@ from jobs.kinds.diffusion.trainable import DiffusionTrainable
 from jobs.run.checkpoints import newest_checkpoint, save_checkpoint
 from jobs.spec.kinds import MODEL
 from jobs.storage.files import read_json
-from jobs.training.divergence import LAST_BAD_STEPS, MAX_BAD_STEPS, check_steps, check_weights
+from jobs.training.divergence import LAST_BAD_LOSSES, LAST_BAD_STEPS, MAX_BAD_STEPS, check_steps, check_weights
 from jobs.training.state import new_state
 from jobs.training.step import StepResult
 
@@ -45,7 +45,9 @@ def test_fp16_is_advised_to_try_bf16(make_run, group):
     (1000, 0, 30, FINITE, None),  # now and then
     (1000, LAST_BAD_STEPS - 1, 30, FINITE, None),  # an overflow at the very end
     (1000, LAST_BAD_STEPS, 30, FINITE, "the last 10 of 1000, because the gradient was not finite"),
-    (1000, 1, 1, NAN, "the last 1 of 1000, because the loss was not finite"),
+    (1000, LAST_BAD_LOSSES - 1, 2, NAN, None),
+    (1000, LAST_BAD_LOSSES, 3, NAN, "the last 3 of 1000, because the loss was not finite"),
+    (6, 1, 1, NAN, "the last 1 of 6, because the loss was not finite"), (6, 0, 0, NAN, None),
     (30, 4, 4, FINITE, "the last 4 of 30"), (30, 3, 3, FINITE, None), (2, 1, 1, FINITE, "the last 1 of 2"),
 ])
 def test_how_training_ends_decides(make_run, group, precision, iterations, bad_steps, skipped, result, message):
