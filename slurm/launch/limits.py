@@ -9,6 +9,7 @@ from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import cores, executor, script
 from slurm.launch.sites.nodes import NEVER, NOT_NOW, why_it_waits
+from slurm.launch.sites.queue_limit import queue_limit
 from slurm.launch.squeue import command
 
 
@@ -18,13 +19,23 @@ class Limits:
 
     array_size: int = 1001
     jobs: int = 10_000
+    enforced: bool = False
+    """Whether the limits of QOS and associations hold."""
 
 
 def cluster_limits() -> Limits:
     """Read the limits with `scontrol show config`. Raises StageFailed if SLURM does not answer."""
     lines = command("scontrol", "show", "config").splitlines()
     settings = dict(line.replace(" ", "").split("=", 1) for line in lines if "=" in line)
-    return Limits(int(settings.get("MaxArraySize", Limits.array_size)), int(settings.get("MaxJobCount", Limits.jobs)))
+    return Limits(int(settings.get("MaxArraySize", Limits.array_size)), int(settings.get("MaxJobCount", Limits.jobs)),
+                  "limits" in settings.get("AccountingStorageEnforce", "").lower().split(","))
+
+
+def with_queue_limit(profile: Profile, limits: Limits) -> Profile:
+    """The profile with max_queued, if SLURM's accounting limits how many jobs this user may have in the queue."""
+    if profile.max_queued is not None or not limits.enforced:
+        return profile
+    return profile.model_copy(update={"max_queued": queue_limit(profile)})
 
 
 def check_folder(folder: Path) -> None:

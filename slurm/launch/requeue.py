@@ -9,7 +9,7 @@ from jobs.run.study_file import left_of, recorded_runs
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from jobs.storage.files import remove_file
-from slurm.launch.limits import check_cluster, cluster_limits
+from slurm.launch.limits import check_cluster, cluster_limits, with_queue_limit
 from slurm.launch.profiles import load_profile
 from slurm.launch.records import all_jobs, changing_jobs, jobs_by_run, recorded, reports, study_and_run
 from slurm.launch.sites.bad_nodes import avoiding
@@ -42,6 +42,7 @@ def _requeue(study: Path, name: str | None) -> None:
     if avoided:
         print(f"note: {avoided}")
     limits, queued = cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
+    profile = with_queue_limit(profile, limits)
     names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
     left = dict(_unfinished(study, names, named=name is not None))
     arrays, waiting = arrays_for(study, left, live, profile, limits, options.max_parallel)

@@ -27,13 +27,13 @@ from jobs.spec.stages import STAGES
 from jobs.storage.files import remove_file
 from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
 from slurm.launch.job_entry import report_in_slurm, run_in_slurm
-from slurm.launch.limits import Limits, check_cluster, check_folder, cluster_limits
+from slurm.launch.limits import Limits, check_cluster, check_folder, cluster_limits, with_queue_limit
 from slurm.launch.named_runs import needs
 from slurm.launch.profiles import Profile, load_profile
 from slurm.launch.records import Submission, changing_jobs, jobs_by_run, record, recorded, reports, submission_names
 from slurm.launch.sbatch_script import dependency, executor, script
 from slurm.launch.sites.bad_nodes import avoiding
-from slurm.launch.sites.waves import first_wave, named_by, set_waiting
+from slurm.launch.sites.waves import first_wave, in_words, named_by, set_waiting
 from slurm.launch.snapshot import snapshot
 from slurm.launch.squeue import Job, command, left_out, live_jobs, needs_slurm, sbatch_environment
 
@@ -66,6 +66,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     check_folder(folder)
     before = submission_names(folder)
     (profile, avoided), limits, live = avoiding(load_profile(options.cluster), folder), cluster_limits(), live_jobs()
+    profile = with_queue_limit(profile, limits)
     queued = {run for run, _ in jobs_by_run(folder, live)}
     notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder), avoided) if note]
     redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
@@ -96,7 +97,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
         send(arrays, folder, options, profile, outdated=reports(folder, live))
         set_waiting(folder, waiting)
         if waiting:
-            print(f"{plural(len(waiting), 'run')} wait for the next wave, which the job of the report submits")
+            print(f"{in_words(len(waiting))}, which the job of the report submits")
 
 
 def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profile: Profile, limits: Limits,
@@ -143,15 +144,16 @@ def _wait_for_room(folder: Path, left: dict[RunDir, tuple[Spec, list[str]]], inc
     if profile.max_queued is None or not left:
         return []
     jobs = {run: len(stages) * (1 + profile.follow_ups_used) for run, (_, stages) in left.items()}
-    if (least := max(jobs.values()) + 2) > profile.max_queued:
-        raise UserError(f"cluster profile: max_queued: {profile.max_queued} is too few: one run needs {least - 2} jobs, beside "
-                        f"the report of its wave and that of the wave before; give at least {least}")
     room = profile.max_queued - len(live) - 1 - sum(len(chain.runs) * len(chain.stages) for chain in incomplete)
     wave = first_wave(jobs, named_by, room)
-    if not wave and not incomplete and not reports(folder, live):
-        raise UserError(f"cluster profile: max_queued: {profile.max_queued}: with {len(live):,} of your jobs in the queue there "
-                        f"is no room for {min(jobs.values()) + 1} more; submit again when some have ended")
     waiting = [run for run in left if run not in set(wave)]
+    limit = f"{profile.max_queued} of your jobs may be in the queue (max_queued of the cluster profile, or of QOS and account)"
+    if waiting and (least := max(jobs.values()) + 2) > profile.max_queued:
+        raise UserError(f"{limit}, too few for waves: one run needs {least - 2}, beside the report of its wave and that of the "
+                        f"wave before: {least}")
+    if waiting and not wave and not incomplete and not reports(folder, live):
+        raise UserError(f"{limit}, and with {len(live):,} there now is no room for {min(jobs.values()) + 1} more; submit again "
+                        "when some have ended")
     for run in waiting:
         del left[run]
     return [run.path.name for run in waiting]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.quantities import plural
 from jobs.run.directory import MOST_SPEC_BYTES, RunDir
 from jobs.run.failures import Failure
 from jobs.run.records import EvaluationFile, HeldFile, PlanFile, ProgressFile
@@ -22,7 +21,7 @@ from jobs.storage.files import read_bytes
 from jobs.storage.typed import read_if_whole
 from slurm.launch.records import Submission, recorded
 from slurm.launch.sites.bad_nodes import bad_nodes_notes
-from slurm.launch.sites.waves import waiting_runs
+from slurm.launch.sites.waves import in_words, waiting_runs
 from slurm.launch.squeue import Job, Slurm
 from slurm.status.ends import how_it_ended
 from slurm.status.logs import end_of_log
@@ -116,7 +115,7 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
     waiting = waiting_runs(study, submissions, notes)
     if waiting:
         goes_on = "which the job of the report submits" if any("report: job" in note for note in notes) else "submit again"
-        notes.append(f"{plural(len(waiting), 'run')} wait for the next wave (max_queued of the cluster profile): {goes_on}")
+        notes.append(f"{in_words(len(waiting))} (max_queued of the cluster profile, or of QOS and account): {goes_on}")
     jobs = stage_jobs(study, submissions, live or {})
     plan = read_if_whole(study / "plan.json", PlanFile, notes)
     planned = plan.seconds_per_step if plan else {}

@@ -39,7 +39,7 @@ def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None,
     """Return the spec in plain `values`, or None and the complaints. `resolved`: the values are those of a resolved spec."""
     name = values.get("kind", DEFAULT_KIND)
     if not isinstance(name, str) or name not in KINDS:
-        return None, [(("kind",), f"must be {' or '.join(map(repr, KINDS))} (got {yaml_text(name)})")]
+        return None, [(("kind",), f"must be {' or '.join(map(repr, KINDS))} (got {_shown(name)})")]
     kind = kind_named(name)
     spec_type: type[SpecAsWritten] = kind.resolved if resolved else kind.written
     try:
@@ -75,8 +75,13 @@ def in_words(error: Mapping[str, Any], root: type[BaseModel]) -> str:
     optional = any(type(None) in get_args(each) for each in types_at(root, path))
     if problem.endswith("_type") and path and not isinstance(path[-1], int) and optional:
         words += " or null"
-    got = yaml_text(error["input"])
-    return f"{words} (got {got if len(got) <= 60 else got[:57] + '...'})"
+    return f"{words} (got {_shown(error['input'])})"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML, shortened."""
+    text = yaml_text(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _unknown(path: tuple[str | int, ...], kind: str, spec_type: type[BaseModel]) -> str:

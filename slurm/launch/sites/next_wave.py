@@ -10,10 +10,11 @@ from pathlib import Path
 
 from jobs.errors import Busy, StageFailed, UserError
 from jobs.run.directory import RunDir
-from slurm.launch.limits import check_cluster, cluster_limits
+from slurm.launch.limits import check_cluster, cluster_limits, with_queue_limit
 from slurm.launch.profiles import load_profile
 from slurm.launch.records import changing_jobs, recorded, reports
-from slurm.launch.sites.waves import set_waiting, waiting_runs
+from slurm.launch.sites.bad_nodes import avoiding
+from slurm.launch.sites.waves import in_words, set_waiting, waiting_runs
 from slurm.launch.squeue import live_jobs
 from slurm.launch.submit import SubmitOptions, arrays_for, send
 
@@ -32,10 +33,12 @@ def next_wave(study: Path, own_job: str) -> bool:
         if not names:
             return True
         if (study / "held.json").exists():
-            print(f"{len(names):,} runs wait, but the study is on hold; `iddpm requeue {study}` goes on")
+            print(f"{in_words(len(names))}, but the study is on hold; `iddpm requeue {study}` goes on")
             return True
         options = SubmitOptions(submissions[-1].cluster, submissions[-1].max_parallel)
-        profile, limits = load_profile(options.cluster), cluster_limits()
+        limits = cluster_limits()
+        profile, avoided = avoiding(with_queue_limit(load_profile(options.cluster), limits), study)
+        print(f"note: {avoided}" if avoided else in_words(len(names)), flush=True)
         specs = {}
         for name in names:
             try:

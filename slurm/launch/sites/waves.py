@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from jobs.quantities import plural
 from jobs.run.directory import RunDir
 from jobs.run.records import WaitingFile
 from jobs.run.study_file import left_of
@@ -37,6 +38,11 @@ def first_wave(jobs: Mapping[RunDir, int], named: Callable[[RunDir], Collection[
 def named_by(run: RunDir) -> list[RunDir]:
     """The runs of this study that the spec of `run` names."""
     return [named_run(run, each) for each in references(run.spec) if each.in_study]
+
+
+def in_words(count: int) -> str:
+    """3 runs wait for the next wave."""
+    return f"{plural(count, 'run')} {'waits' if count == 1 else 'wait'} for the next wave"
 
 
 def set_waiting(study: Path, names: Iterable[str]) -> None:

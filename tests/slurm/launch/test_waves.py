@@ -51,8 +51,8 @@ def test_a_study_goes_in_waves_to_its_end(cluster):
     assert "3 runs wait for the next wave" in text and len(cluster.jobs()) == 4
     shown = cluster.status()
     assert [(run["state"], run["reason"]) for run in shown[1:]] == [("pending", "next wave")] * 3
-    assert "3 runs wait for the next wave (max_queued of the cluster profile): which the job of the report submits" in \
-        cluster.iddpm("status", "runs/study")
+    text = cluster.iddpm("status", "runs/study")
+    assert "3 runs wait for the next wave (max_queued of the" in text and ": which the job of the report submits" in text
     act.unlink()
     until_done(cluster)
     assert set(cluster.states().values()) == {"done"}
@@ -108,7 +108,7 @@ def test_a_failed_run_does_not_keep_the_others_from_their_wave(cluster):
 
 def test_too_little_room_is_told_before_anything_is_written(cluster):
     cluster.profile("tiny", **cluster.stand_in, max_queued=4)
-    assert "max_queued: 4 is too few: one run needs 3 jobs" in cluster.submit("four.yaml", cluster="tiny", status=2)
+    assert "too few for waves: one run needs 3, beside the report" in cluster.submit("four.yaml", cluster="tiny", status=2)
     assert not Path("runs").exists()
 
 
