@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import StageFailed, UserError
-from slurm.launch.job_arrays import Array
+from jobs.quantities import clock
+from slurm.launch.job_arrays import REPORT, Array
 from slurm.launch.profiles import Profile
 from slurm.launch.sbatch_script import cores, executor, script
-from slurm.launch.sites.nodes import NEVER, NOT_NOW, why_it_waits
+from slurm.launch.sites.nodes import NEVER, NOT_NOW, time_limit_s, why_it_waits
 from slurm.launch.sites.queue_limit import queue_limit
 from slurm.launch.squeue import command
 
@@ -59,13 +60,17 @@ def check_cluster(arrays: Sequence[Array], study: Path, profile: Profile, limits
     largest: dict[tuple, Array] = {}
     for array in arrays:
         stage, resources = shape = (array.stage, array.resources)
-        if resources.minutes * 60 <= profile.signal_lead_s:
+        if stage != REPORT and resources.minutes * 60 <= profile.signal_lead_s:
             raise UserError(f"resources.{stage}.time: {resources.time} is not longer than the time that a job gets for saving: "
                             f"the cluster profile's signal_lead_s is {profile.signal_lead_s}")
         if shape not in largest or largest[shape].size < array.size:
             largest[shape] = array
     for (stage, _), array in largest.items():
         text = script(executor(array, study, profile, "test", Path.cwd(), None), array.size)
+        longest = time_limit_s(profile.of_stage(stage))
+        if longest is not None and array.resources.seconds > longest:  # where EnforcePartLimits=NO, sbatch takes such a job
+            print(f"note: resources.{stage}.time: {array.resources.time} is longer than the partition's limit, {clock(longest)}: "
+                  "the job may wait for ever")
         try:
             command("sbatch", "--test-only", text=text)
         except StageFailed as error:

@@ -307,7 +307,10 @@ def squeue(arguments):
 
 
 def sinfo(arguments):
-    parsed(arguments, "*", ["--noheader", "--Node"], ["--Format", "--partition", "--nodes"])
+    asked = parsed(arguments, "*", ["--noheader", "--Node"], ["--Format", "--format", "--partition", "--nodes"])
+    if asked.format:
+        print(f"main*|{read()['config'].get('MaxTime', 'infinite')}")
+        return
     for number in range(1, NODES + 1):
         print(f"n{number}|{'drained' if read()['config'].get('Drained') else 'idle'}|4|19284|0|gpu:2|main*")
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from jobs.errors import StageFailed
+from jobs.quantities import wall_time_s
 from jobs.spec.sections import StageResources
 from slurm.launch.profiles import SiteOptions
 from slurm.launch.squeue import command
@@ -44,6 +45,18 @@ def nodes_of(site: SiteOptions) -> list[Node]:
         if site.partition or partition.strip().endswith("*"):  # * marks the default partition
             found[name] = Node(name, state, int(cpus), int(memory), int(disk), gres)
     return list(found.values())
+
+
+def time_limit_s(site: SiteOptions) -> int | None:
+    """The longest time limit of the profile's partitions, or of the default one; None where there is none, or it is unknown."""
+    try:
+        lines = command("sinfo", "--noheader", "--format=%P|%l", *[f"--partition={site.partition}"] * bool(site.partition))
+    except StageFailed:
+        return None
+    limits = [limit.strip() for name, _, limit in (line.partition("|") for line in lines.splitlines())
+              if site.partition or name.strip().endswith("*")]
+    seconds = [wall_time_s(limit) for limit in limits]
+    return None if None in seconds else max(filter(None, seconds), default=None)
 
 
 def megabytes(size: str) -> float:

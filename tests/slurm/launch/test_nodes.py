@@ -27,6 +27,14 @@ def test_each_node_is_read_once_from_the_default_partition_or_the_profiles():
     assert (first.is_available, second.is_available) == (False, True)
 
 
+@pytest.mark.parametrize("text, partition, seconds", [
+    ("gpu|15:00\nall*|1-00:00:00\n", None, 86400), ("gpu|15:00\n", "gpu", 900), ("gpu|15:00\nall*|infinite\n", "gpu,all", None),
+    ("gpu|15:00\nlong|2-12:00:00\n", "gpu,long", 216000), ("", None, None), ("nonsense\n", "gpu", None)])
+def test_the_time_limit_of_a_partition(monkeypatch, text, partition, seconds):
+    monkeypatch.setattr(nodes, "command", lambda *words: text)
+    assert nodes.time_limit_s(SiteOptions(partition=partition)) == seconds
+
+
 @pytest.mark.parametrize("resources, cpus, site, waits", [
     ({}, 1, {}, "2 of the 2 nodes"), ({"mem_gb": 100}, 1, {}, "1 of the 1 nodes"), ({"mem_gb": 300}, 1, {}, None),
     ({}, 65, {}, None), ({}, 1, {"tmp": "1000"}, "2 of the 2 nodes"), ({}, 1, {"tmp": "1G"}, None), ({"nodes": 3}, 1, {}, None),

@@ -205,6 +205,13 @@ def test_jobs_that_only_have_to_wait_are_told_and_submitted(fake_slurm, drained,
     fake_slurm.configure()
 
 
+def test_a_job_that_is_longer_than_its_partition_allows_is_told(fake_slurm):
+    fake_slurm.configure(MaxTime="15:00")
+    text = fake_slurm.submit("spec.yaml", "resources.train.time=10", "resources.report.time=1", "--dry-run")
+    assert "note: resources.sample.time: 0:20:00 is longer than the partition's limit, 0:15:00" in text
+    assert "resources.train.time:" not in text and "#SBATCH --time=1\n" in text
+
+
 @pytest.mark.parametrize("asked", ["nodes=4", "tasks_per_node=5", "mem_gb=20", "gpus_per_node=3"])
 def test_jobs_that_no_node_can_run_are_refused_while_all_are_drained(fake_slurm, asked):
     fake_slurm.configure(Drained=1)
