@@ -8,7 +8,7 @@ from jobs.run.directory import RunDir
 from jobs.run.waiting import named_run
 from jobs.spec.references import references
 from slurm.launch.job_arrays import Need
-from slurm.launch.records import jobs_by_run
+from slurm.launch.records import all_jobs
 from slurm.launch.squeue import Job
 
 
@@ -20,7 +20,8 @@ def needs(runs: Iterable[RunDir], planned: Mapping[RunDir, Sequence[str]],
     and named runs that are done. Raises UserError if a named run is neither done nor in the queue nor planned.
     """
     has_done = cache(lambda run, stage: run.spec_file.is_file() and run.is_done(stage))
-    queue = cache(lambda study: jobs_by_run(study, live))
+    # The last job of a stage: where follow-ups resume it, the jobs before also end with success when they have saved.
+    queue = cache(lambda study: {(run, stage): job for run, stage, job in all_jobs(study, live)})
     found: dict[tuple[RunDir, str], frozenset[Need]] = {}
     missing: dict[str, None] = {}
     for run in runs:

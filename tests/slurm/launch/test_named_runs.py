@@ -45,6 +45,19 @@ def dependencies(cluster) -> dict[str, str]:
 
 
 @pytest.mark.slow
+def test_pupils_wait_for_the_last_follow_up_of_their_teachers(fake_slurm, write):
+    fake_slurm.profile("strict", **fake_slurm.stand_in, requeue=False, follow_ups=2)
+    waiting = fake_slurm.act("b", "train", "wait")
+    fake_slurm.submit("teachers.yaml", cluster="strict")
+    fake_slurm.until_event("begin b train")
+    fake_slurm.submit("pupil.yaml", cluster="strict")
+    # Training of two runs is 1_0 and 1_1, its follow-ups are 3 and 5.
+    assert dependencies(fake_slurm)["train run"].endswith("afterok:5_1")
+    waiting.unlink()
+    fake_slurm.until_empty()
+
+
+@pytest.mark.slow
 def test_pupils_are_trained_after_their_teachers_and_status_says_so(fake_slurm, write):
     assert "# " in fake_slurm.submit("pupils.yaml", "--dry-run") and not Path("runs").exists()
     waiting = fake_slurm.act("teacher", "train", "wait")
