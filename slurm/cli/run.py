@@ -19,6 +19,7 @@ from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import FOLLOWED, announce, duration, end
+from jobs.run.records import EvaluationFile
 from jobs.run.start_weights import still_to_start
 from jobs.run.study_file import left_note
 from jobs.run.waiting import waits_for
@@ -26,6 +27,7 @@ from jobs.spec.reading.file import load
 from jobs.spec.reading.sweep import Study
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
+from jobs.storage.typed import read_record
 from slurm.cli.console import console
 from slurm.launch.local import Interrupted, run_locally
 
@@ -64,7 +66,9 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
             print("stopped; run again to go on", flush=True)
             return INTERRUPTED
     print_summary(runs, states)
-    print(f"report       {write_report(runs_folder / study.name)}")
+    page = write_report(runs_folder / study.name)
+    print_settings(page.with_suffix(".json"))
+    print(f"report       {page}")
     return status
 
 
@@ -127,22 +131,22 @@ def gather_run(path: Path) -> None:
 
 def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
     """Print one row a run, with its metrics, then the paths of the results. `states`: of the runs that failed or are busy."""
-    evaluations = {run.path: read_json(run.evaluation) for run in runs if run.is_done("evaluate")}
-    names = list(dict.fromkeys(name for result in evaluations.values() for name in result["headline"]))
+    evaluations = {run.path: read_record(run.evaluation, EvaluationFile) for run in runs if run.is_done("evaluate")}
+    names = list(dict.fromkeys(name for result in evaluations.values() for name in result.headline))
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("run", "state", "samples"):
         table.add_column(column, overflow="fold")
     for name in names:  # without the features, "fid (pixels)": they are named once, below
         table.add_column(name.partition(" (")[0], justify="right")
     for run in runs:
-        result = evaluations.get(run.path, {"headline": {}})
+        numbers = evaluations.get(run.path, EvaluationFile()).headline
         state = states.get(run.path) or ("done" if run.is_done("evaluate") else "not evaluated")
-        values = [f"{result['headline'][name]:.4g}" if name in result["headline"] else "" for name in names]
+        values = ["" if (value := numbers.get(name)) is None else f"{value:.4g}" for name in names]
         table.add_row(run.path.name, state, str(run.spec.sample.num_samples) if run.is_done("sample") else "", *values)
     console().print(table)
     for result in evaluations.values():
-        if result["features"]:
-            print(f"features: {result['features']['note']}")
+        if result.features and (text := result.features.get("note")):
+            print(f"features: {text}")
             break
     study = runs[0].path.parent
     for run in runs[:3]:
@@ -151,6 +155,25 @@ def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
     if len(runs) > 3:
         print("... and more in samples/ of each run")
     print(f"TensorBoard  {command_beside_python('tensorboard')} --logdir {study}")
+
+
+def print_settings(report: Path) -> None:
+    """Print a row for each setting with several seeds, from report.json: the mean ± the standard deviation of each metric."""
+    settings = [setting for setting in read_json(report)["settings"] if len(setting["runs"]) > 1]
+    names = list(dict.fromkeys(name for setting in settings for name in setting["metrics"]))
+    if not names:
+        return
+    table = Table("over seeds", "runs", *(name.partition(" (")[0] for name in names), box=box.SIMPLE_HEAD)
+    for setting in settings:
+        table.add_row(setting["name"], str(len(setting["runs"])), *(_mean(setting["metrics"].get(name)) for name in names))
+    console().print(table)
+
+
+def _mean(metric: dict | None) -> str:
+    if metric is None:
+        return ""
+    deviation = f" ± {metric['standard_deviation']:.2g}" if metric["standard_deviation"] is not None else ""
+    return f"{metric['mean']:.4g}{deviation} (n = {metric['n']})"
 
 
 def command_beside_python(name: str) -> str:

@@ -216,7 +216,7 @@ def _is_done(run: RunDir, stage: str, remarks: list[str]) -> bool:
     try:
         return run.is_done(stage)
     except (UserError, OSError) as error:  # a damaged spec, or a folder that cannot be read
-        remarks.append(str(error))
+        remarks.append(str(error) if isinstance(error, UserError) else f"{error.filename}: not readable ({error.strerror})")
         return False
 
 

@@ -14,6 +14,7 @@ from jobs.report.study import read_study
 from jobs.report.write import report
 from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import read_json, write_json
+from slurm.cli.run import print_settings
 
 FID = "fid (pixels)"
 
@@ -171,3 +172,10 @@ def test_students_quantiles():
     for freedom in (1, 2, 3, 5, 10, 11, 30, 200):
         assert t_quantile(freedom) == pytest.approx(scipy_stats.t.ppf(0.975, freedom), rel=2e-3)
     assert t_quantile(1.9) == t_quantile(1)
+
+
+def test_the_command_line_prints_settings_with_several_seeds(sweep, capsys):
+    study = sweep(CLEAR | {("vlb", 0): 4.0})
+    print_settings(report(study).with_suffix(".json"))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "loss=hybrid 3 3.1 ± 0.1 (n = 3)" in lines[4] and not any("vlb" in line for line in lines)
