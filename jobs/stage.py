@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import Busy, UserError
 from jobs.parallel.devices import node_name
 from jobs.parallel.interruption import Interruption
+from jobs.parallel.terminal import outlive_output
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.run.progress import ATTEMPT, note
@@ -45,6 +46,7 @@ def run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
 
 def _run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     interruption = Interruption()
+    outlive_output()
     os.environ[ATTEMPT] = meeting
     run = RunDir(Path(run_path))
     meeting_file = run.path / f".meeting-{meeting}"

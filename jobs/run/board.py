@@ -1,5 +1,6 @@
 """TensorBoard: what a run writes, under the reference's names where it has them."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,15 +46,31 @@ class _Records(event_file_writer.RecordWriter):
                 self.refusal = error
 
 
+class _Clock:
+    """Stands in for the module `time`: its time is never before `earliest`."""
+
+    def __init__(self, earliest: float):
+        self.earliest = earliest
+
+    def time(self) -> float:
+        return max(time.time(), self.earliest)
+
+
 @contextmanager
-def _remembering_refusals() -> Iterator[None]:
-    """Let TensorBoard make `_Records` in the block. It has no option for that."""
-    original = event_file_writer.RecordWriter
-    event_file_writer.RecordWriter = _Records
+def _made_our_way(folder: Path) -> Iterator[None]:
+    """Let TensorBoard make `_Records` in the block, and a file whose name comes after those in `folder`. It has no such options.
+
+    TensorBoard reads the files in the order of their names, which begin with the time: a clock that was set back would void the
+    wrong points, and hide new ones.
+    """
+    names = (file.name.split(".") for file in folder.glob("events.out.tfevents.*"))
+    latest = max((int(name[3]) for name in names if name[3].isdecimal()), default=0)
+    original = event_file_writer.RecordWriter, event_file_writer.time
+    event_file_writer.RecordWriter, event_file_writer.time = _Records, _Clock(latest + 1)
     try:
         yield
     finally:
-        event_file_writer.RecordWriter = original
+        event_file_writer.RecordWriter, event_file_writer.time = original
 
 
 class Board:
@@ -69,7 +86,7 @@ class Board:
         """
         self.writer, self.folder = None, folder
         if folder is not None:
-            with disk_errors_explained(folder), _remembering_refusals():
+            with disk_errors_explained(folder), _made_our_way(folder):
                 self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
                 self.records: _Records = self.writer._get_file_writer().event_writer._async_writer._writer
                 if self.records.refusal:

@@ -60,6 +60,8 @@ class ProgressFile:
     loss: float | None = None
     followed: bool = False
     """Whether the launcher starts the next stage at once."""
+    attempt: str = ""
+    """Which start of the stage wrote the file: each has another name."""
 
 
 @dataclass(frozen=True)

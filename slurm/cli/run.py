@@ -15,6 +15,7 @@ from jobs.cost.disk import check_disk
 from jobs.cost.study_plan import plan_ahead
 from jobs.errors import Busy, StageFailed, UserError
 from jobs.kinds.start_fit import check_starts
+from jobs.parallel.terminal import outlive_output
 from jobs.run.directory import RunDir
 from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
@@ -39,6 +40,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
 
     A run that fails does not stop the others.
     """
+    outlive_output()
     study = load(spec, overrides)
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
@@ -85,11 +87,15 @@ def write_report(study: Path) -> Path:
 
 def run_one_stage(path: Path, stage: str) -> int:
     """Do one stage of the run in the folder `path`. Returns the exit status: 0, or 130 after Ctrl-C."""
+    outlive_output()
     run = RunDir(path)
     try:
         _do(run, stage)
     except Interrupted as stopped:
         print(stopped, flush=True)
+        return INTERRUPTED
+    except KeyboardInterrupt:  # before the stage started
+        print("stopped; run again to go on", flush=True)
         return INTERRUPTED
     return 0
 

@@ -15,6 +15,8 @@ iddpm_begin() {
     if [ -n "$SLURM_ARRAY_JOB_ID" ]; then iddpm_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
     export IDDPM_REQUEST=$iddpm_logs/request-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     export SUBMITIT_PREEMPT_SIGNAL=URG  # submitit would answer USR2 with its own requeue before our Python listens
+    unset PYTHONSAFEPATH  # `python -m` finds the submitted code in the current folder
+    unset ${!SQUEUE_@} ${!SCANCEL_@} SLURM_TIME_FORMAT
     : >> "$iddpm_logs/cancelled"  # network file systems forget late that a file was missing
     if iddpm_is_cancelled; then
         echo "this job was cancelled by iddpm cancel, and ends"

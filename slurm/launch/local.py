@@ -1,12 +1,14 @@
 """Run stages on this machine: submitit's local executor starts the processes, and this file follows them."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from submitit import LocalExecutor
@@ -26,6 +28,7 @@ from slurm.launch.local_ranks import Watch, descendants, outcome_of
 FOREVER_MIN = 60 * 24 * 365  # submitit's default would stop a local job after two minutes
 POLL_S = 0.25
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_PRESS_S = 0.3  # some programs pass on a Ctrl-C that has reached us already
 KEPT = {"train": "stopped; a checkpoint of the last step is saved", "sample": "stopped; the finished chunks are saved",
         "evaluate": "stopped; the next start begins anew"}
 
@@ -53,16 +56,45 @@ def run_locally(run: RunDir, stage: str) -> None:
     # submitit makes CUDA_VISIBLE_DEVICES of the ranks from these, whatever the user set. Its own check takes only numbers, but
     # a GPU may also have a name (GPU-..., MIG-...).
     executor.parameters |= {"visible_gpus": tuple(gpus), "gpus_per_node": len(gpus)}
-    began = time.time()
+    attempt = uuid.uuid4().hex
     with _Stopping() as stopping:
-        job = executor.submit(run_stage, stage, str(run.path.resolve()), uuid.uuid4().hex)
+        with _own_modules():
+            job = executor.submit(run_stage, stage, str(run.path.resolve()), attempt)
         stopping.controller = _controller(job)
         watch = Watch(job, _controller(job))
-        _follow(job, run, stage, began, stopping, watch)
+        _follow(job, run, stage, attempt, stopping, watch)
     _repeat_notes(job.paths.stdout)
-    _raise_if_not_done(job, run, stage, watch.killed)
+    try:
+        _raise_if_not_done(job, run, stage, watch.killed)
+    except (UserError, StageFailed) as error:
+        if stopping.killed:
+            raise Interrupted(f"{run.path}: {stage} killed; run again to resume from what was saved before") from error
+        if stopping.asked:  # nothing further starts
+            raise Interrupted(str(error)) from error
+        raise
     if stopping.asked:  # Ctrl-C came when the stage was about to end: do not start the next one
         raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
+
+
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """Let Python not look into the current folder for modules, in the processes that start while the block lasts.
+
+    A user's jobs.py or queue.py there would be taken for a module of ours, or of Python's own.
+    """
+    path = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    if sys.path[0] in ("", os.getcwd()):  # `python -m slurm.cli.main`: this very code is in the current folder
+        path.insert(0, os.getcwd())
+    before = {key: os.environ.get(key) for key in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def processes_here(resources: StageResources, present: list[str]) -> tuple[int, list[str]]:
@@ -80,43 +112,54 @@ def _controller(job: Job) -> int:
 
 
 class _Stopping:
-    """Handles Ctrl-C and kills inside a `with` block: the first asks the stage to stop at its next step, a second kills it."""
+    """Handles Ctrl-C and kills inside a `with` block: the first asks the stage to stop at its next step, a second kills it.
+
+    A signal that is ignored at first stays ignored: `nohup` asks for that. A terminal that closes sends SIGHUP more than
+    once; this never kills.
+    """
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = self.killed = False
+        self.last = 0.0
         self.controller: int | None = None
         """Process whose children the second Ctrl-C kills."""
 
     def __enter__(self) -> "_Stopping":
-        self.before = {number: signal.signal(number, self._count) for number in STOP_SIGNALS}
-        # The processes inherit the mask. Otherwise Ctrl-C in a terminal would reach submitit's controller, which would kill
-        # the ranks before they have saved. _follow asks them to stop with SIGTERM instead.
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self._hear) for number in heard}
+        # The processes inherit the mask. Otherwise Ctrl-C in a terminal, or its end, would reach submitit's controller, which
+        # would kill the ranks before they have saved. _follow asks them to stop with SIGTERM instead.
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         return self
 
     def __exit__(self, *_) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            # After a stop this command only says what happened, and ends.
+            signal.signal(number, signal.SIG_IGN if self.asked else handler)
 
-    def _count(self, number, frame) -> None:
-        self.asked += 1
-        if self.asked == 1:
-            print("\nstopping at the next step, saving first; press again to kill", file=sys.stderr, flush=True)
-        elif self.controller is not None:
+    def _hear(self, number, frame) -> None:
+        again, self.last = self.asked and time.monotonic() - self.last > ONE_PRESS_S, time.monotonic()
+        if not self.asked:
+            self.asked = True
+            with contextlib.suppress(OSError):  # the terminal may be gone; print would not do in a handler that interrupts print
+                os.write(2, b"\nstopping at the next step, saving first; press again to kill\n")
+        elif again and number != signal.SIGHUP and self.controller is not None:
+            self.killed = True
             for child in descendants(self.controller):
-                os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
 
 
-def _follow(job: Job, run: RunDir, stage: str, began: float, stopping: _Stopping, watch: Watch) -> None:
+def _follow(job: Job, run: RunDir, stage: str, attempt: str, stopping: _Stopping, watch: Watch) -> None:
     """Show the progress until the job ends. After Ctrl-C, ask the ranks to stop."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     signalled = False
     bar = Bar(stage, 0, "")
     try:
         while not job.done():
             time.sleep(POLL_S)
-            progress = _progress(run, stage, began)
+            progress = _progress(run, attempt)
             if progress:
                 bar.total, bar.unit = progress.total or 0, progress.unit
                 loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
@@ -139,13 +182,13 @@ def _repeat_notes(log: Path) -> None:
                 print(line, flush=True)
 
 
-def _progress(run: RunDir, stage: str, began: float) -> ProgressFile | None:
+def _progress(run: RunDir, attempt: str) -> ProgressFile | None:
     """The content of progress.json; None if this attempt has not written the file yet."""
     try:
         progress = read_record(run.progress, ProgressFile)
     except (OSError, UserError):
         return None
-    return progress if progress.stage == stage and progress.heartbeat >= began else None
+    return progress if progress.attempt == attempt else None
 
 
 def _raise_if_not_done(job: Job, run: RunDir, stage: str, killed: Collection[int]) -> None:

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from jobs.errors import UserError
+from jobs.report.board import read_board
 from jobs.run.board import Board
 
 LIMITED = """
@@ -59,6 +60,23 @@ def test_a_disk_that_refuses_at_once_is_one_message(tmp_path, monkeypatch, numbe
     refuse(monkeypatch, number)
     with pytest.raises(UserError, match=f"tensorboard: {words}"):
         Board(tmp_path / "tensorboard", 0)
+
+
+def test_a_clock_that_was_set_back_loses_no_points_and_keeps_no_void_ones(tmp_path):
+    first = Board(tmp_path, 0)
+    for step in (10, 20, 30, 40):
+        first.scalars({"loss": float(step)}, step)
+    first.close()
+    [file] = tmp_path.iterdir()
+    an_hour_ahead = int(file.name.split(".")[3]) + 3600
+    file.rename(tmp_path / f"events.out.tfevents.{an_hour_ahead}.host.1.0")
+    second = Board(tmp_path, 20)  # the clock is right again
+    for step in (30, 50):
+        second.scalars({"loss": -float(step)}, step)
+    second.close()
+    points = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(point.step, point.value) for point in points] == [(10, 10), (20, 20), (30, -30), (50, -50)]
+    assert read_board(tmp_path).scalars["loss"] == {10: 10, 20: 20, 30: -30, 50: -50}
 
 
 def test_a_file_in_place_of_the_folder_is_one_message(tmp_path):
