@@ -11,6 +11,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.pace import Pace
 from jobs.storage.files import json_text, read_json, write_text
+from jobs.storage.machine import this_machine
 from jobs.terminal import printable, trusted
 
 HEARTBEAT_S, LINE_S = 1.0, 15.0
@@ -212,5 +213,6 @@ def _report(path: Path, stage: str, state: str, done: int | None = None, total: 
     known = {name: value for name, value in (("done", done), ("total", total)) if value is not None}
     report = {"stage": stage, "state": state, "doing": doing, **known, "unit": unit, "rate": rate, "left_s": left_s,
               "loss": loss, "heartbeat": time.time(), "advanced": advanced or time.time(), "host": socket.gethostname(),
-              "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT, ""), "followed": bool(os.environ.get(FOLLOWED))}
+              "pid": os.getpid(), "machine": this_machine(),
+              "attempt": os.environ.get(ATTEMPT, ""), "followed": bool(os.environ.get(FOLLOWED))}
     write_text(path, json_text(report), durable=state != "running")  # the next heartbeat comes within a second

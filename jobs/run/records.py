@@ -58,6 +58,9 @@ class ProgressFile:
     left_s: Seconds | None = -1.0
     """Seconds left; None while that is not known, negative where the file does not say."""
     loss: float | None = None
+    machine: str = ""
+    """See `jobs.storage.machine.this_machine`."""
+    pid: Count = 0
     followed: bool = False
     """Whether the launcher starts the next stage at once."""
     attempt: str = ""

@@ -1,6 +1,7 @@
 """Run stages on this machine: submitit's local executor starts the processes, and this file follows them."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -182,6 +183,22 @@ def _repeat_notes(log: Path) -> None:
                 print(line, flush=True)
 
 
+def _full_disk(log: Path) -> str:
+    """The system's words at the end of a log for a disk that takes nothing more; empty if there are none."""
+    end = _end_of(log)
+    return next((words for words in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)) if words in end), "")
+
+
+def _end_of(log: Path) -> str:
+    """The last 4 KB of a log; empty if there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _progress(run: RunDir, attempt: str) -> ProgressFile | None:
     """The content of progress.json; None if this attempt has not written the file yet."""
     try:
@@ -200,6 +217,9 @@ def _raise_if_not_done(job: Job, run: RunDir, stage: str, killed: Collection[int
         raise UserError(by_state["refused"])
     if "lost" in by_state:  # before "failed": the other ranks fail because this one is missing
         ranks = [str(rank) for rank, outcome in outcomes.items() if outcome["state"] == "lost"]
+        if full := _full_disk(log):
+            raise UserError(f"{run.path}: {stage}: {full.lower()}: rank {', '.join(ranks)} could not even say so; mend that and "
+                            f"repeat the command. Log: {log}")
         raise StageFailed(f"{run.path}: {stage}: rank {', '.join(ranks)} died without a message (killed, or out of memory?); "
                           f"run again to go on. Log: {log}")
     if "failed" in by_state or "abandoned" in by_state:

@@ -18,6 +18,7 @@ from jobs.run.study_file import left_words, study_as_found
 from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_bytes
+from jobs.storage.machine import is_gone
 from jobs.storage.typed import read_if_whole
 from slurm.launch.records import Submission, recorded
 from slurm.launch.sites.bad_nodes import bad_nodes_notes
@@ -209,7 +210,7 @@ def _stage(run: RunDir, progress: ProgressFile | None, remarks: list[str]) -> st
 
 def _is_silent(progress: ProgressFile) -> bool:
     """Whether the stage ended without its last report: killed after its last result, or on a full disk."""
-    return progress.state == "running" and time.time() - progress.heartbeat > HUNG_S
+    return progress.state == "running" and (time.time() - progress.heartbeat > HUNG_S or is_gone(progress.machine, progress.pid))
 
 
 def _is_done(run: RunDir, stage: str, remarks: list[str]) -> bool:
@@ -231,10 +232,10 @@ def _state(progress: ProgressFile | None, job: Job | None, submitted: bool, queu
         return "running" if job.state in ("RUNNING", "COMPLETING") else "pending"  # SUSPENDED, CONFIGURING, REQUEUED, ...
     if recorded_state in ("interrupted", "failed"):
         return recorded_state
-    if not submitted or not queue_known:
-        age = time.time() - (progress.heartbeat if progress else 0)
-        followed = progress is not None and progress.followed
-        if age < (HUNG_S if recorded_state == "running" else NEXT_STAGE_S if followed else 0):
+    if progress and (not submitted or not queue_known):
+        works = recorded_state == "running" and not is_gone(progress.machine, progress.pid)
+        follows = recorded_state == "done" and progress.followed
+        if time.time() - progress.heartbeat < (HUNG_S if works else NEXT_STAGE_S if follows else 0):
             return "running"
     if submitted:
         return "stopped" if queue_known else "unknown"

@@ -12,7 +12,7 @@ import pytest
 from jobs.errors import StageFailed, UserError
 from jobs.spec.sections import StageResources
 from slurm.launch import local, local_ranks
-from slurm.launch.local import processes_here
+from slurm.launch.local import _full_disk, processes_here
 
 UNIQUE = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,MIG-0b4a5f5e-0000-0000-0000-000000000002"
 
@@ -109,3 +109,13 @@ def test_a_rank_that_is_killed_before_it_meets_the_others(make_run, monkeypatch)
     with pytest.raises(StageFailed, match="train: rank 1 died without a message"):
         local.run_locally(run, "train")
     assert killed
+
+
+def test_a_rank_that_could_not_write_why_it_died_is_no_riddle(tmp_path):
+    log = tmp_path / "log.out"
+    assert _full_disk(log) == ""
+    log.write_text("OSError: [Errno 28] No space left on device\n" + "step\n" * 2000)
+    assert _full_disk(log) == ""  # long before the end
+    with open(log, "a") as file:
+        file.write("OSError: [Errno 122] Disk quota exceeded\n")
+    assert _full_disk(log) == "Disk quota exceeded"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from recorded_slurm import NO_ACCOUNTING, SACCT, by_name, make_study, started, s
 from jobs.errors import UserError
 from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import read_json, write_json
+from jobs.storage.machine import this_machine
 from slurm.launch.records import Submission, record
 from slurm.launch.squeue import END_OF_NAME
 from slurm.status.find import find_study
@@ -111,6 +113,15 @@ def test_studies_of_this_machine_ask_nobody(slurm, tmp_path):
     assert states(study_status(study, slurm())) == {"works": "running", "between": "running", "dead": "stopped", "new": "new",
                                                     "stopped": "interrupted", "only train": "stopped"}
     assert slurm.calls() == []
+
+
+def test_a_process_of_this_machine_that_died_is_known_at_once(slurm, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    study = make_study(tmp_path / "s", {
+        "dead": {"machine": this_machine(), "pid": dead.pid}, "lives": {"machine": this_machine(), "pid": os.getpid()},
+        "elsewhere": {"machine": "another", "pid": dead.pid}})
+    assert states(study_status(study, slurm())) == {"dead": "stopped", "lives": "running", "elsewhere": "running"}
 
 
 def test_what_a_stage_prepares_is_shown_and_is_no_silence(slurm, tmp_path):
