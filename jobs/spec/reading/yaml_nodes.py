@@ -98,16 +98,12 @@ class _Builder:
         self.complaints: list[str] = []
         self.open: list[yaml.Node] = []
         """The nodes around the one that is being read: an alias to one of them would never end."""
-        self.values = 0
 
     def entry(self, node: yaml.Node, location: str | None = None) -> Entry:
         location = location or self._location(node)
         if node in self.open:
             self.complaints.append(f"{self._location(node)}: an alias (*) inside its own anchor (&)")
             return Entry(None, location)
-        self.values += 1
-        if self.values > MAX_VALUES:
-            raise UserError(f"{self._location(node)}: more than {MAX_VALUES:,} values, each alias (*) counted in full")
         if len(self.open) >= MAX_DEPTH:
             raise UserError(f"{self._location(node)}: nested too deeply")
         self.open.append(node)
@@ -159,6 +155,22 @@ class _Builder:
         return merged | own
 
 
+def _count(node: yaml.Node, location: Callable[[int], str], counts: dict[int, int]) -> int:
+    """Return how many values `node` holds, each alias counted in full. `counts`: of the nodes that were counted before, by id.
+
+    Raises UserError where there are more than MAX_VALUES: a few hundred bytes of aliases can stand for more than memory holds.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = 0  # an alias inside its own anchor
+        inside = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else \
+            node.value if isinstance(node, yaml.SequenceNode) else []
+        counts[id(node)] = 1 + sum(_count(each, location, counts) for each in inside)
+        if counts[id(node)] > MAX_VALUES:
+            where = location(node.start_mark.line + 1)
+            raise UserError(f"{where}: more than {MAX_VALUES:,} values, each alias (*) counted in full")
+    return counts[id(node)]
+
+
 def _is_usable(value: Any) -> bool:
     """Return whether a scalar is within the range of 64 bits, or is text that a file could hold."""
     if isinstance(value, float):
@@ -179,6 +191,8 @@ def parse(text: str, location: Callable[[int], str]) -> Entry | None:
     builder = _Builder(location)
     try:
         node = _compose(text, location)
+        if node is not None:
+            _count(node, location, {})
         entry = None if node is None else builder.entry(node)
     except RecursionError:
         raise UserError(f"{location(1)}: nested too deeply") from None

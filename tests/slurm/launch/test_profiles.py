@@ -97,7 +97,7 @@ def test_anchors_and_merge_keys_work(write):
     ("- gpu\n", ": must be a mapping, with keys such as partition:"),
     ("", ": must be a mapping, with keys such as partition:"),
     ("a0: &a0 [1]\n" + "".join(f"a{level}: &a{level} [{f'*a{level - 1},' * 9}]\n" for level in range(1, 9)),
-     ":1: more than 200,000 values, each alias (*) counted in full"),
+     ":7: more than 200,000 values, each alias (*) counted in full"),
     (b"partition: gpu\xff\n", ":1: not UTF-8 text"),
     ("partition: gpu\n".encode("utf-16"), ":1: not UTF-8 text"),
     ("partition: \"a\\0\"\n", ':1: partition: control characters (newline, tab, ...) are not allowed (got "a\\U00000000")'),
