@@ -51,7 +51,7 @@ def open_data(path: str, image_size: int, channels: int, num_classes: int | None
     """
     path = os.fspath(path)
     data = open_built_in(path) if path in BUILT_IN_DATA else _open_hdf5(path)
-    if not len(data):
+    if 0 in data.images.shape:
         raise UserError(f"{path}: /images is empty")
     height, width, depth = data.images.shape[1:]
     if (height, width) != (image_size, image_size):

@@ -172,5 +172,7 @@ def open_npz(path: str | Path) -> Iterator[Npz]:
             yield Npz(path, archive)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: not readable (permission denied)") from error
     except UNREADABLE as error:
         raise UserError(f"{path}: not an .npz file, or a damaged one ({reason(error)})") from error

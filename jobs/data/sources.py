@@ -34,6 +34,7 @@ from jobs.spec.metrics import METRICS
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.names import listed, reason
 from jobs.storage.opening import UNREADABLE, open_hdf5
+from jobs.storage.sealed import check_seal, has_seal
 from jobs.storage.stamps import stamps_of
 from jobs.terminal import printable
 
@@ -120,13 +121,13 @@ def open_images(path: str, image_size: int | None = None, channels: int | None =
 
 
 def remarks_of(images: ImageData) -> list[str]:
-    """What was left out of a folder of images, and done to the images that were read so far, in words."""
-    return images.images.remarks() if isinstance(images.images, ImageFolder) else []
+    """What was left out of a folder of images, or done to the images that were read so far, or to their file, in words."""
+    return images.images.remarks() if isinstance(images.images, ImageFolder | StoredSamples) else []
 
 
 def _check_shape(path: str, images: ImageData, image_size: int | None, channels: int | None) -> None:
-    count, height, width, depth = images.images.shape
-    if not count:
+    _, height, width, depth = images.images.shape
+    if 0 in images.images.shape:
         raise UserError(f"{path}: holds no images")
     if image_size is not None and (height, width) != (image_size, image_size):
         raise UserError(f"{path}: images are {height}x{width}, but image_size is {image_size}{order_hint(images.images.shape)}")
@@ -142,8 +143,8 @@ class StoredSamples:
     Raises UserError, on opening or slicing, where they are missing or damaged.
     """
 
-    def __init__(self, path: str):
-        self._file = open_hdf5(path)
+    def __init__(self, path: str, remarks: list[str]):
+        self._file, self._remarks = open_hdf5(path), remarks
         self._found = find_images(path, self._file)
         self.shape = self._found.shape
 
@@ -156,15 +157,25 @@ class StoredSamples:
         except UNREADABLE as error:
             raise UserError(f"{self._found.where} cannot be read, the file is damaged ({reason(error)})") from error
 
+    def remarks(self) -> list[str]:
+        """What another program did to the file, in words."""
+        return self._remarks
+
 
 def _open_hdf5(path: str) -> ImageData:
     if not os.path.exists(path):
         raise UserError(why_missing(path)
                         or f"{path}: no such file; images are an HDF5 file, an .npz with arr_0, a folder, or digits")
+    remarks: list[str] = []
+    try:
+        if os.path.isfile(path) and has_seal(Path(path)):
+            check_seal(Path(path), remarks.append)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
     with opened(path, "neither HDF5 nor .npz, or damaged") as file:
         images, labels = find_images(path, file), find_labels(path, file)
         if "sample_index" in file:
-            return ImageData(cast(np.ndarray, StoredSamples(path)), read_labels(labels) if labels else None, [], path,
+            return ImageData(cast(np.ndarray, StoredSamples(path, remarks)), read_labels(labels) if labels else None, [], path,
                              stamps_of(images.files | (labels.files if labels else set())))
         shape = images.shape
     return open_data(path, shape[1], shape[3])

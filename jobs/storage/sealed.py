@@ -71,10 +71,21 @@ def open_sealed(path: Path, changed: Callable[[str], None] | None = None) -> h5p
     If another program wrote to the file, and the values of its datasets are still those that were sealed, `changed` is called
     with a sentence, and the file is opened. Raises UserError if another process has it open for writing.
     """
+    check_seal(path, changed)
+    return open_hdf5(path)
+
+
+def check_seal(path: Path, changed: Callable[[str], None] | None = None) -> None:
+    """As `open_sealed`, without opening the file."""
     refuse_written(path)
     if not _is_whole(path):
         _check_contents(path, changed)
-    return open_hdf5(path)
+
+
+def has_seal(path: Path) -> bool:
+    """Whether the file begins as a sealed file does."""
+    with open(path, "rb") as file:
+        return file.read(len(_NAME)) == _NAME
 
 
 def _is_whole(path: Path) -> bool:

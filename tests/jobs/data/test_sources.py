@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.data.dataset import open_data
 from jobs.data.sources import StoredSamples, open_images, open_reference, reference_problems, remarks_of
 from jobs.errors import UserError
 
@@ -190,6 +191,18 @@ def test_statistics_of_odd_shapes_are_refused(files):
         open_reference(str(files / "neither.npz"), 8, 3)
     with pytest.raises(UserError, match="images are 8x8, but image_size is 16"):
         open_reference(str(files / "VIRTUAL_x.npz"), 16, 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (4, 0, 0, 3), (4, 8, 8, 0), (4, 0, 8, 3)])
+def test_images_without_pixels(tmp_path, shape):
+    np.savez(tmp_path / "a.npz", np.zeros(shape, np.uint8))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = np.zeros(shape, np.uint8)
+    for name in ("a.npz", "a.h5"):
+        with pytest.raises(UserError, match=f"{name}: (holds no images|/images is empty)"):
+            open_images(str(tmp_path / name))
+    with pytest.raises(UserError, match="a.h5: /images is empty"):
+        open_data(str(tmp_path / "a.h5"), 0, 3)
 
 
 @pytest.mark.parametrize("label", [-1, 10 ** 12, 2 ** 64 - 1])

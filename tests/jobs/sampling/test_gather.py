@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.data.sources import open_images
+from jobs.data.sources import open_images, remarks_of
 from jobs.errors import UserError
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, read_chunk, sampling_settings, write_chunk
@@ -296,7 +296,9 @@ def test_samples_that_a_notebook_opened_to_write_are_still_samples(make_run, cod
     assert recorded_settings(run, main(run)) == made_with
     told = f"{run.samples_h5}: another program wrote to this file; " in capsys.readouterr().out
     assert told == (code != "pass")
-    np.testing.assert_array_equal(open_images(str(run.samples_h5)).images[0:len(images)], images)
+    found = open_images(str(run.samples_h5))
+    np.testing.assert_array_equal(found.images[0:len(images)], images)
+    assert len(remarks_of(found)) == (code != "pass")
 
 
 def test_samples_that_a_notebook_changed_are_damaged(make_run):
@@ -307,3 +309,5 @@ def test_samples_that_a_notebook_changed_are_damaged(make_run):
         file["images"][3, 0, 0, 0] ^= 1
     with pytest.raises(UserError, match="samples.h5: cannot be read .damaged: its checksum is not the recorded one"):
         check_samples(run, made_with)
+    with pytest.raises(UserError, match="samples.h5: cannot be read .damaged: its checksum is not the recorded one"):
+        open_images(str(run.samples_h5))
