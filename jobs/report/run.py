@@ -115,6 +115,10 @@ def _leave_out(report: RunReport, evaluation: dict) -> None:
     if report.metrics and report.spec and _without_content(report.run.samples_png, report.spec.data.image_size):
         report.left_out, report.metrics, report.curve = ["its samples have the same value in every pixel"], {}, []
     report.remarks += [f"left out of comparisons: {reason}" for reason in report.left_out]
+    if report.provenance and (imported := report.provenance.imported):
+        step = imported.get("step")
+        known = f"training step {step} by {imported.get('step_from')}" if step is not None else "their training step is not known"
+        report.remarks.append(f"weights imported from {imported.get('file')}; {known}")
     if skipped := finite(evaluation.get("skipped_steps")):
         report.remarks.append(f"{skipped:,.0f} training steps were skipped, because their gradient was not finite")
 

@@ -150,3 +150,5 @@ class ProvenanceFile:
     system: str | None = None
     packages: dict[str, str] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
+    imported: dict[str, Any] | None = None
+    """Of a run of imported weights: their file, step and what said it; see jobs/kinds/weight_files.py."""

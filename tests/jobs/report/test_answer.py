@@ -280,3 +280,11 @@ def test_skipped_steps_are_a_remark(study):
     remarks = {run.name: run.remarks for run in read_study(study).runs}
     assert remarks[BEST] == ["12 training steps were skipped, because their gradient was not finite"]
     assert not any(found for name, found in remarks.items() if name != BEST)
+
+
+@pytest.mark.parametrize("step, words", [(None, "their training step is not known"), (500, "training step 500 by --step")])
+def test_imported_weights_are_a_remark(study, step, words):
+    file = study / BEST / "provenance.json"
+    write_json(file, read_json(file) | {"imported": {"file": "/x/a.pt", "step": step, "step_from": "--step"}})
+    remarks = {run.name: run.remarks for run in read_study(study).runs}
+    assert remarks[BEST] == [f"weights imported from /x/a.pt; {words}"]
