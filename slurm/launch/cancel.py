@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jobs.errors import StageFailed
 from jobs.storage.files import remove_file
-from slurm.launch.records import all_jobs, changing_jobs, mark_cancelled, recorded, reports, study_and_run
+from slurm.launch.records import all_jobs, changing_jobs, jobs_of_damaged, mark_cancelled, recorded, reports, study_and_run
 from slurm.launch.sites.waves import set_waiting, waiting_runs
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
@@ -26,17 +26,21 @@ def cancel(path: Path) -> None:
 
 
 def _cancel(study: Path, name: str | None) -> None:
-    live = live_jobs()
-    jobs = [job for run, _, job in all_jobs(study, live) if name in (None, run)]
+    live, damaged = live_jobs(), list[str]()
+    submissions = recorded(study, live, damaged)
+    jobs = [job for run, _, job in all_jobs(study, live, []) if name in (None, run)]
     if name is None:
-        jobs += reports(study, live)
-        remove_file(study / "held.json")
-    set_waiting(study, [each for each in waiting_runs(study, recorded(study, live), []) if name not in (None, each)])
+        jobs += reports(study, live, []) + jobs_of_damaged(study, live)
+    set_waiting(study, [each for each in waiting_runs(study, submissions, []) if name not in (None, each)])
     if jobs:
         ids = {job.id for job in jobs}
-        mark_cancelled(study, recorded(study, live), ids)  # before scancel: a job that is being requeued looks there
+        mark_cancelled(study, submissions, ids)  # before scancel: a job that is being requeued looks there
         _scancel(ids)
     print(f"{len(jobs):,} job{'' if len(jobs) == 1 else 's'} cancelled")
+    for remark in damaged:
+        print(f"note: {remark}{'; jobs of its name are cancelled, too' if name is None else ''}")
+    if name is None:
+        remove_file(study / "held.json")
 
 
 def _scancel(ids: set[str]) -> None:

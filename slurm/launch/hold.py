@@ -41,7 +41,7 @@ def to_hold(study: Path, failing: str) -> tuple[list[str], list[str]]:
     Jobs of later stages are not held: they wait for the held jobs anyway, and SLURM must be able to cancel the later jobs of
     failed runs.
     """
-    stages, known = STAGES[:STAGES.index(failing) + 1], [each for each in recorded(study, {}) if each.job_id is not None]
+    stages, known = STAGES[:STAGES.index(failing) + 1], [each for each in recorded(study, {}, []) if each.job_id is not None]
     return ([str(each.job_id) for each in known if each.stage in stages],
             [str(each.job_id) for each in known if not each.runs])
 

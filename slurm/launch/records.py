@@ -90,16 +90,22 @@ def jobs_by_run(study: Path, live: Mapping[str, Job]) -> dict[tuple[str, str], J
     return first
 
 
-def all_jobs(study: Path, live: Mapping[str, Job]) -> list[tuple[str, str, Job]]:
-    """(run, stage, job) for each of the study's jobs in the queue, oldest first, without reports."""
+def all_jobs(study: Path, live: Mapping[str, Job], damaged: list[str] | None = None) -> list[tuple[str, str, Job]]:
+    """(run, stage, job) for each of the study's jobs in the queue, oldest first, without reports. `damaged`: as in `recorded`."""
     return [(run, submission.stage, live[submission.element(index)])
-            for submission in recorded(study, live) for index, run in enumerate(submission.runs)
+            for submission in recorded(study, live, damaged) for index, run in enumerate(submission.runs)
             if submission.element(index) in live]
 
 
-def reports(study: Path, live: Mapping[str, Job]) -> list[Job]:
-    """The study's report jobs in the queue."""
-    return [live[submission.job_id] for submission in recorded(study, live)
+def jobs_of_damaged(study: Path, live: Mapping[str, Job]) -> list[Job]:
+    """Jobs in the queue whose files in submissions/ cannot be read: a job has the name of its file."""
+    names = submission_names(study) - {submission.name for submission in recorded(study, live, [])}
+    return [job for job in live.values() if job.name in names]
+
+
+def reports(study: Path, live: Mapping[str, Job], damaged: list[str] | None = None) -> list[Job]:
+    """The study's report jobs in the queue. `damaged`: as in `recorded`."""
+    return [live[submission.job_id] for submission in recorded(study, live, damaged)
             if not submission.runs and submission.job_id is not None and submission.job_id in live]
 
 

@@ -69,3 +69,16 @@ def test_a_cancelled_job_neither_asks_for_its_requeue_nor_starts_again(fake_slur
     fake_slurm("scontrol", "requeue", "1")  # as if SLURM had heard the job just before
     fake_slurm.until_empty()
     assert fake_slurm.jobs()["1"]["state"] == "CANCELLED" and fake_slurm.events().count("begin run train") == 1
+
+
+def test_a_damaged_record_keeps_no_job_from_being_cancelled(fake_slurm):
+    fake_slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
+    fake_slurm.submit("sweep.yaml")
+    damaged = next(Path("runs/study/submissions").glob("*-sample-*.json"))
+    damaged.write_text("[]")
+    Path("runs/study/held.json").mkdir()
+    text = fake_slurm.iddpm("cancel", "runs/study", status=2)
+    assert f"{damaged.name}: not as iddpm writes this file" in text and "7 jobs cancelled" in text and fake_slurm.queue() == {}
+    assert "held.json: a folder, where a file is expected" in text
+    refused = fake_slurm.iddpm("requeue", "runs/study", status=2)  # which jobs there are is not known
+    assert f"{damaged.name}: not as iddpm writes this file" in refused and f"squeue --me --name={damaged.stem}" in refused
