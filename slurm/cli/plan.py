@@ -37,7 +37,8 @@ def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cl
     screen.print(f"measured: {file} of {bench.made[:10]}: {bench.processor if bench.device == 'cpu' else bench.device}, torch "
                   f"{bench.torch}, {bench.spec}", soft_wrap=True)
     screen.print(plan_table(plan))
-    for line in (*remarks(plan), *(f"note: {note}" for note in study.notes), totals(plan)):
+    report = f"report: the last job, one process, at most {study.runs[0].spec.resources.of_report.time}"
+    for line in (*remarks(plan), report, *(f"note: {note}" for note in study.notes), totals(plan)):
         screen.print(line, soft_wrap=True)
 
 

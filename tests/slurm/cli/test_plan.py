@@ -67,6 +67,7 @@ def test_the_table_tells_measured_from_planned_and_assumed(folder, capsys):
 
 def test_a_stage_that_never_ends_is_said_to(folder, capsys):
     out = planned(capsys, "diffusion.diffusion_steps=100000", as_json=False)
+    assert "report: the last job, one process, at most 0:" in out
     assert "evaluate does not end" in out and "no end" in out and "requeue" not in out.splitlines()[-1]
 
 
