@@ -6,6 +6,7 @@ classes, and the attributes `source` and `class_names` (a JSON list). Built-in d
 
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from jobs.storage.opening import UNREADABLE, is_hdf5, open_hdf5
 from jobs.storage.stamps import Stamp, stamps_of
 from jobs.terminal import printable
 
-_BLOCK = 4096  # images hashed at a time
+_BLOCK, _BLOCK_BYTES = 4096, 64 << 20  # images, and their bytes, hashed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +172,9 @@ def _check_labels(path: str, labels: np.ndarray | None, num_classes: int) -> Non
 def fingerprint(data: ImageData) -> str:
     """sha256 in hex of shape, images and labels. Class names, source and storage do not count."""
     digest = hashlib.sha256(f"images {data.images.shape}".encode())
-    for start in range(0, len(data), _BLOCK):
-        digest.update(np.ascontiguousarray(data.images[start:start + _BLOCK]).data)
+    rows = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, math.prod(data.images.shape[1:]))))
+    for start in range(0, len(data), rows):
+        digest.update(np.ascontiguousarray(data.images[start:start + rows]).data)
     if data.labels is not None:
         digest.update(b"labels")
         digest.update(np.ascontiguousarray(data.labels).data)

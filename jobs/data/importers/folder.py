@@ -18,7 +18,7 @@ from jobs.quantities import plural
 from jobs.storage.names import listed
 from jobs.terminal import printable
 
-_BLOCK = 256  # images decoded at a time
+_BLOCK, _BLOCK_BYTES = 256, 64 << 20  # images, and their bytes, decoded at a time
 _NAMED = 10  # unusable images named in an error
 
 Labels = Literal["subfolder", "prefix", "none"]
@@ -122,8 +122,9 @@ def _decode_all(folder: Path, paths: list[str], image_size: int, channels: int,
 
     # PIL releases Python's lock while it decodes, so threads run side by side.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for start in range(0, len(paths), _BLOCK):
-            block = paths[start:start + _BLOCK]
+        rows = max(1, min(_BLOCK, _BLOCK_BYTES // (image_size ** 2 * channels)))
+        for start in range(0, len(paths), rows):
+            block = paths[start:start + rows]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PIL warns about odd metadata
                 decoded = list(threads.map(decode, block))

@@ -25,7 +25,7 @@ from jobs.storage.hdf5 import Layout, lay_out
 from jobs.storage.opening import is_hdf5
 from jobs.terminal import printable
 
-_BLOCK = 256  # images in memory at a time
+_BLOCK, _BLOCK_BYTES = 256, 64 << 20  # images, and their bytes, in memory at a time
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ def blocks_of(stream: IO[bytes], shape: tuple[int, ...]) -> Iterator[np.ndarray]
     Raises ValueError if the stream is shorter or longer.
     """
     image_bytes = math.prod(shape[1:])
-    for start in range(0, shape[0], _BLOCK):
-        count = min(_BLOCK, shape[0] - start)
+    rows = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, image_bytes)))
+    for start in range(0, shape[0], rows):
+        count = min(rows, shape[0] - start)
         content = stream.read(count * image_bytes)
         if len(content) != count * image_bytes:
             raise ValueError(f"ends in image {start + len(content) // image_bytes} of {shape[0]}")

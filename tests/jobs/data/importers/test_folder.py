@@ -8,7 +8,7 @@ import pytest
 from made_images import noise, save
 from PIL import Image
 
-from jobs.data.dataset import open_data
+from jobs.data.dataset import ImageData, fingerprint, open_data
 from jobs.data.importers import folder as folder_module
 from jobs.data.importers.folder import import_folder
 from jobs.data.importers.writer import Writer
@@ -294,3 +294,21 @@ def test_the_command_prints_the_remarks(folder, output):
     assert done.output.splitlines()[-4:] == [
         f"{output}: 3 images, 3 classes", "classes in the order of their numbers: 1, 2, 10", "grey made RGB: 3, resized: 3",
         "left out 1 file that is no picture: 1 .txt"]
+
+
+def test_large_images_pass_through_memory_one_by_one(folder, output, monkeypatch):
+    """In the importer, in the writer and in the fingerprint."""
+    from jobs.data import dataset
+    from jobs.data.importers import writer
+    pixels, _ = small_folder(folder)
+    expected = fingerprint(ImageData(pixels, None, [], ""))
+    for module in (dataset, folder_module, writer):
+        monkeypatch.setattr(module, "_BLOCK_BYTES", 500)  # two images of 192 bytes
+    sizes = []
+    write = Writer.write
+    monkeypatch.setattr(Writer, "write", lambda self, blocks, *rest: write(
+        self, (sizes.append(len(block)) or block for block in blocks), *rest))
+    import_folder(folder, Writer(output), 8, "none", 3, "refuse")
+    data = open_data(str(output), 8, 3)
+    assert sizes == [2, 2, 1] and fingerprint(data) == expected
+    np.testing.assert_array_equal(data.images, pixels)
