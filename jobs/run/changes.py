@@ -14,6 +14,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.progress import set_back
+from jobs.run.provenance import recorded_provenance
 from jobs.run.waiting import named_by
 from jobs.spec.keys import value_at
 from jobs.spec.reading.frozen import difference
@@ -116,12 +117,13 @@ def _steps_there(run: RunDir) -> str:
 
 def _with_kept_steps(run: RunDir, spec: Spec) -> Spec:
     """Return `spec` with the earlier last steps of the run, whose samples are kept, in sample.at."""
-    try:
-        kept = read_json(run.path / "provenance.json").get(KEPT_STEPS, [])
-    except (OSError, UserError, AttributeError):  # without the file, nothing is known to be kept
-        return spec
-    steps = [step for step in kept if step not in spec.sample.at and step < spec.train.iterations]
+    steps = [step for step in _kept_steps(run) if step not in spec.sample.at and step < spec.train.iterations]
     return _with_steps(spec, steps) if steps else spec
+
+
+def _kept_steps(run: RunDir) -> list[int]:
+    kept = recorded_provenance(run.path).get(KEPT_STEPS)
+    return [step for step in kept if type(step) is int and step > 0] if isinstance(kept, list) else []
 
 
 def _with_steps(spec: Spec, steps: list[int]) -> Spec:
@@ -175,9 +177,8 @@ def _bring_back(run: RunDir, spec: Spec) -> None:
 def _keep(run: RunDir, spec: Spec, step: int) -> Spec:
     """Move the samples of the earlier last step `step` to the folder that sample.at gives them. Return `spec` with that step."""
     spec = spec if step in spec.sample.at else _with_steps(spec, [step])
-    file = run.path / "provenance.json"
-    recorded = read_json(file) if file.is_file() else {}
-    write_json(file, recorded | {KEPT_STEPS: [*dict.fromkeys([*recorded.get(KEPT_STEPS, []), step])]})
+    kept = list(dict.fromkeys([*_kept_steps(run), step]))
+    write_json(run.path / "provenance.json", recorded_provenance(run.path) | {KEPT_STEPS: kept})
     folder = make_dir(RunDir(run.path, spec).samples_folder(Sampling(step)))
     for found in _main_samples(run):
         found.replace(folder / found.name)

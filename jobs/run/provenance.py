@@ -9,6 +9,10 @@ import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from jobs.errors import UserError
+from jobs.storage.files import read_json
 
 PACKAGES = ("iddpm", "torch", "numpy", "h5py", "pydantic", "pillow", "submitit", "safetensors", "tensorboard")
 
@@ -30,6 +34,15 @@ def provenance() -> dict:
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv, "commit": _git("rev-parse", "HEAD"),
             "dirty_patch": _git("diff", "HEAD"), "python": platform.python_version(), "packages": package_versions(),
             "host": socket.gethostname(), "system": platform.platform(), "user": os.environ.get("USER")}
+
+
+def recorded_provenance(run: Path) -> dict[str, Any]:
+    """Return what provenance.json of the run in the folder `run` holds; nothing where the file is missing or damaged."""
+    try:
+        found = read_json(run / "provenance.json")
+    except (OSError, UserError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _git(*arguments: str) -> str | None:

@@ -152,3 +152,5 @@ class ProvenanceFile:
     command: list[str] = field(default_factory=list)
     imported: dict[str, Any] | None = None
     """Of a run of imported weights: their file, step and what said it; see jobs/kinds/weight_files.py."""
+    init_from: dict[str, Any] = field(default_factory=dict)
+    """File and sha256 of the weights that training started from; empty for random ones."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir, average_of, weights_name
+from jobs.run.provenance import recorded_provenance
 from jobs.spec.reading.sweep import Run
 from jobs.spec.sections import Spec
-from jobs.storage.files import read_json, sha256_of_file, write_json
+from jobs.storage.files import sha256_of_file, write_json
 
 RECORD = "init_from"
 """In provenance.json."""
@@ -66,16 +67,16 @@ def recorded_start(run: RunDir) -> Path | None:
     """
     if run.spec.train.init_from is None:
         return None
-    file = run.path / "provenance.json"
-    recorded = read_json(file) if file.is_file() else {}
-    if RECORD not in recorded:  # such as a run whose provenance.json was lost
-        write_json(file, recorded | origin(run.spec))
+    recorded = recorded_provenance(run.path)
+    try:
+        then, sha256 = Path(recorded[RECORD]["file"]), str(recorded[RECORD]["sha256"])
+    except (KeyError, TypeError):  # the file was lost, or damaged
+        write_json(run.path / "provenance.json", recorded | origin(run.spec))
         return start_file(run.spec)
-    then = Path(recorded[RECORD]["file"])
     found = then if then.is_file() else start_file(run.spec)
-    if found is None or sha256_of_file(found) != recorded[RECORD]["sha256"]:
+    if found is None or sha256_of_file(found) != sha256:
         raise UserError(f"{found}: not the file that {run.path} was made to start from (train.init_from; its sha256 then: "
-                        f"{recorded[RECORD]['sha256'][:16]}...); restore that file, or give the run another name")
+                        f"{sha256[:16]}...); restore that file, or give the run another name")
     return found
 
 

@@ -57,7 +57,7 @@ def differences(a: RunDir, b: RunDir, remarks: list[str] | None = None) -> Itera
             ours, theirs = value_at(one, key), value_at(other, key)
             if ours != theirs:
                 yield key, ours, theirs
-    for facts in (_code, _packages, _data):
+    for facts in (_code, _packages, _data, _start):
         before = len(remarks)
         ours, theirs = facts(a.path, remarks), facts(b.path, remarks)
         # A fact of a damaged file is not known, which is no difference.
@@ -107,6 +107,13 @@ def _data(run: Path, remarks: list[str]) -> dict[str, Any]:
     """The data set that the run was trained on. None before training."""
     data = read_if_whole(run / "data.json", DataFile, remarks)
     return {"data: images": data.images if data else None, "data: sha256": data.sha256[:12] if data else None}
+
+
+def _start(run: Path, remarks: list[str]) -> dict[str, Any]:
+    """The weights that training started from. None for random ones."""
+    origin = read_if_whole(run / "provenance.json", ProvenanceFile, remarks) or ProvenanceFile()
+    sha256 = origin.init_from.get("sha256")
+    return {"start weights: sha256": str(sha256)[:12] if sha256 else None}
 
 
 def _titles(a: Path, b: Path) -> tuple[str, str]:

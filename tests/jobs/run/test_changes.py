@@ -236,5 +236,7 @@ def test_steps_are_not_added_while_a_training_may_remove_their_checkpoints(make_
 
 def test_a_damaged_provenance_keeps_nobody_from_freezing(make_run):
     run = make_run()
-    (run.path / "provenance.json").write_text(json.dumps([1]))
-    assert make_run("train.log_interval=7").spec.train.log_interval == 7
+    for number, content in enumerate(("[1]", "", '{"kept_steps": 3}', '{"kept_steps": ["x", -1, true, 2.5, {}]}'), start=7):
+        (run.path / "provenance.json").write_text(content)
+        again = make_run(f"train.log_interval={number}")
+        assert again.spec.train.log_interval == number and again.spec.sample.at == ["last"]

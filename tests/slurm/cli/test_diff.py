@@ -38,6 +38,11 @@ def test_the_spec_by_dotted_key_with_both_values(make_run):
     assert list(differences(one, two)) == [("model.channel_mult", [1, 2], [1, 1]), ("train.lr", 0.001, 0.002)]
 
 
+def test_the_weights_that_training_started_from(pair):
+    change(pair[1], "provenance.json", init_from={"file": "w.pt", "sha256": "ab" * 32})
+    assert list(differences(*pair)) == [("start weights: sha256", None, "abababababab")]
+
+
 def test_code_packages_and_data(pair):
     one, two = pair
     change(two, "provenance.json", commit="f" * 40, dirty_patch="+x", packages={"torch": "9.9", "numpy": "1.0"}, python="3.99")
