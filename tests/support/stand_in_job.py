@@ -68,8 +68,9 @@ def stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
 
 def leave_results(run: RunDir, stage: str) -> None:
     if stage == "train":
-        write_json(run.checkpoints / f"step-{run.spec.train.iterations:08}" / "manifest.json",
-                   {"step": run.spec.train.iterations, "bytes": {}})
+        last = run.checkpoint_folder(run.spec.train.iterations)
+        write_json(last / "manifest.json", {"step": run.spec.train.iterations, "bytes": {"training.pt": 0}})
+        (last / "training.pt").touch()
     elif stage == "sample":
         for sampling in samplings(run.spec):
             folder = run.samples_folder(sampling)
@@ -78,7 +79,8 @@ def leave_results(run: RunDir, stage: str) -> None:
                 (folder / name).touch()
     else:
         curve = [sampling_facts(run.spec, sampling) for sampling in samplings(run.spec)]
-        write_json(run.evaluation, {"settings": run.spec.evaluate.model_dump(mode="json"), "curve": curve, "samples": 10,
+        write_json(run.evaluation, {"settings": run.spec.evaluate.model_dump(mode="json"), "curve": curve,
+                                    "samples": run.spec.sample.num_samples,
                                     "headline": {"fid (pixels)": 3.5}})
 
 

@@ -62,24 +62,28 @@ def test_runs_with_jobs_in_the_queue_are_not_removed_and_cancel_is_named(fake_sl
 
 @pytest.mark.slow
 def test_submit_of_more_samples_sends_sampling_and_evaluation_again_but_not_training(fake_slurm):
-    settings = ["train.iterations=4", "evaluate.nll_examples=2", "sample.num_samples=6", "sample.batch_size=4"]
-    fake_slurm.iddpm("submit", "spec.yaml", *settings)
+    fake_slurm.submit("spec.yaml", "sample.num_samples=6")
     fake_slurm.until_empty()
-    assert fake_slurm.states() == {"run": "done"}
-    more = [word.replace("num_samples=6", "num_samples=9") for word in settings]
-    assert "# 1. sample" in fake_slurm.iddpm("submit", "spec.yaml", *more, "--dry-run")
-    assert fake_slurm.states() == {"run": "done"}
-    text = fake_slurm.iddpm("submit", "spec.yaml", *more)
+    run, samples = Path("runs/study/run"), Path("runs/study/run/samples/samples.h5")
+    assert fake_slurm.states() == {"run": "done"} and samples.exists()
+    assert "# 1. sample" in fake_slurm.submit("spec.yaml", "sample.num_samples=9", "--dry-run")
+    assert fake_slurm.states() == {"run": "done"} and samples.exists()
+
+    waiting = fake_slurm.act("run", "sample", "wait")
+    text = fake_slurm.submit("spec.yaml", "sample.num_samples=9")
     assert [line.split()[0] for line in text.splitlines() if " job " in line] == ["sample", "evaluate", "report"]
-    longer = [word.replace("iterations=4", "iterations=8") for word in more]
-    refused = fake_slurm.iddpm("submit", "spec.yaml", *longer, status=2)
+    fake_slurm.until_event("begin run sample")
+    assert not samples.exists()
+    longer = ("spec.yaml", "sample.num_samples=9", "train.iterations=100_000")
+    refused = fake_slurm.submit(*longer, status=2)
     assert "jobs in the queue, which rely on the old number of steps or samples; `iddpm cancel runs/study/run` first" in refused
+    waiting.unlink()
     fake_slurm.until_empty()
-    run = Path("runs/study/run")
     assert json.loads((run / "evaluation.json").read_text())["samples"] == 9
-    text = fake_slurm.iddpm("submit", "spec.yaml", *longer)
+    last = next(run.glob("checkpoints/step-*")).name
+    text = fake_slurm.submit(*longer)
     assert [line.split()[0] for line in text.splitlines() if " job " in line] == ["train", "sample", "evaluate", "report"]
+    assert (run / "samples" / f"{last},ancestral,full" / "samples.h5").exists()
     fake_slurm.until_empty()
     assert fake_slurm.states() == {"run": "done"}
-    curve = json.loads((run / "evaluation.json").read_text())["curve"]
-    assert [point["step"] for point in curve] == [8, 4] and (run / "checkpoints/step-00000004").is_dir()
+    assert [point["step"] for point in json.loads((run / "evaluation.json").read_text())["curve"]] == [100_000, int(last[5:])]
