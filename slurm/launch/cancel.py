@@ -11,7 +11,7 @@ from slurm.launch.sites.waves import set_waiting, waiting_runs
 from slurm.launch.squeue import command, compact, live_jobs, needs_slurm
 
 SUBMITTED_S = 120.0  # to wait for a submission that is under way: its jobs are to be cancelled, too
-GONE_S = 20  # a job that went back into the queue meanwhile is cancelled again, for so long
+GONE_S = 20  # to see that the jobs are gone; one that went back into the queue meanwhile is cancelled again
 
 
 def cancel(path: Path) -> None:
@@ -45,10 +45,16 @@ def _cancel(study: Path, name: str | None) -> None:
 
 def _scancel(ids: set[str]) -> None:
     """Cancel the jobs, and look again: a job that asked for its requeue just before may be back in the queue."""
-    deadline, left = time.monotonic() + GONE_S, ids
-    while left:
+    deadline, pause = time.monotonic() + GONE_S, 0.2
+    command("scancel", *compact(ids))
+    while left := {id: job for id, job in live_jobs().items() if id in ids}:
+        back = [id for id, job in left.items() if job.state != "COMPLETING"]
         if time.monotonic() > deadline:
-            raise StageFailed(f"still in the queue after scancel: {', '.join(compact(sorted(left)))}; cancel again")
-        command("scancel", *compact(left))
-        time.sleep(0.2)
-        left = {id for id, job in live_jobs().items() if id in ids and job.state != "COMPLETING"}
+            if back:
+                raise StageFailed(f"still in the queue after scancel: {', '.join(compact(sorted(back)))}; cancel again")
+            print(f"still saving: {', '.join(compact(sorted(left)))}", flush=True)
+            return
+        if back:
+            command("scancel", *compact(back))
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
