@@ -1,6 +1,7 @@
 """Directories of runs: frozen specs, provenance and the lock."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -55,6 +56,22 @@ def test_a_sweep_grows_and_keeps_existing_runs(tmp_path, make_run):
     assert known == differing | {"seed=0": {"differs": {"train.seed": 0}, "left": True}} and list(known) == list(differing)
     sweep([0, 1, 2])
     assert json.loads((tmp_path / "sweeps" / "small" / "study.json").read_text())["runs"] == differing
+
+
+def test_two_freezes_at_the_same_moment_lose_no_run(tmp_path, make_run):
+    make_run(folder="elsewhere")
+    base = json.loads((tmp_path / "small.yaml").read_text())
+    for round_ in range(5):
+        studies = []
+        for half in (0, 1):
+            seeds = list(range(10 * round_ + half, 10 * round_ + 10, 2))
+            (tmp_path / "half.yaml").write_text(json.dumps(base | {"sweep": {"grid": {"train.seed": seeds}}}))
+            studies.append(load(tmp_path / "half.yaml"))
+        with ThreadPoolExecutor(2) as both:
+            list(both.map(lambda study: freeze(study, tmp_path / "runs"), studies))
+        recorded = json.loads((tmp_path / "runs" / "small" / "study.json").read_text())["runs"]
+        assert set(recorded) == {f"seed={seed}" for seed in range(10 * round_ + 10)}
+        assert all((tmp_path / "runs" / "small" / name / "spec.yaml").is_file() for name in recorded)
 
 
 def test_nothing_is_written_if_one_run_of_a_sweep_is_refused(tmp_path, make_run):
