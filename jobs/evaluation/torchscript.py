@@ -23,6 +23,7 @@ from jobs.evaluation.extractor import Extractor, Parts, parts_of_output, probabi
 from jobs.spec.features import CHOICES
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import sha256_of_file
+from jobs.storage.names import shortened
 
 
 def open_torchscript(file: str, device: torch.device) -> Extractor:
@@ -33,7 +34,7 @@ def open_torchscript(file: str, device: torch.device) -> Extractor:
     try:
         network = torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{file}: not a TorchScript file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{file}: not a TorchScript file ({shortened(str(error).splitlines()[0].partition('. ')[0])})") from error
     try:
         options = {argument.name for argument in network.forward.schema.arguments}
     except (AttributeError, NotImplementedError, RuntimeError) as error:
