@@ -68,6 +68,27 @@ class ProgressFile:
 
 
 @dataclass(frozen=True)
+class Requeue:
+    """The last time that a job asked for its requeue."""
+
+    job: str | None = None
+    attempt: str | None = None
+    left: Count | None = None
+    """Steps that were left, at the least of all attempts; None if no attempt came to its first step."""
+    fruitless: Count = 0
+    """Attempts without progress since."""
+
+
+@dataclass(frozen=True)
+class RequeuesFile:
+    """requeues.json, by stage."""
+
+    train: Requeue | None = None
+    sample: Requeue | None = None
+    evaluate: Requeue | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationFile:
     """The parts of evaluation.json that every reader knows."""
 

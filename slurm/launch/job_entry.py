@@ -4,15 +4,18 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs.errors import StageFailed, UserError
+from jobs.errors import StageFailed
 from jobs.parallel.interruption import SIGNALS
 from jobs.parallel.launchers import forget_launchers
 from jobs.run.directory import RunDir
 from jobs.run.failures import describe, write_failure
+from jobs.run.records import ProgressFile, Requeue, RequeuesFile
 from jobs.stage import run_stage
-from jobs.storage.files import read_json, write_json
+from jobs.storage.files import write_json
+from jobs.storage.typed import read_if_whole
 from slurm.launch.hold import hold_if_alike
 from slurm.launch.requests import ask_nothing, ask_requeue, ask_success, ask_wait, follow_ups, is_follow_up
 from slurm.launch.sites.bad_nodes import remember_node
@@ -80,16 +83,13 @@ def ask_for_requeue(stage: str, run: Path, node_lost: bool = False) -> None:
     """
     job, attempt = os.environ["SLURM_JOB_ID"], attempt_name()
     left, done = steps_left(stage, run, attempt)
-    record, asked = run / "requeues.json", {}
-    try:
-        asked = dict(read_json(record))
-        before = {"job": None, "attempt": None, "left": None, "fruitless": 0} | asked.get(stage, {})
-    except (OSError, UserError, TypeError, ValueError):
-        before = {"job": None}
-    if before["job"] == job and before["attempt"] == attempt:  # another rank of this attempt was first
+    record = run / "requeues.json"
+    asked = read_if_whole(record, RequeuesFile, []) or RequeuesFile()
+    before = getattr(asked, stage) or Requeue()
+    if before.job == job and before.attempt == attempt:  # another rank of this attempt was first
         return
     # Another job is another time limit. This job has been restarted since it asked: that request was granted.
-    least, fruitless = (before["left"], before["fruitless"]) if before["job"] == job else (None, 0)
+    least, fruitless = (before.left, before.fruitless) if before.job == job else (None, 0)
     progressed = left is not None and (least is None or left < least)
     fruitless = 0 if progressed else fruitless + 1
     if fruitless > (FRUITLESS if node_lost or left is None else 0):
@@ -102,8 +102,8 @@ def ask_for_requeue(stage: str, run: Path, node_lost: bool = False) -> None:
                             "time limit (resources) or follow_ups (cluster profile)", kind="no requeue")
         write_failure(run, describe(error, stage, done, os.uname().nodename, int(os.environ["SLURM_PROCID"])))
         raise error
-    write_json(record, asked | {stage: {"job": job, "attempt": attempt, "left": left if progressed else least,
-                                        "fruitless": fruitless}})
+    now = Requeue(job, attempt, left if progressed else least, fruitless)
+    write_json(record, asdict(replace(asked, **{stage: now})))
     if follow_ups():
         ask_success()
     else:
@@ -112,10 +112,9 @@ def ask_for_requeue(stage: str, run: Path, node_lost: bool = False) -> None:
 
 def steps_left(stage: str, run: Path, attempt: str) -> tuple[int | None, int | None]:
     """(steps that this attempt left, steps that it shows as done); None if it has not come to its first step."""
-    try:
-        progress = read_json(run / "progress.json")
-        if progress["stage"] == stage and progress["attempt"] == attempt:
-            return int(progress["total"] - progress["done"]), int(progress["done"])
-    except (OSError, UserError, TypeError, KeyError):
-        pass
-    return None, None
+    progress = read_if_whole(run / "progress.json", ProgressFile, [])
+    if progress is None or (progress.stage, progress.attempt) != (stage, attempt):
+        return None, None
+    if progress.total is None or progress.done is None:
+        return None, None
+    return progress.total - progress.done, progress.done

@@ -26,7 +26,7 @@ from slurm.launch.squeue import Job, Slurm
 POLL_S = 1.0
 QUIET_S = 10.0  # a running stage writes a heartbeat, and the next stage starts, within this time
 TAIL_BYTES = 4096
-COPIED_BYTES = 1 << 20  # at once
+COPIED_BYTES = 1 << 24  # at once
 
 
 @dataclass(frozen=True)
