@@ -16,6 +16,8 @@ from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import write_json
 from slurm.launch.records import Submission, record
 
+pytestmark = pytest.mark.slow  # a minute: hundreds of studies
+
 RUNS = list(FID)
 BROKEN, LOST, WHOLE = RUNS[:3]
 JSON = ("progress.json", "evaluation.json", "failure.json", "provenance.json", "data.json")
