@@ -2,8 +2,9 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -95,7 +96,9 @@ def panel(title: str, x_label: str, y_label: str, series: Sequence[Series], log:
     """Return one chart as an <svg>. `log`: "x", "y", "xy" or nothing. `categories`: names of x = 0, 1, 2, ..."""
     title, x_label, y_label = map(printable, (title, x_label, y_label))
     categories = list(map(printable, categories))
-    with matplotlib.rc_context(SETTINGS):
+    series = [replace(one, name=printable(one.name)) for one in series]
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has fonts for other scripts
         return Markup(_svg(chart(title, x_label, y_label, series, log, categories), title))
 
 

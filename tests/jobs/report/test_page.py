@@ -12,6 +12,7 @@ import pytest
 from finished_study import evaluation
 from paths import ROOT
 
+from jobs.report.page.chart import Series, Style, panel
 from jobs.report.write import report
 from jobs.run.failures import NEXT, Failure, write_failure
 from jobs.run.freezing import freeze
@@ -125,3 +126,8 @@ def test_it_needs_no_network_and_defines_its_colours(page):
     ids = re.findall(r'<section id="(\w+)"', text)
     assert re.findall(r'<a href="#(\w+)"', text) == ids
     assert len(text) < 5_000_000
+
+
+def test_names_of_any_script_and_control_characters_are_drawn_as_text():
+    svg = panel("中文 <b>\x1b[31m", "x", "y", [Series([1, 2], [1, 2], Style(), "名\x1b<script>")], categories=["é", "中"])
+    assert "中文" in svg and "\\x1b" in svg and "\x1b" not in svg and "<script>" not in svg and "<b>" not in svg
