@@ -67,6 +67,9 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
         except KeyboardInterrupt:  # between two stages
             print("stopped; run again to go on", flush=True)
             return INTERRUPTED
+    runs = [run for run in runs if run.spec_file.is_file()]  # `iddpm rm` may have removed others meanwhile
+    if not runs:
+        return status
     print_summary(runs, states)
     page = write_report(runs_folder / study.name)
     print_settings(page.with_suffix(".json"))

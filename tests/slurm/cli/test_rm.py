@@ -176,6 +176,21 @@ def test_a_study_whose_list_is_broken_can_be_removed(content):
     assert not Path("runs/small").exists() and Path("elsewhere").is_dir()
 
 
+def test_a_run_that_is_removed_while_a_sweep_is_worked_on_spoils_nothing(monkeypatch):
+    sweep(1, 2)
+    began = []
+
+    def stage(run, stage):
+        if not began:
+            remove_runs(Path("runs/small"), ["seed=2"])
+        began.append(run.path.name)
+        _ = run.spec
+    monkeypatch.setattr("slurm.cli.run._do_with_named_runs", stage)
+    text = iddpm_here("run", "sweep.yaml", status=2)
+    assert "seed=2: runs/small/seed=2: not a run's directory" in text and "not evaluated" in text and "report.html" in text
+    assert names() == ["seed=1"]
+
+
 # Points that left the sweep
 
 def test_runs_that_left_the_sweep_are_named_and_dropped_on_demand():
