@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 from rich import box
@@ -9,7 +11,7 @@ from rich.table import Table
 
 from jobs.errors import UserError
 from jobs.run.pace import Pace
-from jobs.run.progress import Bar
+from jobs.run.progress import Bar, duration
 from jobs.spec.metrics import METRICS
 from slurm.cli.console import console
 
@@ -31,7 +33,7 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
         result = score(samples, reference, features, names, runs_folder / ".cache", batch_size, len(os.sched_getaffinity(0)),
                        showing, opened=opened)
     finally:
-        showing.bar.close()
+        showing.close()
     if as_json:
         print(json.dumps(result, indent=1))
         return
@@ -50,21 +52,35 @@ def print_score(samples: str, reference: str, features: str, metrics: str, runs_
 
 
 class _Showing:
-    """Shows how far the features of the reference, and then of the samples, are. Called before each batch of a set."""
+    """Shows how far the features of the reference, and then of the samples, are. Called before each batch of a set.
+
+    A thread shows it, so that long preparation, such as training the classifier, has its lines too.
+    """
 
     def __init__(self, batch_size: int):
         self.batch_size, self.done, self.pace = batch_size, 0, Pace()
-        self.bar = Bar("score", 0, "images")
-        self.bar.show(0, None, "starting")
+        self.bar, self.began, self.ended = Bar("score", 0, "images"), time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self._show, daemon=True)
+        self.thread.start()
 
     def __call__(self, images: int) -> None:
         """`images`: how many are in the set at hand."""
         self.done += self.batch_size
-        if images != self.bar.total or self.done > images:  # the next set
+        if images != self.bar.total or self.done >= images:  # the next set
             self.bar.total, self.done = images, 0
             self.pace.restart()
         self.pace.add(self.done)
-        self.bar.show(self.done, self.pace.rate())
+
+    def _show(self) -> None:
+        while not self.ended.wait(0.5):
+            preparing = "" if self.bar.total else f"preparing ({duration(time.monotonic() - self.began)})"
+            self.bar.show(self.done, self.pace.rate(), preparing)
+
+    def close(self) -> None:
+        """Show nothing further."""
+        self.ended.set()
+        self.thread.join()
+        self.bar.close()
 
 
 def _details(found: dict) -> list[str]:
