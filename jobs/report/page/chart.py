@@ -175,8 +175,9 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink='
-                  rf'"http://www.w3.org/1999/xlink" role="img" aria-label="{escape(title)}" \1>', text, count=1)
+    head = ('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+            f'aria-label="{escape(title)}"')
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda found: f"{head} {found[1]}>", text, count=1)
     return text.strip()
 
 
