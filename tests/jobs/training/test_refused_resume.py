@@ -17,15 +17,26 @@ from jobs.spec.kinds import MODEL
 def test_training_refuses_damaged_checkpoints_alone_and_changes_nothing(make_run, alone):
     run = make_run()
     truncate(save_untrained(run, 4) / "model.safetensors")
-    before = sorted(run.path.rglob("*"))
+    before = set(run.path.rglob("*"))
     with pytest.raises(UserError, match="every checkpoint is damaged"):
         alone(run, "train")
-    assert sorted(run.path.rglob("*")) == before
+    assert set(run.path.rglob("*")) == before | {run.progress}
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_its_spec(make_run, alone):
+    run, wider = make_run(), make_run("model.num_channels=16", folder="wider")
+    shutil.copytree(save_untrained(wider, 4), run.checkpoints / "step-00000004")
+    with pytest.raises(UserError, match=r"step-00000004: a checkpoint of another run \(model.num_channels: 16 -> 8\)"):
+        alone(run, "train")
 
 
 def test_weights_of_another_network_are_refused_with_the_first_keys(make_run, alone):
     run, wider = make_run(), make_run("model.num_channels=16", "model.attention_resolutions=[]", folder="wider")
-    shutil.copytree(save_untrained(wider, 4), run.checkpoints / "step-00000004")
+
+    def save(spec):
+        weights = dict(build_network(spec).state_dict())
+        save_checkpoint(run, 4, {MODEL: {None: weights, "0.9": weights}}, {})
+    save(wider.spec)
     with pytest.raises(UserError, match="weights of another network") as refusal:
         alone(run, "train")
     message = str(refusal.value)
@@ -33,9 +44,7 @@ def test_weights_of_another_network_are_refused_with_the_first_keys(make_run, al
     assert "another network: missing input_blocks.3.1.norm.weight (16,); missing " in message
     assert re.search(r" \(and \d+ more\)$", message)
 
-    shutil.rmtree(run.checkpoints)
-    wider = make_run("model.num_channels=16", folder="wide")
-    shutil.copytree(save_untrained(wider, 4), run.checkpoints / "step-00000004")
+    save(make_run("model.num_channels=16", folder="wide").spec)
     with pytest.raises(UserError, match=r"time_embed.0.weight is \(64, 16\), the spec's network has \(32, 8\)"):
         alone(run, "train")
 
