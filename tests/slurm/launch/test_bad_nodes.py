@@ -35,7 +35,7 @@ def partition(monkeypatch):
         def nodes_of(site):
             if count is None:
                 raise StageFailed("sinfo: no answer")
-            return [Node(f"n{number}", "idle", 4, 1000, "") for number in range(count)]
+            return [Node(f"n{number}", "idle", 4, 1000, 1000, "") for number in range(count)]
         monkeypatch.setattr(bad_nodes, "nodes_of", nodes_of)
     return has
 
