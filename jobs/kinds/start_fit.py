@@ -10,14 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from jobs.errors import UserError
+from jobs.own_python import python_command
 from jobs.run.start_weights import start_file
 from jobs.spec.reading.frozen import dump, parse_frozen
 from jobs.spec.sections import Spec
 
 PATIENCE_S = 600
-# The process must find the same code, whatever lies in the current folder: "" in sys.path stands for that folder.
-CODE = ("import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[1]); "
-        "from jobs.kinds.start_fit import main; main()")
 
 
 def start_problems(specs: Sequence[Spec]) -> list[str]:
@@ -46,7 +44,7 @@ def _network_alone(spec: Spec) -> str:
 
 def _misfits(texts: Sequence[str]) -> list[str]:
     """Read the weights for each spec in a process of its own; return what is wrong."""
-    command = [sys.executable, "-c", CODE, json.dumps(sys.path)]
+    command = python_command("from jobs.kinds.start_fit import main; main()")
     try:
         done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=PATIENCE_S,
                               env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})

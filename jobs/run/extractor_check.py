@@ -3,16 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
+from jobs.own_python import python_command
 from jobs.spec.sections import Spec
 
 LONGEST_S = 120
 """A network that takes longer on two images may be a slow one, so the evaluation decides."""
-# The child finds modules where this process does: not in the current folder, where a jobs.py may stand.
-CODE = "import sys; sys.path[:] = sys.argv[1].split('\\n'); from jobs.evaluation.try_features import main; main()"
 
 
 def extractor_problem(spec: Spec) -> str | None:
@@ -30,10 +28,10 @@ def extractor_problem(spec: Spec) -> str | None:
 @cache
 def _tried(arguments: str, changed: int, size: int) -> str | None:
     """`changed` and `size` are those of the file, so that another file is tried anew."""
-    here = "\n".join(os.path.abspath(path) for path in sys.path if path)
+    command = python_command("from jobs.evaluation.try_features import main; main()")
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run([sys.executable, "-c", CODE, here], input=arguments, capture_output=True, text=True, check=False,
+        done = subprocess.run(command, input=arguments, capture_output=True, text=True, check=False,
                               timeout=LONGEST_S, env=environment)
         answer = json.loads(done.stdout.splitlines()[-1])["problem"]
     except subprocess.TimeoutExpired:

@@ -13,7 +13,6 @@ by which a file is known again that another program opened and wrote to.
 import io
 import math
 import subprocess
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import h5py
 import numpy as np
 import xxhash
 
+from jobs.own_python import python_command
 from jobs.storage.opening import open_hdf5, refuse_written
 
 DAMAGED = "damaged: its checksum is not the recorded one"
@@ -101,8 +101,8 @@ def _check_contents(path: Path, changed: Callable[[str], None] | None) -> None:
     if changed is None or not (sealed := _sealed_contents(path)):
         raise OSError(DAMAGED)
     # HDF5 may end a process that reads a damaged file, so another process reads the file first.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from jobs.storage.sealed import print_contents; print_contents(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, errors="replace")
+    command = python_command("from jobs.storage.sealed import print_contents; print_contents(sys.argv[1])", str(path))
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode or done.stdout.splitlines() != [f"{name} {hexadecimal}" for name, hexadecimal in sealed.items()]:
         raise OSError(DAMAGED)
     changed(f"{path}: another program wrote to this file; {', '.join(sealed)} are still as they were made")

@@ -24,14 +24,15 @@ def check_steps(run: RunDir, state: TrainingState, result: StepResult, step: int
     bad_steps, skipped = (max(int(count) for count in counts) for counts in ([part.bad_steps for part in parts],
                                                                              [part.skipped for part in parts]))
     if bad_steps >= MAX_BAD_STEPS:
-        raise diverged(run, state, f"the gradient was not finite in each of the last {bad_steps} steps (step {step}); the "
+        raise diverged(run, state, f"the gradient was not finite in each of the last {bad_steps} steps (step {step}), and the "
                                    "weights did not change meanwhile", saved)
     if step < train.iterations or not skipped:
         return
     losses_bad = bool(bad_steps) and any_rank(not all(torch.isfinite(loss).all() for loss in result.losses.values()))
     if bad_steps >= min(LAST_BAD_LOSSES if losses_bad else LAST_BAD_STEPS, 1 + train.iterations // 10):
-        raise diverged(run, state, f"training ends in steps that were skipped, the last {bad_steps} of {step}, because "
-                                   f"{'the loss' if losses_bad else 'the gradient'} was not finite", saved)
+        bad = "the loss" if losses_bad else "the gradient"
+        raise diverged(run, state, f"training ends in steps that were skipped: {bad} was not finite in the last {bad_steps} of "
+                                   f"{step} steps", saved)
     if train.precision != "fp16" and skipped > step / 2:  # the search for a scale may take most steps of a short training
         raise diverged(run, state, f"{skipped} of {step} steps were skipped, because the gradient was not finite", saved)
 
@@ -50,4 +51,4 @@ def diverged(run: RunDir, state: TrainingState, what: str, saved: int) -> StageF
     if state.spec.train.precision == "fp16":
         advice += ", or precision: bf16"
     kept = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint"
-    return StageFailed(f"{run.path}: {what}, {kept}. Try {advice}, under another name.", kind="diverged")
+    return StageFailed(f"{run.path}: {what}; {kept}. Try {advice}, under another name.", kind="diverged")

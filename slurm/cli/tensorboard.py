@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.own_python import python_command
 
 PORT = 6006  # TensorBoard's default; the search for a free port starts here
 
@@ -26,7 +27,8 @@ def show_board(study: Path, port: int | None) -> None:
     for line in ssh_hint(port, os.environ):
         print(line)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", f"--logdir={study}", f"--port={port}"])
+    run_tensorboard = python_command("from tensorboard.main import run_main; run_main()", f"--logdir={study}", f"--port={port}")
+    os.execv(sys.executable, run_tensorboard)
 
 
 def ssh_hint(port: int, environment: Mapping[str, str]) -> list[str]:

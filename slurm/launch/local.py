@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,9 +58,10 @@ def run_locally(run: RunDir, stage: str) -> None:
     # a GPU may also have a name (GPU-..., MIG-...).
     executor.parameters |= {"visible_gpus": tuple(gpus), "gpus_per_node": len(gpus)}
     attempt = uuid.uuid4().hex
+    arguments = str(Path.cwd()), run_stage, stage, str(run.path.resolve()), attempt
     with _Stopping() as stopping:
-        with _own_modules():
-            job = executor.submit(run_stage, stage, str(run.path.resolve()), attempt)
+        with _own_modules(run.logs):
+            job = executor.submit(in_folder, *arguments)
         stopping.controller = _controller(job)
         watch = Watch(job, _controller(job))
         _follow(job, run, stage, attempt, stopping, watch)
@@ -77,25 +78,33 @@ def run_locally(run: RunDir, stage: str) -> None:
         raise Interrupted(f"{run.path}: stopped after {stage}; run again to go on")
 
 
-@contextmanager
-def _own_modules() -> Iterator[None]:
-    """Let Python not look into the current folder for modules, in the processes that start while the block lasts.
+def in_folder(folder: str, work: Callable[..., dict[str, str]], *arguments: str) -> dict[str, str]:
+    """Do `work` in the current folder of the command, from which relative paths in the spec start."""
+    os.chdir(folder)
+    return work(*arguments)
 
-    A user's jobs.py or queue.py there would be taken for a module of ours, or of Python's own.
+
+@contextmanager
+def _own_modules(elsewhere: Path) -> Iterator[None]:
+    """Let processes that start while the block lasts start in the folder `elsewhere`, which has no modules.
+
+    submitit starts them as `python -m`, which looks into the current folder first: a user's jobs.py or queue.py there would be
+    taken for a module of ours, or of Python's own.
     """
     path = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if sys.path[0] in ("", os.getcwd()):  # `python -m slurm.cli.main`: this very code is in the current folder
         path.insert(0, os.getcwd())
-    before = {key: os.environ.get(key) for key in ("PYTHONSAFEPATH", "PYTHONPATH")}
-    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+    before, folder = os.environ.get("PYTHONPATH"), os.getcwd()
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    os.chdir(elsewhere)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        os.chdir(folder)
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def processes_here(resources: StageResources, present: list[str]) -> tuple[int, list[str]]:

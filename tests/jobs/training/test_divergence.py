@@ -44,10 +44,10 @@ def test_fp16_is_advised_to_try_bf16(make_run, group):
     (1000, 0, 0, FINITE, None),
     (1000, 0, 30, FINITE, None),  # now and then
     (1000, LAST_BAD_STEPS - 1, 30, FINITE, None),  # an overflow at the very end
-    (1000, LAST_BAD_STEPS, 30, FINITE, "the last 10 of 1000, because the gradient was not finite"),
+    (1000, LAST_BAD_STEPS, 30, FINITE, "gradient was not finite in the last 10 of 1000 steps"),
     (1000, LAST_BAD_LOSSES - 1, 2, NAN, None),
-    (1000, LAST_BAD_LOSSES, 3, NAN, "the last 3 of 1000, because the loss was not finite"),
-    (6, 1, 1, NAN, "the last 1 of 6, because the loss was not finite"), (6, 0, 0, NAN, None),
+    (1000, LAST_BAD_LOSSES, 3, NAN, "loss was not finite in the last 3 of 1000 steps"),
+    (6, 1, 1, NAN, "loss was not finite in the last 1 of 6 steps"), (6, 0, 0, NAN, None),
     (30, 4, 4, FINITE, "the last 4 of 30"), (30, 3, 3, FINITE, None), (2, 1, 1, FINITE, "the last 1 of 2"),
 ])
 def test_how_training_ends_decides(make_run, group, precision, iterations, bad_steps, skipped, result, message):
