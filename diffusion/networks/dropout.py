@@ -4,8 +4,8 @@ torch's own dropout draws from one stream for a whole batch, so a mask depends o
 key of an example starts a stream of 32-bit numbers by SplitMix64 (Steele et al. 2014), of which each layer takes its own part:
 for a layer of C channels and P pixels a and b [C], x [P]. The numbers a * x + b modulo 2 ** 32 decide about the pixels of each
 channel: within a channel they are nearly pairwise independent (multiplicative hashing, Dietzfelbinger et al. 1997), between
-channels, layers and examples independent. On a CPU a training step with these masks takes 0.97 to 0.98 of the time of a step with torch's
-(tests/benchmarks/train.py dropout).
+channels, layers and examples independent. On a CPU a training step with these masks takes 0.97 to 0.98 of the time of a step
+with torch's (tests/benchmarks/train.py dropout).
 """
 
 import torch
