@@ -63,7 +63,8 @@ def saved(run: Path) -> bool:
 
 
 def take_terminal() -> None:
-    """Make the file of the standard input the terminal of this session."""
+    """Make the file of the standard input the terminal of this session, as a shell in a terminal has it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
