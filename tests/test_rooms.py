@@ -10,7 +10,8 @@ from paths import ROOT
 ORDER = {
     "diffusion": ["lookup", "schedules", "respacing", "coefficients", "parameterisation", "gaussian", "timestep_samplers",
                   "objectives", "losses", "ema", "networks", "samplers"],
-    "jobs": ["errors", "quantities", "randomness", "finite", "terminal", "own_python", "storage", "spec", "parallel", "data", "run", "kinds",
+    "jobs": ["errors", "quantities", "randomness", "finite", "terminal", "own_python", "storage",
+             "spec", "parallel", "data", "run", "kinds",
              "training", "sampling", "evaluation", "stage", "cost", "report"],
     "slurm": ["testbed", "launch", "status", "cli"],
 }
