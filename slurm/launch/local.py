@@ -30,8 +30,9 @@ FOREVER_MIN = 60 * 24 * 365  # submitit's default would stop a local job after t
 POLL_S = 0.25
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_PRESS_S = 0.3  # some programs pass on a Ctrl-C that has reached us already
-KEPT = {"train": "stopped; a checkpoint of the last step is saved", "sample": "stopped; the finished chunks are saved",
-        "evaluate": "stopped; the next start begins anew"}
+KEPT = {"train": "stopped; a checkpoint of the last step is saved",
+        "sample": "stopped; finished chunks and the last step of unfinished ones are saved",
+        "evaluate": "stopped; finished metrics are saved"}
 
 
 class Interrupted(Exception):
