@@ -1,6 +1,5 @@
 """Weights that other code wrote: what is taken, what is refused, and that nothing in a file is trusted."""
 
-
 import contextlib
 import functools
 import io
@@ -11,6 +10,7 @@ import zipfile
 
 import pytest
 import torch
+from golden_weights import GOLDEN, assert_same, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
@@ -21,29 +21,6 @@ from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.kinds.foreign_weights import open_weights, read_weights
 from jobs.kinds.weight_files import import_weights
 from jobs.run.checkpoints import final_checkpoint
-
-# The spec of the network of tests/golden/unet_uncond32, with a chain of two steps.
-GOLDEN = ("data.image_size=32", "data.channels=3", "data.class_cond=false", "data.num_classes=null",
-          "model.num_channels=32", "model.channel_mult=null", "model.attention_resolutions=[16, 8]",
-          "model.num_heads=4", "model.dropout=0.1", "diffusion.diffusion_steps=2", "train.ema_rate=[0.9, 0.99]",
-          "sample.num_samples=2")
-
-
-@pytest.fixture
-def published(golden):
-    """The golden network's weights, as a published checkpoint holds them."""
-    return golden.formula_weights(golden.facts("unet_uncond32")["state_dict"])
-
-
-def noise(run, seed=0):
-    torch.manual_seed(seed)
-    return {key: torch.randn_like(value) for key, value in build_network(run.spec).state_dict().items()}
-
-
-def assert_same(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        assert ours[key].dtype == torch.float32 and torch.equal(ours[key], theirs[key].float()), key
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
