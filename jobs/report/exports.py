@@ -13,11 +13,11 @@ from jobs.quantities import amount, figure
 from jobs.report.cost import layer_groups, sampling_costs, stage_flops
 from jobs.report.curves import bound_points, smoothed
 from jobs.report.diffusion_facts import cost_of
-from jobs.report.points import Point, is_seed, label
 from jobs.report.published import published_for
-from jobs.report.ranking import best_points, best_runs, metric_named, ranked
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
+from jobs.report.verdicts.points import Point, is_seed, label
+from jobs.report.verdicts.ranking import best_points, best_runs, metric_named, ranked
 from jobs.terminal import printable
 
 COLUMNS = ("run", "table", "quantity", "at", "value")

@@ -9,8 +9,8 @@ import numpy as np
 from jobs.kinds.diffusion.kind import BITS
 from jobs.report.diffusion_facts import held_out_data
 from jobs.report.evaluation import t_quantile
-from jobs.report.points import Point, Scatter
 from jobs.report.run import RunReport, read_terms
+from jobs.report.verdicts.points import Point, Scatter
 
 Pairs = Sequence[tuple[Point, Point]]
 

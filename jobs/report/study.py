@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import UserError
-from jobs.report.answer import answer, cautions, question
 from jobs.report.board import BoardLog, add_events, board_files
 from jobs.report.cost import StageTime, stage_times
-from jobs.report.effects import Effect, effects
-from jobs.report.points import Point, points_of, swept_fields
-from jobs.report.ranking import metric_names, ranked
 from jobs.report.run import RunReport, read_run, read_terms
-from jobs.run.study_file import study_as_found
+from jobs.report.verdicts.answer import answer, cautions, question
+from jobs.report.verdicts.effects import Effect, effects
+from jobs.report.verdicts.points import Point, points_of, swept_fields
+from jobs.report.verdicts.ranking import metric_names, ranked
+from jobs.run.study.study_file import study_as_found
 from jobs.spec.keys import keys_of, value_at
 from jobs.storage.disk_errors import why_missing
 

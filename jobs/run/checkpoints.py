@@ -25,9 +25,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from jobs.errors import UserError
-from jobs.run.changes import FREE_TO_CHANGE, NEEDS_LENGTH
 from jobs.run.directory import RunDir, weights_name
 from jobs.run.directory import average_of as average_of  # for readers of weights
+from jobs.run.study.changes import FREE_TO_CHANGE, NEEDS_LENGTH
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import difference, dump, parse_frozen

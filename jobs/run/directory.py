@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.run.records import EvaluationFile, ManifestFile
-from jobs.run.study_file import read_study_file
+from jobs.run.study.study_file import read_study_file
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings

@@ -10,7 +10,7 @@ import click
 
 from jobs.errors import UserError
 from jobs.quantities import plural, size
-from jobs.run.removal import (
+from jobs.run.study.removal import (
     Doomed,
     chosen_runs,
     collect,
@@ -23,7 +23,7 @@ from jobs.run.removal import (
     remove_study,
     runs_of,
 )
-from jobs.run.study_file import left_of
+from jobs.run.study.study_file import left_of
 from slurm.launch.records import changing_jobs, jobs_by_run, reports
 from slurm.launch.squeue import live_jobs
 from slurm.status.find import find_study

@@ -17,12 +17,12 @@ from jobs.errors import Busy, StageFailed, UserError
 from jobs.kinds.start_fit import check_starts
 from jobs.parallel.terminal import outlive_output
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import FOLLOWED, announce, duration, end
 from jobs.run.records import EvaluationFile
 from jobs.run.start_weights import still_to_start
-from jobs.run.study_file import left_note
+from jobs.run.study.freezing import freeze
+from jobs.run.study.study_file import left_note
 from jobs.run.waiting import waits_for
 from jobs.spec.reading.file import load
 from jobs.spec.reading.sweep import Study

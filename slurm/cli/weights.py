@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.run.study_file import left_of, recorded_runs
+from jobs.run.study.study_file import left_of, recorded_runs
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from jobs.storage.files import remove_file

@@ -9,22 +9,22 @@ from submitit import SlurmExecutor
 
 from jobs.errors import UserError
 from jobs.spec.sections import StageResources
+from slurm.launch.in_job.requests import FOLLOW_UP, FOLLOW_UPS
 from slurm.launch.job_arrays import REPORT, Array
 from slurm.launch.profiles import Profile, SiteOptions
-from slurm.launch.requests import FOLLOW_UP, FOLLOW_UPS
 from slurm.launch.sites.options import has_gpus, with_gpus
 
 # Ignore SIGTERM and SIGUSR2 until jobs.parallel.interruption has installed its handlers: a signal during `import torch` would
 # end the job as failed. If such a job is preempted, SLURM kills it at the end of the grace time and requeues it.
 IGNORE_EARLY_SIGNALS = """/bin/sh -c 'trap "" TERM USR2; exec "$@"' ignore-early-signals"""
-BATCH_FUNCTIONS = "slurm/launch/batch.sh"  # in the snapshot of the code: what the script does around srun
+BATCH_FUNCTIONS = "slurm/launch/in_job/batch.sh"  # in the snapshot of the code: what the script does around srun
 
 
 def executor(array: Array, study: Path, profile: Profile, name: str, code: Path, dependency: str | None) -> SlurmExecutor:
     """submitit's executor for one array called `name`. Its jobs write logs to study/logs/NAME and run the code in `code`."""
     resources, logs = array.resources, study / "logs" / name
     # `python -m` finds packages in the current folder first: the job starts in the snapshot of the code, and
-    # slurm.launch.job_entry changes to the folder of the submission.
+    # slurm.launch.in_job.job_entry changes to the folder of the submission.
     # submitit lets an environment variable choose the signal: jobs.parallel.interruption listens to SIGUSR2.
     options = {"kill-on-invalid-dep": "yes", "requeue" if profile.requeue else "no-requeue": True, "chdir": str(code),
                "signal": f"USR2@{profile.signal_lead_s}"}

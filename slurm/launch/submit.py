@@ -17,16 +17,16 @@ from jobs.errors import Busy, StageFailed, UserError
 from jobs.kinds.start_fit import check_starts
 from jobs.quantities import plural
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze, refuse_changes
 from jobs.run.preflight import check_inputs
 from jobs.run.start_weights import still_to_start
-from jobs.run.study_file import left_note
+from jobs.run.study.freezing import freeze, refuse_changes
+from jobs.run.study.study_file import left_note
 from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from jobs.storage.files import remove_file
+from slurm.launch.in_job.job_entry import report_in_slurm, run_in_slurm
 from slurm.launch.job_arrays import REPORT, Array, Chain, build_arrays, chains_of, graph, hours
-from slurm.launch.job_entry import report_in_slurm, run_in_slurm
 from slurm.launch.limits import Limits, check_cluster, check_folder, cluster_limits, with_queue_limit
 from slurm.launch.named_runs import needs
 from slurm.launch.profiles import Profile, load_profile

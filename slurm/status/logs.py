@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from jobs.errors import UserError
 from jobs.run.records import ProgressFile
-from jobs.run.study_file import study_as_found
+from jobs.run.study.study_file import study_as_found
 from jobs.spec.stages import STAGES
 from jobs.storage.typed import read_record
 from jobs.terminal import steered

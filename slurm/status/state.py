@@ -14,7 +14,7 @@ from jobs.errors import UserError
 from jobs.run.directory import MOST_SPEC_BYTES, RunDir
 from jobs.run.failures import Failure
 from jobs.run.records import EvaluationFile, HeldFile, PlanFile, ProgressFile
-from jobs.run.study_file import left_words, study_as_found
+from jobs.run.study.study_file import left_words, study_as_found
 from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_bytes

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
 from jobs.sampling.gather import gather
 from jobs.spec.reading.file import load

@@ -10,7 +10,7 @@ import pytest
 from jobs.data.dataset import open_data
 from jobs.run.board import Board
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
 

@@ -107,7 +107,7 @@ class Cluster:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """undisturbed(settings, ranks=2) -> samples of such a run, trained by so many ranks here, without SLURM or trouble."""
-    from jobs.run.freezing import freeze
+    from jobs.run.study.freezing import freeze
     from jobs.spec.reading.file import load
 
     folders: dict[str, Path] = {}

@@ -27,7 +27,7 @@ SMALL_SPEC = {
 def make_run(tmp_path):
     """make_run("train.lr=1e-2", ..., folder="a") -> RunDir: the small spec with these changes, frozen under tmp_path."""
     from jobs.run.directory import RunDir
-    from jobs.run.freezing import freeze
+    from jobs.run.study.freezing import freeze
     from jobs.spec.reading.file import load
 
     def make(*overrides: str, folder: str = "runs") -> RunDir:

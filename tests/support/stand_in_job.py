@@ -23,7 +23,7 @@ from jobs.run.failures import describe, remove_failure, write_failure  # noqa: E
 from jobs.run.progress import ATTEMPT, Progress  # noqa: E402
 from jobs.spec.samplings import sampling_facts, samplings  # noqa: E402
 from jobs.storage.files import read_json, write_json  # noqa: E402
-from slurm.launch import job_entry  # noqa: E402
+from slurm.launch.in_job import job_entry  # noqa: E402
 
 ROOM_FOR_MORE = 1_000_000
 

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from jobs.report.points import is_seed, label, points_of, single, swept_fields
 from jobs.report.run import RunReport
+from jobs.report.verdicts.points import is_seed, label, points_of, single, swept_fields
 from jobs.terminal import printable
 
 # Matplotlib draws in these colours, each of which stands for a variable of report.css: Okabe and Ito's palette, in two shades.

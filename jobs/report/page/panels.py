@@ -12,10 +12,10 @@ from jobs.kinds.diffusion.kind import BITS
 from jobs.report.board import BoardLog
 from jobs.report.curves import bound_points, evenly_spaced, smoothed
 from jobs.report.diffusion_facts import cost_of, noise_schedules
-from jobs.report.effects import Effect
 from jobs.report.evaluation import CurvePoint
 from jobs.report.page.chart import COLOURS, DASHES, FAINT, MARKERS, Series, Style, panel
 from jobs.report.run import RunReport
+from jobs.report.verdicts.effects import Effect
 
 TITLES = {"loss": "Loss", "mse": "Squared error of the prediction", "vb": "Term of the bound", "grad_norm": "Gradient norm",
           "images_per_second": "Images per second", "lr": "Learning rate"}

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import amount, figure
-from jobs.report.answer import LISTED
 from jobs.report.cost import StageTime, stage_flops
 from jobs.report.diffusion_facts import cost_of
 from jobs.report.evaluation import Metric
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Row, Table
-from jobs.report.points import Point, is_seed, label
-from jobs.report.ranking import best_points, best_runs, ranked
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
+from jobs.report.verdicts.answer import LISTED
+from jobs.report.verdicts.points import Point, is_seed, label
+from jobs.report.verdicts.ranking import best_points, best_runs, ranked
 from jobs.run.failures import Failure
 from jobs.run.progress import duration
 from jobs.spec.stages import STAGES

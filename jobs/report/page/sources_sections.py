@@ -9,10 +9,10 @@ from jobs.quantities import figure
 from jobs.report.diffusion_facts import setting_of
 from jobs.report.evaluation import Metric
 from jobs.report.page.blocks import Block, Bullets, Cell, Code, Details, Paragraph, Row, Table
-from jobs.report.points import Point, single
 from jobs.report.published import Published, published_for
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
+from jobs.report.verdicts.points import Point, single
 from jobs.run.records import ProvenanceFile
 
 

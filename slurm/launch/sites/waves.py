@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.quantities import plural
 from jobs.run.directory import RunDir
 from jobs.run.records import WaitingFile
-from jobs.run.study_file import left_of
+from jobs.run.study.study_file import left_of
 from jobs.run.waiting import named_run
 from jobs.spec.references import references
 from jobs.storage.files import remove_file, write_json

@@ -21,7 +21,7 @@ from jobs.errors import UserError
 from jobs.kinds.protocol import model_of
 from jobs.report.write import report
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.run.waiting import waits_for
 from jobs.sampling.gather import check_samples, recorded_settings
 from jobs.spec.kinds import KINDS, MODEL, kind_of

@@ -15,7 +15,7 @@ from paths import ROOT
 from jobs.report.page.chart import Series, Style, panel
 from jobs.report.write import report
 from jobs.run.failures import NEXT, Failure, write_failure
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
 

@@ -9,8 +9,8 @@ from finished_study import evaluation
 from jobs.report.evaluation import t_quantile
 from jobs.report.exports import as_csv, as_json, as_markdown
 from jobs.report.page.chart import styles
-from jobs.report.points import is_seed, points_of, scatter_of
 from jobs.report.study import read_study
+from jobs.report.verdicts.points import is_seed, points_of, scatter_of
 from jobs.report.write import report
 from jobs.run.failures import Failure, write_failure
 from jobs.storage.files import read_json, write_json

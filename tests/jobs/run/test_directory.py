@@ -7,8 +7,8 @@ import pytest
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
 from jobs.run.provenance import provenance
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 
 

@@ -24,7 +24,7 @@ from jobs.kinds.diffusion.sections import (
 )
 from jobs.run.checkpoints import final_checkpoint, save_checkpoint
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.sampling.gather import check_samples, gather, gather_run, recorded_settings
 from jobs.sampling.weights import load_sampler
 from jobs.spec.kinds import MODEL

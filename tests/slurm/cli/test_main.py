@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
 

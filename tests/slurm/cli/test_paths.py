@@ -12,7 +12,7 @@ import pytest
 from paths import ROOT
 from small_runs import SMALL_SPEC
 
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from slurm.cli.main import cli
 from slurm.cli.paths import ExpandedPath

@@ -12,11 +12,11 @@ from command_line import IDDPM, iddpm, iddpm_here
 from small_checkpoints import save_untrained
 from small_runs import SMALL_SPEC
 
-import jobs.run.removal
+import jobs.run.study.removal
 from jobs.errors import UserError
 from jobs.report.study import read_study
-from jobs.run.freezing import freeze
-from jobs.run.removal import remove_runs
+from jobs.run.study.freezing import freeze
+from jobs.run.study.removal import remove_runs
 from jobs.spec.kinds import KINDS
 from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
@@ -128,7 +128,8 @@ def test_a_removal_that_is_killed_leaves_no_half_run_and_is_completed(after, mon
     def killed(*_, **__):
         raise Killed
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(*(jobs.run.removal, "forget_runs") if after == "rename" else (jobs.run.removal.shutil, "rmtree"), killed)
+        removal = jobs.run.study.removal
+        patch.setattr(*(removal, "forget_runs") if after == "rename" else (removal.shutil, "rmtree"), killed)
         remove_runs(Path("runs/small"), ["seed=1"])
     assert not Path("runs/small/seed=1").exists() and (names() == ["seed=2"]) == (after != "rename")
     assert any(name.endswith(".removed") for name in os.listdir("runs/small"))

@@ -9,7 +9,7 @@ from real_slurm import ONE
 from stand_in_job import leave_results
 
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.kinds import KINDS
 from jobs.spec.reading.file import load
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from stand_in_job import leave_results
 
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.spec.stages import STAGES
 from slurm.launch import submit
@@ -171,7 +171,7 @@ def test_jobs_run_the_code_that_was_submitted_from_the_folder_of_the_submission(
     code = {json.loads(file.read_text())["code"] for file in (study / "submissions").glob("*.json")}
     assert len(code) == 1
     kept = study / "code" / code.pop()
-    assert (fake_slurm.home / "code.txt").read_text() == f"{kept}/slurm/launch/job_entry.py"
+    assert (fake_slurm.home / "code.txt").read_text() == f"{kept}/slurm/launch/in_job/job_entry.py"
     assert "commit" in json.loads((kept / "provenance.json").read_text())
     assert fake_slurm.states(str(study)) == {"run": "done"}
 

@@ -8,7 +8,7 @@ import linear_kind
 import pytest
 from recorded_slurm import by_name
 
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.kinds import KINDS
 from jobs.spec.reading.file import load
 from jobs.spec.references import Reference

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from paths import ROOT
 
-SCRIPT = ROOT / "slurm" / "launch" / "batch.sh"
+SCRIPT = ROOT / "slurm" / "launch" / "in_job" / "batch.sh"
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.run.changes import Change, make_room, planned_change
 from jobs.run.directory import RunDir
 from jobs.run.provenance import provenance
 from jobs.run.start_weights import origin
-from jobs.run.study_file import changing, is_recorded, record_study
+from jobs.run.study.changes import Change, make_room, planned_change
+from jobs.run.study.study_file import changing, is_recorded, record_study
 from jobs.spec.reading.frozen import dump
 from jobs.spec.reading.sweep import Study
 from jobs.spec.sections import Spec

@@ -16,15 +16,15 @@ from jobs.data.pictures import grid, write_png
 from jobs.errors import UserError
 from jobs.report.board import read_board
 from jobs.report.cost import achieved_flops, sampling_costs, stage_times
-from jobs.report.effects import effects
 from jobs.report.exports import as_csv, as_json, as_markdown
 from jobs.report.page.blocks import Bullets
 from jobs.report.page.chart import styles
 from jobs.report.page.cost_section import cost_blocks
 from jobs.report.page.panels import bound_panel, curve_panels
-from jobs.report.ranking import ranked
 from jobs.report.run import read_run
 from jobs.report.study import read_study
+from jobs.report.verdicts.effects import effects
+from jobs.report.verdicts.ranking import ranked
 from jobs.report.write import report
 from jobs.run.directory import RunDir
 from jobs.run.failures import Failure, write_failure

@@ -16,8 +16,8 @@ from jobs.run.records import ProgressFile, Requeue, RequeuesFile
 from jobs.stage import run_stage
 from jobs.storage.files import write_json
 from jobs.storage.typed import read_if_whole
-from slurm.launch.hold import hold_if_alike
-from slurm.launch.requests import ask_nothing, ask_requeue, ask_success, ask_wait, follow_ups, is_follow_up
+from slurm.launch.in_job.hold import hold_if_alike
+from slurm.launch.in_job.requests import ask_nothing, ask_requeue, ask_success, ask_wait, follow_ups, is_follow_up
 from slurm.launch.sites.bad_nodes import remember_node
 
 SRUN_REACTS_S = 10

@@ -1,4 +1,4 @@
-"""What a job's Python asks of its batch script, which runs on the host: a file that slurm/launch/batch.sh reads after srun.
+"""What a job's Python asks of its batch script, which runs on the host: a file that batch.sh reads after srun.
 
 Python may run in a container, where scontrol is not. So the ranks never call SLURM's programs.
 """

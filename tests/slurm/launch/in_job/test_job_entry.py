@@ -10,13 +10,13 @@ from paths import ROOT
 from jobs.errors import StageFailed
 from jobs.run.failures import read_failure
 from jobs.run.progress import Progress
-from slurm.launch.job_entry import ask_for_requeue
-from slurm.launch.requests import ask_nothing, ask_requeue, ask_wait
+from slurm.launch.in_job.job_entry import ask_for_requeue
+from slurm.launch.in_job.requests import ask_nothing, ask_requeue, ask_wait
 
 ENDING = """
 import os, signal
 from jobs.parallel.interruption import Interruption
-from slurm.launch import job_entry as task
+from slurm.launch.in_job import job_entry as task
 
 class AtTheVeryEnd:  # when Python has taken its handlers away
     def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR2):

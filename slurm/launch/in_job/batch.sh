@@ -1,5 +1,5 @@
 # Sourced by the batch script of every job, which runs on the host. Python may run in a container, where SLURM's programs are
-# not: a job that wants to go back into the queue, or to hold the rest of its sweep, leaves a request (slurm/launch/requests.py)
+# not: a job that wants to go back into the queue, or to hold the rest of its sweep, leaves a request (slurm/launch/in_job/requests.py)
 # and ends. iddpm_end does what the request says.
 # The script calls:  iddpm_begin FOLDER-OF-LOGS;  srun ...;  iddpm_end $?
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.run.failures import Failure, read_failure
 from jobs.run.records import ProgressFile
-from jobs.run.study_file import study_as_found
+from jobs.run.study.study_file import study_as_found
 from jobs.spec.stages import STAGES
 from jobs.storage.typed import read_record
+from slurm.launch.in_job.requests import ask_hold
 from slurm.launch.records import recorded
-from slurm.launch.requests import ask_hold
 
 ALIKE = 3  # runs that must fail for the same reason
 # Kinds of failure that say nothing about other runs of the sweep.

@@ -6,8 +6,8 @@ from typing import Protocol, TypeVar
 
 from jobs.report.evaluation import Metric
 from jobs.report.gaps import gap_error
-from jobs.report.points import Point, scatter_of
 from jobs.report.run import RunReport
+from jobs.report.verdicts.points import Point, scatter_of
 
 
 class Measured(Protocol):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from jobs.run.failures import Failure, write_failure
-from slurm.launch.hold import hold_if_alike
+from slurm.launch.in_job.hold import hold_if_alike
 from slurm.launch.records import Submission, record
 
 

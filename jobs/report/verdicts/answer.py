@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import figure
 from jobs.report.diffusion_facts import setting_in_words
-from jobs.report.effects import Effect
 from jobs.report.evaluation import Metric
 from jobs.report.gaps import gap_error, paired_gaps
-from jobs.report.points import OVER_SEEDS, Point, Scatter, decimals, is_seed, scatter_of, swept_fields
-from jobs.report.ranking import equal, left_out, metric_names, ranked
 from jobs.report.run import RunReport
+from jobs.report.verdicts.effects import Effect
+from jobs.report.verdicts.points import OVER_SEEDS, Point, Scatter, decimals, is_seed, scatter_of, swept_fields
+from jobs.report.verdicts.ranking import equal, left_out, metric_names, ranked
 from jobs.spec.sections import Data, Spec
 
 FEW_SAMPLES = 10_000

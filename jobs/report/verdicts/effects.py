@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.report.gaps import gap_error
-from jobs.report.points import Point, Scatter, is_seed, label, scatter_of, swept_fields
-from jobs.report.ranking import equal, leaders, metric_named, metric_names
+from jobs.report.verdicts.points import Point, Scatter, is_seed, label, scatter_of, swept_fields
+from jobs.report.verdicts.ranking import equal, leaders, metric_named, metric_names
 
 
 @dataclass(frozen=True)

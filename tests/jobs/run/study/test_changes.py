@@ -10,7 +10,7 @@ from small_checkpoints import assert_same_checkpoint, save_untrained, steps_of
 
 from jobs.errors import Busy, UserError
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.kinds import KINDS
 from jobs.spec.reading.file import load
 from jobs.spec.samplings import Sampling, samplings
@@ -185,7 +185,7 @@ def test_imported_weights_are_not_trained_on_and_the_message_names_a_way(make_ru
 
 
 def test_what_a_crash_leaves_of_a_change_is_completed(make_run, alone, monkeypatch):
-    import jobs.run.changes
+    import jobs.run.study.changes
     run = make_run(*SHORT)
     for stage in ("train", "sample"):
         assert alone(run, stage) == "done"
@@ -193,7 +193,7 @@ def test_what_a_crash_leaves_of_a_change_is_completed(make_run, alone, monkeypat
 
     def crash(path):
         raise KeyboardInterrupt
-    monkeypatch.setattr(jobs.run.changes, "make_dir", crash)
+    monkeypatch.setattr(jobs.run.study.changes, "make_dir", crash)
     with pytest.raises(KeyboardInterrupt):
         make_run(*SHORT, "train.iterations=16")
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 from small_runs import SMALL_SPEC
 
 from jobs.run.directory import RunDir
-from jobs.run.freezing import freeze
+from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.spec.samplings import samplings
 from jobs.storage.files import read_json
