@@ -15,9 +15,9 @@ demo: $(INSTALLED)
 # Tests on SLURM start a real one on this machine, which takes root, and those of the report's page want Chromium, which
 # Ubuntu packages as a snap only. What cannot be had is left out, and that is said.
 test: lint $(if $(ROOT),debian-packages)
-	@left="$(if $(ROOT),,slurm)"; \
+	@left="$(if $(ROOT),,slurm root)"; \
 	chromium --version >/dev/null 2>&1 || chromium-browser --version >/dev/null 2>&1 || left="$$left browser"; \
-	marks=$$(echo $$left | sed 's/ / and not /'); \
+	marks=$$(echo $$left | sed 's/ / and not /g'); \
 	$(BIN)/python -m pytest -n 3 --dist loadgroup $${marks:+-m "not $$marks"} tests || exit; \
 	test -z "$$marks" || echo "left out: the tests marked $$left (no root, or no Chromium, here)"
 

@@ -90,13 +90,6 @@ COLLEAGUE = ("setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"
              "--ambient-caps=+dac_read_search", "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME")
 
 
-def can_be_a_colleague():
-    try:
-        return os.geteuid() == 0 and subprocess.run([*COLLEAGUE, sys.executable, "-c", ""], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def open_folder():
     """A folder that other users can read: pytest's own are private."""
@@ -106,7 +99,7 @@ def open_folder():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_be_a_colleague(), reason="takes root, and setpriv with ambient capabilities")
+@pytest.mark.root
 def test_a_colleagues_run_can_be_read_and_no_more(open_folder):
     (open_folder / "small.yaml").write_text(json.dumps(SMALL_SPEC))
     run = freeze(load(open_folder / "small.yaml"), open_folder / "runs")[0]
