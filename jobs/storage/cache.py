@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import UserError
-from jobs.storage.files import atomic_path, make_dir
+from jobs.storage.files import atomic_path, make_dir, temporary_name
 
 
 def store_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -34,7 +34,7 @@ def cache_folder(wanted: Path, instead: Path) -> Path:
 
 
 def _is_writable(folder: Path) -> bool:
-    probe = folder / f".probe-{os.uname().nodename}-{os.getpid()}.tmp"
+    probe = temporary_name(folder / "probe")
     try:
         make_dir(folder)
         probe.touch()

@@ -43,7 +43,7 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary_name(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A name beside `path`: unique, as the node and the process are in it, and with the suffix, which some writers read."""
     return path.with_name(f".{path.stem}.{os.uname().nodename}-{os.getpid()}.tmp{path.suffix}")
 
@@ -58,7 +58,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     read-only.
     """
     path = Path(path)
-    temporary = _temporary_name(path)
+    temporary = temporary_name(path)
     try:
         with disk_errors_explained(path):
             make_dir(path.parent)
@@ -97,7 +97,7 @@ def _may_be_alive(leftover: Path) -> bool:
     named = re.search(r"\.([^/]*)-(\d+)\.tmp", leftover.name)
     if named is None:
         return False
-    if named[1].endswith(os.uname().nodename):
+    if named[1].endswith(f".{os.uname().nodename}"):
         return Path(f"/proc/{named[2]}").exists()
     with suppress(OSError):
         return time.time() - leftover.stat().st_mtime < DAY_S
@@ -111,7 +111,7 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 
 def write_texts(texts: dict[Path, str]) -> None:
     """Write many small files, in order. Each is whole or absent, as with `write_text`, but one flush serves all of them."""
-    temporaries = {path: _temporary_name(path) for path in texts}
+    temporaries = {path: temporary_name(path) for path in texts}
     try:
         for path, text in texts.items():
             with disk_errors_explained(path):

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from jobs.errors import Busy, UserError
 from jobs.storage.disk_errors import disk_errors_explained
+from jobs.storage.files import temporary_name
 from jobs.storage.machine import is_gone, this_machine
+from jobs.terminal import printable
 
 POLL_S = 0.05
 BEAT_S, EXPIRY_S = 5.0, 60.0
@@ -71,7 +73,7 @@ def _holder(path: Path) -> str:
     """Who holds the lock, in the words that the holder wrote into the file."""
     with suppress(OSError):
         words = path.read_bytes()[:200].decode("utf-8", "replace").strip()
-        return "".join(letter for letter in words if letter.isprintable()) or "unknown"
+        return printable(words) or "unknown"
     return "unknown"
 
 
@@ -146,7 +148,7 @@ def _removed_as_void(held: Path) -> bool:
                     print(f"note: {held}: waiting for up to {EXPIRY_S:.0f} s, to see whether its holder is alive", flush=True)
                 said = True
                 time.sleep(POLL_S)
-        aside = held.with_name(f".{held.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}.tmp")
+        aside = temporary_name(held.with_name(f"{held.name}-{threading.get_ident()}"))
         os.rename(held, aside)
         ours = aside.read_text(errors="replace") == words
         if not ours:  # another process removed the void file before us, and holds the lock now: give its file back
@@ -169,7 +171,7 @@ def _holder_is_dead(words: str) -> bool:
 
 def _now_at(folder: Path) -> float:
     """The time by the clock of the file system, which may not be that of this machine."""
-    probe = folder / f".now-{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}.tmp"
+    probe = temporary_name(folder / f"now-{threading.get_ident()}")
     try:
         probe.write_bytes(b"")
         return probe.stat().st_mtime

@@ -16,6 +16,7 @@ from jobs.cost.study_plan import plan_ahead
 from jobs.errors import Busy, StageFailed, UserError
 from jobs.kinds.start_fit import check_starts
 from jobs.parallel.terminal import outlive_output
+from jobs.quantities import plural
 from jobs.run.directory import RunDir
 from jobs.run.preflight import check_inputs
 from jobs.run.progress import FOLLOWED, announce, duration, end
@@ -48,7 +49,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     check_disk(specs, runs_folder / study.name)
     print_notes(study, runs_folder)
     runs = freeze(study, runs_folder)
-    print(f"{study.name}: {len(runs)} run{'s' if len(runs) > 1 else ''} in {runs_folder / study.name}", flush=True)
+    print(f"{study.name}: {plural(len(runs), 'run')} in {runs_folder / study.name}", flush=True)
     if planned := plan_ahead(study, runs_folder / study.name, bench_to_plan_by(None), 0):
         print(planned, flush=True)
     status, states = 0, {}

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from jobs.errors import StageFailed
+from jobs.quantities import plural
 from jobs.storage.files import remove_file
 from slurm.launch.records import all_jobs, changing_jobs, jobs_of_damaged, mark_cancelled, recorded, reports, study_and_run
 from slurm.launch.sites.waves import set_waiting, waiting_runs
@@ -36,7 +37,7 @@ def _cancel(study: Path, name: str | None) -> None:
         ids = {job.id for job in jobs}
         mark_cancelled(study, submissions, ids)  # before scancel: a job that is being requeued looks there
         _scancel(ids)
-    print(f"{len(jobs):,} job{'' if len(jobs) == 1 else 's'} cancelled")
+    print(f"{plural(len(jobs), 'job')} cancelled")
     for remark in damaged:
         print(f"note: {remark}{'; jobs of its name are cancelled, too' if name is None else ''}")
     if name is None:

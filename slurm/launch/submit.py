@@ -90,7 +90,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
             remove_file(folder / "held.json")
         elif (folder / "held.json").exists():
             print(f"note: this study is on hold; `iddpm requeue {runs_folder / study.name}` releases it")
-        print(f"{study.name}: {len(specs):,} run{'s' if len(specs) > 1 else ''}, {len(queued & specs.keys()):,} in the queue "
+        print(f"{study.name}: {plural(len(specs), 'run')}, {len(queued & specs.keys()):,} in the queue "
               f"already, {len(specs.keys() - queued - unfinished - set(waiting)):,} done; {hours(arrays)}; {disk}")
         if planned := plan_ahead(study, folder, bench_to_plan_by(profile.bench), profile.signal_lead_s):
             print(planned)
@@ -215,7 +215,7 @@ def send(arrays: Sequence[Array], folder: Path, options: SubmitOptions, profile:
             raise StageFailed(f"{array.stage}: sbatch refused: {error}; submit again for the missing jobs{waves}") from error
         ids.append(jobs[0].job_id.split("_")[0])
         record(folder, replace(submission, job_id=ids[-1]))
-        runs = f", {len(array.runs):,} run{'s' if len(array.runs) > 1 else ''}" if array.runs else ""
+        runs = f", {plural(len(array.runs), 'run')}" if array.runs else ""
         follow_up = f", follow-up {array.follow_up}" if array.follow_up else ""
         print(f"{array.stage:<9} job {ids[-1]}{runs}{follow_up}", flush=True)
     if outdated:

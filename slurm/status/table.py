@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from jobs.errors import UserError
+from jobs.quantities import plural
 from jobs.run.progress import duration
 from jobs.terminal import printable, trusted
 from slurm.launch.squeue import HELD_REASONS, Slurm
@@ -125,7 +126,7 @@ def status_lines(status: StudyStatus, width: int | None, max_rows: int, max_deta
         lines.append(f"... and {more:,} more (--all, --json)")
     summary = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     return lines + ["", *details(status, width)[:max_details], *_wrapped([*status.notes, *_remarks(status)], width),
-                    f"{len(status.runs):,} run{'' if len(status.runs) == 1 else 's'}: {summary}"]
+                    f"{plural(len(status.runs), 'run')}: {summary}"]
 
 
 def _written_out(value: Any) -> Any:

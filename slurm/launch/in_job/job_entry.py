@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from jobs.errors import StageFailed
+from jobs.parallel.devices import node_name
 from jobs.parallel.interruption import SIGNALS
 from jobs.parallel.launchers import forget_launchers
 from jobs.run.directory import RunDir
@@ -93,21 +94,25 @@ def ask_for_requeue(stage: str, run: Path, node_lost: bool = False) -> None:
     progressed = left is not None and (least is None or left < least)
     fruitless = 0 if progressed else fruitless + 1
     if fruitless > (FRUITLESS if node_lost or left is None else 0):
-        error = StageFailed(f"{run}: {stage} got no further than {done or 0} since its last requeue; raise its time limit "
-                            "(resources) or save more often (train.save_interval)", kind="no progress")
-        write_failure(run, describe(error, stage, done, os.uname().nodename, int(os.environ["SLURM_PROCID"])))
-        raise error
+        raise _recorded(run, stage, done, StageFailed(
+            f"{run}: {stage} got no further than {done or 0} since its last requeue; raise its time limit (resources) or save "
+            "more often (train.save_interval)", kind="no progress"))
     if follow_ups() == 0:
-        error = StageFailed(f"{run}: {stage} is saved, and no follow-up job is left to resume it; submit again, or raise its "
-                            "time limit (resources) or follow_ups (cluster profile)", kind="no requeue")
-        write_failure(run, describe(error, stage, done, os.uname().nodename, int(os.environ["SLURM_PROCID"])))
-        raise error
+        raise _recorded(run, stage, done, StageFailed(
+            f"{run}: {stage} is saved, and no follow-up job is left to resume it; submit again, or raise its time limit "
+            "(resources) or follow_ups (cluster profile)", kind="no requeue"))
     now = Requeue(job, attempt, left if progressed else least, fruitless)
     write_json(record, asdict(replace(asked, **{stage: now})))
     if follow_ups():
         ask_success()
     else:
         ask_requeue(run, stage, done, now=node_lost)
+
+
+def _recorded(run: Path, stage: str, done: int | None, error: StageFailed) -> StageFailed:
+    """Return `error`, which the run's failure.json holds now."""
+    write_failure(run, describe(error, stage, done, node_name(), int(os.environ["SLURM_PROCID"])))
+    return error
 
 
 def steps_left(stage: str, run: Path, attempt: str) -> tuple[int | None, int | None]:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jobs.errors import StageFailed
+from jobs.parallel.devices import node_name
 from jobs.run.failures import describe
 from jobs.storage.files import json_text, write_text
 
@@ -25,7 +26,7 @@ def ask_requeue(run: Path, stage: str, done: int | None, now: bool = False) -> N
     """
     refused = StageFailed(f"{run}: {stage} is saved, but SLURM does not let this job go back into the queue ({REASON})",
                           kind="no requeue")
-    failure = describe(refused, stage, done, os.uname().nodename, 0)
+    failure = describe(refused, stage, done, node_name(), 0)
     write_text(run / ".refused.json", json_text(asdict(failure)))
     _ask("requeue-now" if now else "requeue", str(run.resolve()))
 

@@ -98,10 +98,11 @@ def test_the_temporary_file_of_a_live_process_stays_in_the_folder_of_a_run(tmp_p
     node, dead = os.uname().nodename, subprocess.Popen(["true"])
     dead.wait()
     live, other = f".spec.{node}-{os.getpid()}.tmp.yaml", ".spec.login-7.example-12.tmp.yaml"
+    longer = f".spec.c{node}-{dead.pid}.tmp.yaml"  # of another node, whose name ends as ours does
     gone = [f".spec.{node}-{dead.pid}.tmp.yaml", ".progress.other-12.tmp.json", f"checkpoints/.step-1.{node}-{os.getpid()}.tmp"]
     (tmp_path / "checkpoints").mkdir()
-    for name in (live, other, *gone):
+    for name in (live, other, longer, *gone):
         (tmp_path / name).write_text("half")
     os.utime(tmp_path / gone[1], (0, 0))
     remove_leftovers(tmp_path)
-    assert sorted(file.name for file in tmp_path.rglob("*")) == sorted([live, other, "checkpoints"])
+    assert sorted(file.name for file in tmp_path.rglob("*")) == sorted([live, other, longer, "checkpoints"])
