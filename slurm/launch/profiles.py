@@ -58,7 +58,7 @@ def _value(value: Any) -> str | bool:
 
 
 def _exclusive(value: Any) -> bool | str:
-    if isinstance(value, bool) or (isinstance(value, str) and re.fullmatch("[a-z]{1,20}", value)):
+    if isinstance(value, bool) or value in ("user", "mcs", "topo"):
         return value
     raise ValueError("must be true, false, user, mcs or topo")
 

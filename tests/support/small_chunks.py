@@ -1,7 +1,7 @@
 """Chunks of samples of a small run, made without a network."""
 
-
 import numpy as np
+from hypothesis import strategies as st
 
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, number_of_chunks, sampling_settings, write_chunk
 from jobs.spec.samplings import samplings
@@ -44,3 +44,12 @@ def flip(file, run):
 
 def other_weights(file, run):
     write_chunk(file, zeros(4, 8), sampling_settings(run.spec, "cd" * 32))
+
+
+def damaged(data, whole):
+    """`whole` with some bits of one byte flipped, or cut off somewhere; hypothesis draws which."""
+    if data.draw(st.booleans(), label="cut"):
+        return whole[:data.draw(st.integers(0, len(whole) - 1))]
+    found = bytearray(whole)
+    found[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    return found

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from jobs.errors import UserError
+from jobs.terminal import printable
 
 # What a file may hold at most: far more than a person writes, and read within a second or two.
 MAX_BYTES = 1_000_000
@@ -181,8 +182,8 @@ def _is_usable(value: Any) -> bool:
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """Return at most `most` printable characters of `text`, for messages."""
-    shown = "".join(char if char.isprintable() else "?" for char in text[:most])
+    """Return at most `most` characters of `text`, for messages; control characters are written out."""
+    shown = printable(text[:most])
     return shown if len(text) <= most else f"{shown}..."
 
 

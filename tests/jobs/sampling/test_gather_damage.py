@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_chunks import WEIGHTS, contents, fill, flip, main, other_weights, zeros
+from small_chunks import WEIGHTS, contents, damaged, fill, flip, main, other_weights, zeros
 
 from jobs.data.sources import open_images, remarks_of
 from jobs.errors import UserError
@@ -80,13 +80,7 @@ def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
     # Some flips end HDF5's process with a segmentation fault, so they have to be found before it looks at the file.
     path = tmp_path_factory.mktemp("damage") / "chunk-00000.h5"
     write_chunk(path, Chunk(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2), None, "cpu"), {"seed": 0})
-    whole = path.read_bytes()
-    if data.draw(st.booleans(), label="cut"):
-        damaged = whole[:data.draw(st.integers(0, len(whole) - 1))]
-    else:
-        damaged = bytearray(whole)
-        damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(damaged)
+    path.write_bytes(damaged(data, path.read_bytes()))
     with pytest.raises(UserError, match="chunk-00000.h5: cannot be read"):
         read_chunk(path, range(2), {"seed": 0})
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_runs import same, trained
+from small_chunks import damaged
 
 import jobs.sampling.loop
 from jobs.sampling.chunks import chunk_file, chunk_indices, sampling_settings
@@ -202,13 +203,7 @@ def test_what_is_damaged_or_foreign_is_passed_over_with_a_note(make_run, alone, 
 def test_any_flipped_bits_and_any_cut_are_found(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damage") / "partial-00000.h5"
     save_partial(path, Partial(7, {"x": np.zeros((2, 1, 4, 4), np.float32)}, np.zeros(16, np.uint8)), SETTINGS)
-    whole = path.read_bytes()
-    if data.draw(st.booleans(), label="cut"):
-        damaged = whole[:data.draw(st.integers(0, len(whole) - 1))]
-    else:
-        damaged = bytearray(whole)
-        damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(damaged)
+    path.write_bytes(damaged(data, path.read_bytes()))
     assert read_partial(path, SETTINGS) is None and not path.exists()
 
 

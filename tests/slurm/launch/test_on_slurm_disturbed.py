@@ -105,17 +105,6 @@ def test_a_node_that_dies_in_training_and_one_in_sampling_change_nothing(cluster
     assert cluster.samples(run) == undisturbed(LONG)
 
 
-def test_jobs_whose_python_has_no_slurm_are_requeued_by_their_batch_script(cluster, tmp_path, undisturbed):
-    cluster.iddpm("submit", "spec.yaml", *LONG, "--cluster", cluster.testbed.home / "container.yaml")
-    run = tmp_path / "runs" / "study" / "run"
-    until_trained(cluster, run, 40)
-    cluster.iddpm("requeue", "runs/study/run")
-    cluster.until(lambda: any("BeginTime" in line for line in cluster.queue()))
-    assert 40 <= progress(run)["done"] < 200
-    cluster.until_sampled()
-    assert cluster.samples(run) == undisturbed(LONG)
-
-
 def test_a_job_that_slurm_does_not_requeue_says_why_and_goes_on_when_submitted_again(cluster, tmp_path, undisturbed):
     cluster.spec("spec.yaml", resources=ONE)
     cluster.iddpm("submit", "spec.yaml", *LONG)
@@ -164,8 +153,10 @@ def test_cancelled_jobs_have_saved_stay_cancelled_and_go_on_when_submitted_again
     assert cluster.samples(run) == undisturbed(LONG)
 
 
-def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturbed):
-    cluster.iddpm("submit", "spec.yaml", *LONG)
+@pytest.mark.parametrize("profile", [[], ["container.yaml"]], ids=["on the host", "where Python has no SLURM"])
+def test_requeue_of_a_running_job_saves_and_goes_on(cluster, tmp_path, undisturbed, profile):
+    chosen = [word for file in profile for word in ("--cluster", cluster.testbed.home / file)]
+    cluster.iddpm("submit", "spec.yaml", *LONG, *chosen)
     run = tmp_path / "runs" / "study" / "run"
     until_trained(cluster, run, 40)
     assert "1 asked to save" in cluster.iddpm("requeue", "runs/study/run")

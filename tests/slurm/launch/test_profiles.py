@@ -88,6 +88,7 @@ def test_anchors_and_merge_keys_work(write):
      ":1: sbatch.cpu-freq: must be text, a number, or true for an option without a value (got false)"),
     ("srun: [--mpi=pmix, --output=x]\n", ":1: srun[1]: --output=x: is set by iddpm, which depends on it"),
     ("srun: [-n4]\n", ":1: srun[0]: -n4: write the long form of the option, such as --mpi=pmix"),
+    ("exclusive: maybe\n", ':1: exclusive: must be true, false, user, mcs or topo (got maybe)'),
     ("exclusive: maybe not\n", ':1: exclusive: must be true, false, user, mcs or topo (got "maybe not")'),
     ("gres: gpu:a100\ngpu_request: gpus_per_node\n", ":2: gpu_request: gres names GPUs, which asks for them with --gres; leave "
                                                      "gpu_request out"),
