@@ -75,6 +75,31 @@ class Golden:
         network.load_state_dict(Golden.formula_weights(facts["state_dict"]))
         return network.eval()
 
+    @staticmethod
+    def adm_settings(flags: dict) -> dict:
+        """The settings of `UNet` for the flags of guided-diffusion, as in adm_unets.json and published_configs_adm.json."""
+        names = ("image_size", "num_channels", "num_res_blocks", "channel_mult", "num_heads", "resblock_updown", "dropout",
+                 "use_scale_shift_norm", "use_new_attention_order", "num_classes")
+        own = {name: None if flags[name] == -1 else flags[name] for name in ("num_head_channels", "num_heads_upsample")}
+        return {name: flags[name] for name in names} | own | {
+            "in_channels": 3, "out_channels": 6 if flags["learn_sigma"] else 3,
+            "attention_resolutions": _resolutions(flags["attention_resolutions"])}
+
+    @staticmethod
+    def half_settings(flags: dict) -> dict:
+        """The settings of `HalfUNet` for the flags of guided-diffusion's classifiers."""
+        return {"image_size": flags["image_size"], "in_channels": 3, "out_channels": flags["num_classes"],
+                "num_channels": flags["classifier_width"], "num_res_blocks": flags["classifier_depth"],
+                "channel_mult": flags["channel_mult"], "num_head_channels": flags["num_head_channels"],
+                "attention_resolutions": _resolutions(flags.get("attention_resolutions",
+                                                                flags.get("classifier_attention_resolutions"))),
+                "use_scale_shift_norm": flags["classifier_use_scale_shift_norm"],
+                "resblock_updown": flags["classifier_resblock_updown"], "pool": flags["classifier_pool"]}
+
+
+def _resolutions(flag: str | list[int]) -> list[int]:
+    return [int(size) for size in flag.split(",")] if isinstance(flag, str) else flag
+
 
 @pytest.fixture
 def golden() -> type[Golden]:

@@ -1,4 +1,4 @@
-"""Layers of the U-Net. Attribute names are keys of published checkpoints: a renamed attribute would not load.
+"""Layers of the networks. Attribute names are keys of published checkpoints: a renamed attribute would not load.
 
 Two functions have a way of their own for bfloat16 on a CPU (`Norm.forward`, `attention`). Together with `Join` these ways are
 measured by tests/benchmarks/train.py step; on a GPU they change nothing.
@@ -69,7 +69,7 @@ class Recomputable(nn.Module):
     """A layer that can trade time for memory in training (gradient checkpointing). The gradients are the same."""
 
     recompute = False
-    """Set by `UNet.checkpoint_gradients`."""
+    """Set by `Encoder.checkpoint_gradients`."""
 
     def run(self, part: Callable, *arguments: Tensor | None):
         """part(*arguments). With `recompute` only the arguments are kept, and the backward pass computes `part` again.
@@ -82,8 +82,21 @@ class Recomputable(nn.Module):
         return part(*arguments)
 
 
+def halved(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, H/2, W/2]: the average of each 2x2 pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, 2H, 2W]: nearest neighbour."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
 class ResBlock(Recomputable):
     """x [N, A, H, W], embedding [N or 1, E] -> [N, out_channels, H, W]: two 3x3 convolutions beside a residual connection.
+
+    `resample`: `halved` or `doubled`, for both the residual connection and the input of the first convolution, after its norm
+    (Dhariwal & Nichol 2021, section 3: the up- and downsampling of BigGAN). H and W of the output then are halved or doubled.
 
     Encoder blocks have A = in_channels. Decoder blocks also take `skip` [N, B, H, W], with A + B = in_channels. `drawn` int32
     [N, ...] are the random numbers of all layers, of which dropout takes those of this layer (`draws_at`).
@@ -91,9 +104,10 @@ class ResBlock(Recomputable):
     so that neither runs twice; in the encoder that activation would be held too long, until the backward pass is nearly over.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float, use_scale_shift_norm: bool):
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float, use_scale_shift_norm: bool,
+                 resample: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.use_scale_shift_norm, self.out_channels = use_scale_shift_norm, out_channels
+        self.use_scale_shift_norm, self.out_channels, self.resample = use_scale_shift_norm, out_channels, resample
         self.own_draws = slice(0)
         self.in_layers = nn.Sequential(Norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (1 + use_scale_shift_norm)))
@@ -120,7 +134,10 @@ class ResBlock(Recomputable):
     def _first_convolution(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if skip is not None:
             x = Join.apply(x, skip)
-        return self.skip_connection(x), self.in_layers(x)
+        if self.resample is None:
+            return self.skip_connection(x), self.in_layers(x)
+        norm, silu, convolution = self.in_layers
+        return self.skip_connection(self.resample(x)), convolution(self.resample(silu(norm(x))))
 
     def _second_convolution(self, h: Tensor, embedding: Tensor, drawn: Tensor | None) -> Tensor:
         modulation = self.emb_layers(embedding)[:, :, None, None]  # [N or 1, out or 2 out, 1, 1]
@@ -145,15 +162,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Attention(Recomputable):
     """Self-attention over all positions, with a residual connection: [N, C, H, W] -> [N, C, H, W].
 
-    The rows of `qkv` are ordered by head, then q, k, v, then channel of the head. Raises ValueError where num_heads does not
-    divide the channels.
+    The rows of `qkv` are ordered by head, then q, k, v, then channel of the head; with `new_order` by q, k, v, then head, then
+    channel of the head. Both orders have weights of the same shapes. Raises ValueError where num_heads does not divide the
+    channels.
     """
 
-    def __init__(self, channels: int, num_heads: int):
+    def __init__(self, channels: int, num_heads: int, new_order: bool = False):
         super().__init__()
         if channels % num_heads:
             raise ValueError(f"{num_heads} heads do not divide {channels} channels")
-        self.num_heads = num_heads
+        self.num_heads, self.new_order = num_heads, new_order
         self.norm = Norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
@@ -166,7 +184,10 @@ class Attention(Recomputable):
         tokens = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # [N, T, C]
         # 1x1 convolutions as products over the last dimension: fast attention kernels need this layout.
         qkv = F.linear(tokens, self.qkv.weight.flatten(1), self.qkv.bias)
-        q, k, v = qkv.view(n, -1, self.num_heads, 3, c // self.num_heads).permute(3, 0, 2, 1, 4)  # [N, heads, T, C/heads]
+        if self.new_order:
+            q, k, v = qkv.view(n, -1, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)  # [N, heads, T, C/heads]
+        else:
+            q, k, v = qkv.view(n, -1, self.num_heads, 3, c // self.num_heads).permute(3, 0, 2, 1, 4)
         attended = attention(q, k, v).transpose(1, 2).reshape(n, -1, c)  # [N, T, C]
         projected = F.linear(attended, self.proj_out.weight.flatten(1), self.proj_out.bias)
         return x + projected.transpose(1, 2).reshape(n, c, height, width)
@@ -191,4 +212,4 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return self.conv(doubled(x))

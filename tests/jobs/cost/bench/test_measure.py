@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.networks.unet import Block
+from diffusion.networks.encoder import Block
 from jobs.cost.bench import measure as measuring
 from jobs.cost.bench import work as bench_work
 from jobs.cost.bench.file import Variant

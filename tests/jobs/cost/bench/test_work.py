@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion.networks.unet import Block
+from diffusion.networks.encoder import Block
 from jobs.cost.bench import work as bench_work
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.measure import measure_sampling
