@@ -26,6 +26,7 @@ from torch import Tensor
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.samplers.ancestral import ancestral
+from diffusion.samplers.denoiser import Denoiser
 from diffusion.schedules import betas_of
 from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import open_data
@@ -107,7 +108,7 @@ def around_batch(diffusion: GaussianDiffusion, plain: Plain, batch_size: int) ->
 
     def chain_without_end() -> Iterator[object]:
         while True:
-            yield from ancestral(diffusion, network, {"x": x}, torch.randn_like)
+            yield from ancestral(Denoiser(diffusion, network), {"x": x}, torch.randn_like)
     chain, numbers = chain_without_end(), itertools.cycle(range(STEPS - 1, 0, -1))
     state = {"x": x}
 

@@ -7,6 +7,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.parameterisation import PARAMETERISATIONS, VARIANCES, Pair, Parameterisation
 from diffusion.samplers.ancestral import ancestral
 from diffusion.samplers.chain import final
+from diffusion.samplers.denoiser import Denoiser
 from diffusion.schedules import SCHEDULES, betas_of
 
 # Salimans & Ho 2022, section 4: v = sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_start.
@@ -36,7 +37,7 @@ def test_one_entry_is_all_that_a_new_parameterisation_takes(monkeypatch, golden)
         def truth(x_t, time):
             t = time.long()
             return diffusion.target(image, diffusion.epsilon(x_t, t, image), t)
-        return final(ancestral(diffusion, truth, {"x": x_T}, lambda x: next(noise)))
+        return final(ancestral(Denoiser(diffusion, truth), {"x": x_T}, lambda x: next(noise)))
     torch.testing.assert_close(sample("v"), sample("epsilon"), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sample("v"), image, rtol=1e-4, atol=1e-4)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.networks.unet import UNet
+from diffusion.samplers.denoiser import Denoiser
 from diffusion.samplers.table import SAMPLERS, sampler_function
 from jobs.kinds.diffusion.build import build_diffusion, conditions
 from jobs.kinds.diffusion.sections import DiffusionSample, DiffusionSpec
@@ -27,10 +28,9 @@ def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Ca
         state = begun.state
     else:
         state = {"x": randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device))}
-    sampler = sampler_function(settings.sampler)
+    denoise = Denoiser(diffusion, autocasting(network, settings.precision), clip_denoised=settings.clip_denoised,
+                       model_kwargs=conditions(labels, device))
     own = {name: OWN_SETTINGS[name](settings) for name in SAMPLERS[settings.sampler].settings}
-    for step in sampler(diffusion, autocasting(network, settings.precision), state, randn,
-                        first_step=begun.left - 1 if begun else None,
-                        cuda_graph=settings.cuda_graph and device.type == "cuda",
-                        clip_denoised=settings.clip_denoised, model_kwargs=conditions(labels, device), **own):
+    for step in sampler_function(settings.sampler)(denoise, state, randn, first_step=begun.left - 1 if begun else None,
+                                                   cuda_graph=settings.cuda_graph and device.type == "cuda", **own):
         yield Generated(step.t, step.x, step.state)

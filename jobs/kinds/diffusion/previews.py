@@ -7,6 +7,7 @@ from torch import Tensor
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.samplers.ddim import ddim
+from diffusion.samplers.denoiser import Denoiser
 from jobs.data.dataset import ImageData
 from jobs.data.pictures import as_images, to_x
 from jobs.kinds.diffusion.build import build_diffusion, conditions
@@ -42,8 +43,8 @@ def denoising_preview(spec: DiffusionSpec, network: UNet, weights: Weights,
     training = network.training
     network.eval()
     try:
-        steps = list(ddim(diffusion, averaged, {"x": x_T}, randn_from(generator, SAMPLES),
-                          model_kwargs=conditions(labels, device)))
+        denoise = Denoiser(diffusion, averaged, model_kwargs=conditions(labels, device))
+        steps = list(ddim(denoise, {"x": x_T}, randn_from(generator, SAMPLES)))
     finally:
         network.train(training)
     stages = np.linspace(0, len(steps) - 1, STRIP).round().astype(int)

@@ -17,27 +17,27 @@ from diffusion.schedules import betas_of
 K = 10
 
 
-def two_step(diffusion, network, state, randn, *, first_step=None, cuda_graph=False, clip_denoised=True, model_kwargs=None):
+def two_step(denoise, state, randn, *, first_step=None, cuda_graph=False):
     """DDIM with each predicted image extrapolated from the one before; a toy multistep solver that draws noise as well."""
-    denoise = Denoiser(diffusion, network, clip_denoised=clip_denoised, model_kwargs=model_kwargs)
-    now, before = diffusion.coefficients.alphas_cumprod, diffusion.coefficients.alphas_cumprod_prev
+    c = denoise.diffusion.coefficients
+    now, before = c.alphas_cumprod, c.alphas_cumprod_prev
     towards_x_t = np.sqrt((1 - before) / (1 - now))
     extrapolation = 0.5 * (np.arange(K) < K - 1)  # the first step has no image before
-    coefficients = columns(diffusion.device, towards_x_t, np.sqrt(before) - towards_x_t * np.sqrt(now), extrapolation)
+    coefficients = columns(denoise.diffusion.device, towards_x_t, np.sqrt(before) - towards_x_t * np.sqrt(now), extrapolation)
 
-    def advance(state, noise, number):
-        pred_xstart = denoise(state["x"], number)[0]
-        from_x, from_xstart, share = coefficients(number)
+    def advance(state, noise, at):
+        pred_xstart = denoise.guided(state["x"], at)
+        from_x, from_xstart, share = coefficients(at.number)
         image = pred_xstart + share * (pred_xstart - state["pred_xstart"])
         return {"x": from_x * state["x"] + from_xstart * image + 0.01 * noise, "pred_xstart": pred_xstart}, pred_xstart
 
-    return walk(diffusion, advance, {"pred_xstart": torch.zeros_like(state["x"]), **state}, randn, first_step, cuda_graph)
+    return walk(denoise, advance, {"pred_xstart": torch.zeros_like(state["x"]), **state}, randn, first_step, cuda_graph)
 
 
 def _steps(golden, state, draws, **options):
     noise = iter(draws)
     diffusion = GaussianDiffusion(betas_of("linear", 100), timesteps=list(range(0, 100, 10)))
-    return list(two_step(diffusion, golden.standin(False), state, lambda x: next(noise), **options))
+    return list(two_step(Denoiser(diffusion, golden.standin(False)), state, lambda x: next(noise), **options))
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def test_a_walk_without_steps_is_an_error():
 
 
 def test_every_sampler_of_the_table_has_the_one_signature():
-    shared = {"diffusion", "network", "state", "randn", "first_step", "cuda_graph", "clip_denoised", "model_kwargs"}
+    shared = {"denoise", "state", "randn", "first_step", "cuda_graph"}
     for name, sampler in SAMPLERS.items():
         parameters = inspect.signature(sampler_function(name)).parameters
         assert parameters.keys() == shared | set(sampler.settings), name
-        assert list(parameters)[:4] == ["diffusion", "network", "state", "randn"], name
+        assert list(parameters)[:3] == ["denoise", "state", "randn"], name
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones():
@@ -92,7 +92,7 @@ def test_the_table_knows_how_often_a_chain_evaluates_the_network(golden, noise, 
         seen.append(t)
         return network(x, t)
     diffusion = GaussianDiffusion(betas_of("linear", 100), timesteps=list(range(0, 100, 10)))
-    final(sampler_function(name)(diffusion, counted, {"x": noise[0]}, torch.zeros_like))
+    final(sampler_function(name)(Denoiser(diffusion, counted), {"x": noise[0]}, torch.zeros_like))
     assert len(seen) == SAMPLERS[name].evaluations(K)
 
 

@@ -7,6 +7,7 @@ from diffusion.respacing import space_timesteps
 from diffusion.samplers.ancestral import ancestral
 from diffusion.samplers.chain import final
 from diffusion.samplers.ddim import ddim
+from diffusion.samplers.denoiser import Denoiser
 from diffusion.schedules import betas_of
 
 
@@ -22,15 +23,17 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_respaced_chains_of_the_unet_agree_with_golden(golden):
     expected, network = golden.tensors("chains_unet_uncond32"), golden.unet("unet_uncond32")
     noise = iter(expected["noise"])
-    sample = final(ancestral(_cosine("25"), network, {"x": expected["x_T"]}, lambda x: next(noise)))
+    sample = final(ancestral(Denoiser(_cosine("25"), network), {"x": expected["x_T"]}, lambda x: next(noise)))
     assert relative_error(sample, expected["ancestral25"]) < 1e-5
-    sample = final(ddim(_cosine("ddim25"), network, {"x": expected["x_T"]}, lambda x: pytest.fail("eta 0 draws no noise")))
+    sample = final(ddim(Denoiser(_cosine("ddim25"), network), {"x": expected["x_T"]},
+                        lambda x: pytest.fail("eta 0 draws no noise")))
     assert relative_error(sample, expected["ddim25_eta0"]) < 1e-5
 
 
 def test_full_chain_of_4000_steps_agrees_with_golden(golden):
     expected = golden.tensors("chain4000_standin")
-    steps = ancestral(_cosine(), golden.standin(True), {"x": expected["x_T"]}, lambda x: expected["noise_every_step"])
+    denoise = Denoiser(_cosine(), golden.standin(True))
+    steps = ancestral(denoise, {"x": expected["x_T"]}, lambda x: expected["noise_every_step"])
     torch.testing.assert_close(final(steps), expected["sample"], rtol=1e-5, atol=1e-5)
 
 
@@ -67,7 +70,8 @@ def test_every_step_is_the_equations(golden, predict, variance, options, eta):
     network, extra = golden.standin(variance.startswith("learned")), {} if eta is None else {"eta": eta}
     expected = list(plain(diffusion, network, x_T, noise, **extra, **options))
     drawn = iter(noise[:0:-1])
-    steps = list((ancestral if eta is None else ddim)(diffusion, network, {"x": x_T}, lambda x: next(drawn), **extra, **options))
+    denoise = Denoiser(diffusion, network, **options)
+    steps = list((ancestral if eta is None else ddim)(denoise, {"x": x_T}, lambda x: next(drawn), **extra))
     assert len(steps) == len(expected) == 6
     for step, (x, pred_xstart) in zip(steps, expected, strict=True):  # all are looked at only now: none was overwritten since
         torch.testing.assert_close(step.x, x, rtol=1e-4, atol=1e-4)
@@ -93,7 +97,7 @@ class Kernels(TorchDispatchMode):
     (ddim, ["index_select", "index_select", "mul", "addcmul_", "clamp", "addcmul_", "index_select", "mul", "addcmul_"])])
 def test_a_step_is_few_kernels_and_neither_copies_nor_waits(sampler, expected):
     output, noise = torch.randn(2, 6, 4, 4), torch.randn(2, 3, 4, 4)
-    walk = sampler(_cosine("10"), lambda x, t: output, {"x": torch.randn(2, 3, 4, 4)}, lambda x: noise)
+    walk = sampler(Denoiser(_cosine("10"), lambda x, t: output), {"x": torch.randn(2, 3, 4, 4)}, lambda x: noise)
     next(walk)
     with Kernels() as kernels:
         next(walk)
@@ -112,8 +116,8 @@ def test_a_recorded_step_replayed_is_every_step(golden, graphs_without_gpu, name
     given = x_T.clone()
 
     def walk(**more):
-        noise = iter(draws)
-        return list(sampler(diffusion, network, {"x": x_T}, lambda x: next(noise), model_kwargs=labels, **options, **more))
+        noise, denoise = iter(draws), Denoiser(diffusion, network, model_kwargs=labels)
+        return list(sampler(denoise, {"x": x_T}, lambda x: next(noise), **options, **more))
     for one, other in zip(walk(), walk(cuda_graph=True), strict=True):  # looked at only now: no replay has overwritten them
         assert one.t == other.t and torch.equal(one.x, other.x) and torch.equal(one.pred_xstart, other.pred_xstart)
     assert torch.equal(x_T, given)  # a replay writes to memory of its own
@@ -134,7 +138,7 @@ def test_time_and_class_are_embedded_once_a_walk(golden, name):
         expected = [x for x, _ in plain_ancestral(diffusion, network, x_T, noise, model_kwargs=labels)]
     times.clear()
     drawn = iter(noise.flip(0))
-    steps = list(ancestral(diffusion, network, {"x": x_T}, lambda x: next(drawn), model_kwargs=labels))
+    steps = list(ancestral(Denoiser(diffusion, network, model_kwargs=labels), {"x": x_T}, lambda x: next(drawn)))
     assert times == ([3, -2] if labels else [3])
     for step, x in zip(steps, expected, strict=True):
         assert relative_error(step.x, x) < 1e-5 and not step.x.requires_grad
@@ -142,7 +146,7 @@ def test_time_and_class_are_embedded_once_a_walk(golden, name):
 
 def test_progressive_outputs_walk_from_noise_to_the_sample(golden):
     x_T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    steps = list(ancestral(_cosine("10"), golden.standin(True), {"x": x_T}, lambda x: torch.zeros_like(x)))
+    steps = list(ancestral(Denoiser(_cosine("10"), golden.standin(True)), {"x": x_T}, lambda x: torch.zeros_like(x)))
     assert [step.t for step in steps] == list(range(9, -1, -1))
     assert all(step.pred_xstart.abs().max() <= 1 for step in steps)
     torch.testing.assert_close(steps[-1].x, steps[-1].pred_xstart)  # at t = 0 the mean is the predicted image
@@ -157,9 +161,9 @@ def test_a_walk_begun_in_the_middle_ends_as_the_whole_one(golden, sampler, optio
     draws = torch.randn(9, 2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     network, x_T = golden.standin(True), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     noise["rest"] = iter(draws)
-    whole = {step.t: step for step in sampler(_cosine("10"), network, {"x": x_T}, randn, **options)}
+    whole = {step.t: step for step in sampler(Denoiser(_cosine("10"), network), {"x": x_T}, randn, **options)}
     noise["rest"] = iter(draws[9 - first_step:])
-    rest = list(sampler(_cosine("10"), network, whole[first_step + 1].state, randn, first_step=first_step, **options))
+    rest = list(sampler(Denoiser(_cosine("10"), network), whole[first_step + 1].state, randn, first_step=first_step, **options))
     assert [step.t for step in rest] == list(range(first_step, -1, -1))
     assert all(torch.equal(step.x, whole[step.t].x) for step in rest)
 
@@ -169,7 +173,7 @@ def test_ddim_with_eta_one_has_the_ancestral_variance(golden):
     x_T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     def chain(sampler, **options):
         generator = torch.Generator().manual_seed(1)
-        return final(sampler(_cosine("20", "fixed_small"), golden.standin(False), {"x": x_T},
+        return final(sampler(Denoiser(_cosine("20", "fixed_small"), golden.standin(False)), {"x": x_T},
                              lambda x: torch.randn(x.shape, generator=generator), **options))
     torch.testing.assert_close(chain(ddim, eta=1.0), chain(ancestral), rtol=1e-3, atol=1e-4)
 
@@ -180,5 +184,5 @@ def test_labels_reach_the_network():
         seen.append(y.tolist())
         return torch.cat([x, x], dim=1)
     x_T, labels = torch.zeros(2, 1, 4, 4), torch.tensor([3, 4])
-    final(ancestral(_cosine("3"), network, {"x": x_T}, torch.zeros_like, model_kwargs={"y": labels}))
+    final(ancestral(Denoiser(_cosine("3"), network, model_kwargs={"y": labels}), {"x": x_T}, torch.zeros_like))
     assert seen == [[3, 4]] * 3

@@ -10,6 +10,7 @@ import torch
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.samplers.chain import final
 from diffusion.samplers.ddim import ddim
+from diffusion.samplers.denoiser import Denoiser
 from diffusion.schedules import betas_of
 from jobs.cost.bench.peaks import in_precision
 from jobs.parallel.group import process_group
@@ -106,5 +107,5 @@ def test_only_a_network_with_along_has_it_under_autocast(precision, has_along):
     network = autocasting((Along if has_along else Half)(), precision)
     assert hasattr(network, "along") == has_along
     diffusion, x = GaussianDiffusion(betas_of("cosine", 5)), torch.randn(1, 1, 4, 4)
-    torch.testing.assert_close(final(ddim(diffusion, network, {"x": x}, torch.randn_like)),
-                               final(ddim(diffusion, Half(), {"x": x}, torch.randn_like)), rtol=0, atol=0.02)
+    torch.testing.assert_close(final(ddim(Denoiser(diffusion, network), {"x": x}, torch.randn_like)),
+                               final(ddim(Denoiser(diffusion, Half()), {"x": x}, torch.randn_like)), rtol=0, atol=0.02)
