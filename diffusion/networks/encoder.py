@@ -59,6 +59,7 @@ class Encoder(nn.Module):
     num_head_channels        instead of num_heads: channels of one head
     use_new_attention_order  order of the rows of qkv, see `layers.Attention`
     resblock_updown          resize between levels by residual blocks, not by single convolutions
+    null_class               one more row of label_emb, with the label num_classes: "no class", for classifier-free guidance
     dropout                  masks are functions of the numbers `drawn` int32 [N, draws], see diffusion.networks.dropout
     Raises ValueError where the levels do not divide image_size, or the heads do not divide the channels of an attention layer.
     """
@@ -66,12 +67,13 @@ class Encoder(nn.Module):
     def __init__(self, *, image_size: int, in_channels: int, num_channels: int, num_res_blocks: int,
                  channel_mult: Sequence[float], attention_resolutions: Sequence[int], num_heads: int,
                  num_head_channels: int | None = None, use_new_attention_order: bool = False, resblock_updown: bool = False,
-                 dropout: float = 0.0, use_scale_shift_norm: bool = True, num_classes: int | None = None):
+                 dropout: float = 0.0, use_scale_shift_norm: bool = True, num_classes: int | None = None,
+                 null_class: bool = False):
         super().__init__()
         if image_size % 2 ** (len(channel_mult) - 1):
             raise ValueError(f"image_size {image_size} cannot be halved {len(channel_mult) - 1} times")
         self.image_size, self.in_channels = image_size, in_channels
-        self.num_channels, self.num_classes = num_channels, num_classes
+        self.num_channels, self.num_classes, self.null_class = num_channels, num_classes, null_class
         self.attention_resolutions, self.num_heads, self.num_head_channels = attention_resolutions, num_heads, num_head_channels
         self.use_new_attention_order, self.resblock_updown = use_new_attention_order, resblock_updown
         self.dropout, self.use_scale_shift_norm = dropout, use_scale_shift_norm
@@ -79,7 +81,7 @@ class Encoder(nn.Module):
         embedding = 4 * num_channels
         self.time_embed = nn.Sequential(nn.Linear(num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, embedding)
+            self.label_emb = nn.Embedding(num_classes + null_class, embedding)
 
         channels, resolution = self.widths[0], image_size
         self.input_widths = [channels]

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusion.networks.null_class import with_null_class
 from jobs.errors import UserError
 from jobs.finite import not_finite
 from jobs.kinds.protocol import model_of
@@ -67,7 +68,8 @@ def open_weights(path: Path, spec: Spec) -> ForeignWeights:
     if not path.is_file():
         raise UserError(why_missing(path) or f"{path}: no such file")
     with torch.device("meta"):
-        expected = model_of(spec).network(spec).state_dict()
+        network = model_of(spec).network(spec)
+    expected = network.state_dict()
     _check_size(path, sum(value.numel() * 4 for value in expected.values()))
     content, metadata = _load(path)
     notes: list[str] = []
@@ -77,6 +79,9 @@ def open_weights(path: Path, spec: Spec) -> ForeignWeights:
     for name, value in found.items():
         if problem := _form_problem(value):
             raise UserError(f"{path}: {shortened(str(name))} is {problem}; weights are dense tensors of real numbers")
+    if longer := with_null_class(network, found):
+        found = longer
+        notes.append("gave the null class, which the file does not have, a small row of label_emb; training has to teach it")
     if problem := mismatch(expected, found):
         raise UserError(f"{path}: weights of another network: {problem}")
     # Copies, because tensors of a file may share memory, which safetensors refuses to write.

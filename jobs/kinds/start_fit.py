@@ -13,7 +13,7 @@ from jobs.errors import UserError
 from jobs.own_python import python_command
 from jobs.run.start_weights import start_file
 from jobs.spec.reading.frozen import dump, parse_frozen
-from jobs.spec.sections import Spec
+from jobs.spec.sections import Spec, Train
 
 PATIENCE_S = 600
 
@@ -39,7 +39,8 @@ def check_starts(specs: Sequence[Spec]) -> None:
 def _network_alone(spec: Spec) -> str:
     """Return the spec as text, without what no network depends on: the runs of a sweep mostly share their network."""
     train = type(spec.train)(iterations=1, init_from=spec.train.init_from, ema_rate=spec.train.ema_rate)
-    return dump(spec.model_copy(update={"train": train}))
+    own = {key: getattr(spec.train, key) for key in type(spec.train).model_fields if key not in Train.model_fields}
+    return dump(spec.model_copy(update={"train": train.model_copy(update=own)}))
 
 
 def _misfits(texts: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion.networks.null_class import without_null_class
 from jobs.errors import UserError
 from jobs.finite import not_finite
 from jobs.kinds.foreign_weights import ForeignWeights
@@ -66,7 +67,7 @@ def export_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
     with torch.device("meta"):
         network = model_of(run.spec).network(run.spec)
     # safetensors sorts its keys; the reference's order is the network's.
-    ordered = {key: weights[key] for key in network.state_dict()}
+    ordered = without_null_class(network, {key: weights[key] for key in network.state_dict()})
     with atomic_path(output) as temporary:
         if output.suffix == ".pt":
             content = io.BytesIO()  # written by Python, so that a full disk raises OSError

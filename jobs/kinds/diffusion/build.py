@@ -8,7 +8,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of
-from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.kinds.diffusion.sections import DiffusionSpec, has_null_class
 
 
 def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] = False) -> UNet:
@@ -18,7 +18,8 @@ def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] 
         image_size=data.image_size, in_channels=data.channels, out_channels=data.channels * (1 + model.learn_sigma),
         num_channels=model.num_channels, num_res_blocks=model.num_res_blocks, channel_mult=model.channel_mult,
         attention_resolutions=model.attention_resolutions, num_heads=model.num_heads, dropout=model.dropout,
-        use_scale_shift_norm=model.use_scale_shift_norm, num_classes=data.classes, gradient_checkpointing=gradient_checkpointing)
+        use_scale_shift_norm=model.use_scale_shift_norm, num_classes=data.classes, null_class=has_null_class(spec),
+        gradient_checkpointing=gradient_checkpointing)
 
 
 def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_respacing: str = "") -> GaussianDiffusion:

@@ -1,6 +1,6 @@
 """Every layer of the U-Net in diffusion/networks/unet.py, counted without torch."""
 
-from jobs.kinds.diffusion.sections import DiffusionSpec, Model
+from jobs.kinds.diffusion.sections import DiffusionSpec, Model, has_null_class
 from jobs.spec.layer_cost import LayerCost
 
 
@@ -10,7 +10,8 @@ def unet_layers(spec: DiffusionSpec) -> list[LayerCost]:
     resolution, channels = data.image_size, model.num_channels
     layers = [_time_embed(model)]
     if data.classes:
-        layers.append(LayerCost("label_emb", "time", 1, 4 * channels, data.classes * 4 * channels, 1, 0, 0, 0))
+        rows = data.classes + has_null_class(spec)
+        layers.append(LayerCost("label_emb", "time", 1, 4 * channels, rows * 4 * channels, 1, 0, 0, 0))
 
     layers.append(_conv("input_blocks.0.0", "conv", resolution, data.channels, channels))
     skips = [channels]  # channels of the outputs of the input blocks

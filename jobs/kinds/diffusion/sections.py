@@ -59,6 +59,9 @@ class Diffusion(Section):
 
 class DiffusionTrain(Train):
     schedule_sampler: Annotated[str, OneOf(TIMESTEP_SAMPLERS)] = "uniform"
+    label_dropout: Fraction = 0.0
+    """Share of the examples whose class is replaced by the null class, so that the network also learns to sample without a
+    class: for sample.guidance of kind classifier_free. 0: the network has no null class."""
 
 
 class DiffusionSample(Sample):
@@ -113,7 +116,7 @@ def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
     """Return all contradictions of a diffusion spec, none where the spec is in order."""
     resolutions, found = _resolutions(spec)
     found += contradictions(spec, resolutions)
-    return found + _variance(spec) + _chains(spec) + _likelihood(spec)
+    return found + _variance(spec) + _chains(spec) + _label_dropout(spec) + _likelihood(spec)
 
 
 def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
@@ -163,6 +166,18 @@ def _chains(spec: DiffusionSpec) -> list[Contradiction]:
         except ValueError as error:
             found.append((key, str(error)))
     return found
+
+
+def _label_dropout(spec: DiffusionSpec) -> list[Contradiction]:
+    if has_null_class(spec) and not spec.data.class_cond:
+        return [("train.label_dropout", "drops the classes of examples, but data.class_cond is off; set class_cond: true, or "
+                 "leave label_dropout out")]
+    return []
+
+
+def has_null_class(spec: DiffusionSpec) -> bool:
+    """Return whether the network of `spec` has a null class: the label data.num_classes, one more row of label_emb."""
+    return spec.train.label_dropout > 0
 
 
 def _likelihood(spec: DiffusionSpec) -> list[Contradiction]:

@@ -50,7 +50,16 @@ class DiffusionTrainable:
         noise = draw.normal("noise", examples.images.shape[1:])
         t, weights = draw.own(t), draw.own(weights)
         keys = draw.keys("dropout") if self.spec.model.dropout else None
-        return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps, examples.labels, keys)
+        return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps,
+                               self._with_null_labels(examples.labels, draw), keys)
+
+    def _with_null_labels(self, labels: Tensor | None, draw: Draw) -> Tensor | None:
+        """Return the labels, of which train.label_dropout, drawn for each example by itself, are the null class instead."""
+        share = self.spec.train.label_dropout
+        if labels is None or not share:
+            return labels
+        drawn = torch.rand(draw.batch_size, generator=draw.generator("label dropout", "cpu"))
+        return labels.masked_fill(draw.own(drawn < share), self.spec.data.num_classes or 0)
 
     def losses(self, update: str, networks: Mapping[str, Network], inputs: DiffusionInputs) -> dict[str, Tensor]:
         keys = inputs.dropout_keys
