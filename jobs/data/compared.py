@@ -6,6 +6,7 @@ from jobs.data.dataset import ImageData
 from jobs.data.sources import Reference, open_images, open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.quantities import plural
+from jobs.spec.metrics import labelled
 
 Opened = tuple[ImageData, Reference]
 """The samples and the reference."""
@@ -19,7 +20,9 @@ def open_compared(samples: str, reference: str, metrics: Collection[str], featur
     ours, theirs = open_images(samples), open_reference(reference)
     if theirs.images:
         _check_same_kind(samples, ours.images.shape, reference, theirs.images.images.shape)
-    if problems := reference_problems(theirs, metrics, features):
+    problems = [f"{samples}: has no labels (/labels in an HDF5 file, arr_1 in an .npz), which {metric} needs"
+                for metric in labelled(metrics) if ours.labels is None]
+    if problems := problems + reference_problems(theirs, metrics, features):
         raise UserError("\n".join(problems))
     return ours, theirs
 

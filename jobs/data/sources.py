@@ -222,6 +222,13 @@ class Reference:
     names: str = ""
     """Names of the arrays in an .npz, for messages."""
 
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of its labels, which are 0, 1, 2, ...; None where it has no labels."""
+        if self.images is None or self.images.labels is None or not len(self.images.labels):
+            return None
+        return int(self.images.labels.max()) + 1
+
     def lacks(self, metric: str, features: str) -> str | None:
         """The reason why `metric` cannot be computed with `features`, or None if it can."""
         part = METRICS[metric].needs

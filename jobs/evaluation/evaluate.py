@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from jobs.run.directory import RunDir
 from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
 from jobs.spec.kinds import OwnNumber, kind_of
+from jobs.spec.metrics import labelled
 from jobs.spec.samplings import Sampling, sampling_facts, samplings, with_changes, with_sampling
 from jobs.storage.cache import cache_folder
 from jobs.storage.files import atomic_path, write_json
@@ -128,6 +130,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
     steps.prepare("training the classifier" if settings.features == "classifier" else "opening the features")
     features = open_features(settings.features, data.image_size, data.channels, reference, kept, group)
     features.check(settings.metrics)
+    features.check_classes(settings.metrics, data.classes or reference.classes)
     steps.prepare("reading the reference")
     identity = on_main(lambda: reference_identity(reference, kept))
 
@@ -137,18 +140,26 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
                                     settings.batch_size, kept, lambda: steps.check("features of the reference"))
 
     def measure_sampling(sampling: Sampling) -> dict[str, dict]:
-        interval = sampling == samplings(spec)[0]
+        file = run.samples_folder(sampling) / "samples.h5"
+        metrics = on_main(lambda: measurable(file, settings.metrics))
 
         def compute() -> dict[str, dict]:
             of_reference = theirs()
-            with open_hdf5(run.samples_folder(sampling) / "samples.h5") as file:
-                return measure(file["images"], settings.metrics, features, of_reference, group, settings.batch_size, steps,
-                               lambda: steps.check("computing the metrics"), interval=interval)
+            with open_hdf5(file) as opened:
+                labels = opened["labels"][:] if "labels" in opened else None
+                return measure(opened["images"], metrics, features, of_reference, group, settings.batch_size, steps,
+                               lambda: steps.check("computing the metrics"), labels)
         basis = {"samples": found.sampled_with[sampling], "num_samples": spec.sample.num_samples,
-                 "metrics": sorted(settings.metrics), "batch_size": settings.batch_size, "features": features.identity,
-                 "reference": identity, "interval": interval}
+                 "metrics": sorted(metrics), "batch_size": settings.batch_size, "features": features.identity,
+                 "reference": identity, "interval": True}
         return found.pieces.piece(f"metrics {run.samples_folder(sampling).name}", basis, compute)
     return measure_sampling, features, reference
+
+
+def measurable(samples: Path, metrics: list[str]) -> list[str]:
+    """Return those of `metrics` that the file `samples` can have: samples that no class was asked of have no labels."""
+    with open_hdf5(samples) as file:
+        return metrics if "labels" in file else [metric for metric in metrics if metric not in labelled(metrics)]
 
 
 # Numbers of the kind
@@ -207,7 +218,9 @@ def curve_entry(found: Evaluation, sampling: Sampling) -> dict[str, Any]:
     for number, summary in found.numbers.items():
         if number.step == sampling.step and with_changes(own, number.changes) == own:
             values[number.name] = summary["value"]
-    return sampling_facts(spec, sampling) | {"samples": spec.sample.num_samples, "metrics": values}
+    intervals = {name: measured["interval"] for name, measured in found.metrics.get(sampling, {}).items()
+                 if measured.get("interval")}
+    return sampling_facts(spec, sampling) | {"samples": spec.sample.num_samples, "metrics": values, "intervals": intervals}
 
 
 def record_hparams(run: RunDir, headline: Mapping[str, float]) -> None:

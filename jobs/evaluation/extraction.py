@@ -12,11 +12,13 @@ from jobs.evaluation.extractor import Parts
 from jobs.evaluation.features import Features
 from jobs.evaluation.metrics.frechet import Moments
 from jobs.evaluation.metrics.inception_score import ClassSums
+from jobs.evaluation.metrics.label_accuracy import LabelHits
 from jobs.evaluation.rows import Rows, own_starts
 from jobs.finite import not_finite
 from jobs.parallel.group import Group, any_rank, from_ranks
 from jobs.parallel.interruption import Stopped
 from jobs.randomness import derived_seed
+from jobs.spec.metrics import output_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,7 @@ class Statistics:
     probabilities: ClassSums | None
     rows: Tensor | None
     """Pool features float32 [n, D] of single images, on the CPU."""
+    labels: LabelHits | None = None
     flat: int = 0
     """Number of images in which all values are equal."""
 
@@ -40,6 +43,7 @@ class _OwnSums:
     spatial: Moments | None
     probabilities: ClassSums | None
     rows: Rows | None
+    labels: LabelHits | None
 
     def add(self, found: Parts, start: int, of_group: Tensor) -> None:
         """Features of the images from number `start` on, and the group [n] of each image."""
@@ -51,32 +55,37 @@ class _OwnSums:
             self.probabilities.add(found["probabilities"], start)
         if self.rows:
             self.rows.add(found["pool"], start)
+        if self.labels:
+            self.labels.add(found["probabilities"], start)
 
     def on_main(self, group: Group) -> Statistics:
         """The statistics of all ranks' batches."""
-        for sums in (self.pool, self.spatial, self.probabilities):
+        for sums in (self.pool, self.spatial, self.probabilities, self.labels):
             if sums:
                 sums.reduce()
-        return Statistics(self.pool, self.spatial, self.probabilities, self.rows.to_main(group) if self.rows else None)
+        return Statistics(self.pool, self.spatial, self.probabilities, self.rows.to_main(group) if self.rows else None,
+                          self.labels)
 
 
 def extract(images: np.ndarray, features: Features, wanted: Collection[str], group: Group, batch_size: int, *,
-            groups: int = 1, most_rows: int = 0, on_batch: Callable[[], None] = lambda: None) -> Statistics:
+            groups: int = 1, most_rows: int = 0, labels: np.ndarray | None = None,
+            on_batch: Callable[[], None] = lambda: None) -> Statistics:
     """Statistics of uint8 [N, H, W, C] `images`, an array or an object that slices like one. The ranks take batches in turn.
 
-    `wanted`: among pool, spatial, probabilities and rows. `groups`: the moments of pool are kept by this many random groups
-    of equal size. `most_rows`: rows are kept of all images, or of this many evenly spread ones. `on_batch` is called before
-    every batch; where it raises Stopped on one rank, all ranks raise Stopped. Memory does not grow with N, except for rows.
-    Raises UserError that names the images whose features are not finite.
+    `wanted`: among pool, spatial, probabilities, rows, and labels, for which `labels` are int64 [N]. `groups`: the moments of
+    pool are kept by this many random groups of equal size. `most_rows`: rows are kept of all images, or of this many evenly
+    spread ones. `on_batch` is called before every batch; where it raises Stopped on one rank, all ranks raise Stopped. Memory
+    does not grow with N, except for rows. Raises UserError that names the images whose features are not finite.
     """
     count, device, widths = len(images), group.device, features.widths
     own = _OwnSums(
         pool=Moments(widths["pool"], device, groups) if "pool" in wanted else None,
         spatial=Moments(widths["spatial"], device) if "spatial" in wanted else None,
         probabilities=ClassSums(count, widths["probabilities"], device) if "probabilities" in wanted else None,
-        rows=Rows(count, most_rows, widths["pool"], batch_size) if "rows" in wanted else None)
+        rows=Rows(count, most_rows, widths["pool"], batch_size) if "rows" in wanted else None,
+        labels=LabelHits(torch.from_numpy(labels), device) if labels is not None and "labels" in wanted else None)
     of_group = random_groups(count, groups).to(device)
-    parts = {"pool" if part == "rows" else part for part in wanted}
+    parts = {output_of(part) for part in wanted}
     stopped, flat = False, 0
     try:
         with torch.no_grad():

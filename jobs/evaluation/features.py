@@ -14,7 +14,7 @@ from jobs.evaluation.extractor import Extractor, Parts
 from jobs.evaluation.torchscript import open_torchscript
 from jobs.parallel.group import Group
 from jobs.spec.features import BUILT_IN
-from jobs.spec.metrics import METRICS
+from jobs.spec.metrics import METRICS, labelled
 
 INCEPTION, INCEPTION_WIDTH = "inception-2015-12-05", 2048
 _DESCRIPTION = {"pool": "pooled features", "spatial": "spatial features", "probabilities": "class probabilities"}
@@ -50,6 +50,16 @@ class Features:
             part = METRICS[metric].feature
             if part not in self.widths:
                 raise UserError(f"metrics: {metric} needs {_DESCRIPTION[part]}, but {self.name} gives {offered}")
+
+    def check_classes(self, metrics: Collection[str], classes: int | None) -> None:
+        """Raises UserError where one of `metrics` compares labels of `classes` classes with a file's outputs, which are others.
+
+        None: nobody knows how many classes there are. A built-in network has the reference's own classes.
+        """
+        for metric in labelled(metrics) if classes and self.name not in BUILT_IN else []:
+            if (outputs := self.widths["probabilities"]) != classes:
+                raise UserError(f"metrics: {metric} needs one output for each of {classes} classes, in the order of the labels, "
+                                f"but {self.name} gives class probabilities ({outputs})")
 
 
 def open_features(features: str, image_size: int, channels: int, reference: Reference, cache: Path, group: Group) -> Features:

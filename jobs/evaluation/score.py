@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.data.compared import Opened, open_compared
 from jobs.data.sources import remarks_of
 from jobs.evaluation.features import open_features
-from jobs.evaluation.metrics.registry import measure, named, parts_needed
+from jobs.evaluation.metrics.registry import check_labels, measure, named, parts_needed
 from jobs.evaluation.reference import reference_identity, reference_statistics
 from jobs.parallel.group import process_group
 from jobs.storage.cache import cache_folder
@@ -28,10 +28,13 @@ def score(samples: str, reference: str, features: str, metrics: Sequence[str], c
         cache = cache_folder(cache, Path(folder) / "cache")
         extractor = open_features(features, height, channels, theirs, cache, group)
         extractor.check(metrics)
+        extractor.check_classes(metrics, theirs.classes)
+        check_labels(ours.labels, metrics, extractor)
         known = reference_statistics(theirs, reference_identity(theirs, cache), extractor,
                                      parts_needed(metrics, of_reference=True), group, batch_size, cache,
                                      lambda: on_batch(number_of_theirs))
-        found = measure(ours.images, metrics, extractor, known, group, batch_size, lambda: on_batch(len(ours)))
+        found = measure(ours.images, metrics, extractor, known, group, batch_size, lambda: on_batch(len(ours)),
+                        labels=ours.labels)
     return {"path": samples, "samples": len(ours), "features": extractor.summary(),
             "reference": {"path": reference, "images": number_of_theirs or None},
             "metrics": found, "headline": named(found, extractor),

@@ -28,6 +28,7 @@ def problem(features: str, image_size: int, channels: int, reference: str, metri
         opened = open_reference(reference, image_size, channels)
         found = open_features(features, image_size, channels, opened, Path(), group)
         found.check(metrics)
+        found.check_classes(metrics, opened.classes)
         given_statistics(opened, found, parts_needed(metrics, of_reference=True))
     except UserError as error:
         return None if any(words in str(error).lower() for words in OF_A_GPU) else str(error)

@@ -4,13 +4,18 @@ To add a metric, write one file in jobs/evaluation/metrics and one line here. Th
 `compute(ours, theirs, check)`, described in jobs/evaluation/metrics/registry.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["pool", "spatial", "probabilities", "rows"]
-"""Of what a feature extractor gives: moments of pooled or of spatial features, class probabilities, or the pooled
-features of single images (rows), for which the images themselves must be there."""
+Part = Literal["pool", "spatial", "probabilities", "rows", "labels"]
+"""Of what a feature extractor gives: moments of pooled or of spatial features, class probabilities, the pooled features of
+single images (rows), for which the images themselves must be there, or class probabilities beside the labels of samples."""
+
+
+def output_of(part: str) -> str:
+    """Return the output of the feature extractor that `part` is made of: pool, spatial or probabilities."""
+    return {"rows": "pool", "labels": "probabilities"}.get(part, part)
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Metric:
 
     @property
     def feature(self) -> str:
-        """The output of the feature extractor that the metric needs: pool, spatial or probabilities."""
-        return "pool" if self.needs == "rows" else self.needs
+        """The output of the feature extractor that the metric needs."""
+        return output_of(self.needs)
 
 
 METRICS: dict[str, Metric] = {
@@ -51,8 +56,15 @@ METRICS: dict[str, Metric] = {
                                {"precision": Number("precision", higher_is_better=True),
                                 "recall": Number("recall", higher_is_better=True)}, least=4),
     "kid": Metric("jobs.evaluation.metrics.kid", "rows", {"kid": Number("kid")}, least=2),
+    "label_accuracy": Metric("jobs.evaluation.metrics.label_accuracy", "labels",
+                             {"label_accuracy": Number("label seen", higher_is_better=True)}, compares=False),
 }
 """Tables and evaluation.json list metrics in this order."""
 
 NUMBERS: dict[str, Number] = {key: number for metric in METRICS.values() for key, number in metric.numbers.items()}
 HIGHER_IS_BETTER: frozenset[str] = frozenset(key for key, number in NUMBERS.items() if number.higher_is_better)
+
+
+def labelled(metrics: Collection[str]) -> list[str]:
+    """Return those of `metrics` that need the labels of samples."""
+    return [metric for metric in metrics if METRICS[metric].needs == "labels"]

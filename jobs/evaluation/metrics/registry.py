@@ -5,9 +5,9 @@
     compute(ours, theirs, check) -> {key: {"value": float, ...}}
 
 `ours` is the part of the samples' statistics that the metric needs: Moments for pool and spatial, ClassSums for
-probabilities, a tensor [N, D] on the group's device for rows. `theirs` is the reference's part: a GaussianFit for pool and
-spatial, a tensor [M, D] for rows, None where the metric does not compare. `compute` calls `check` now and then in long work.
-It raises ValueError for too few images, and lets Stopped of `check` pass.
+probabilities, a tensor [N, D] on the group's device for rows, LabelHits for labels. `theirs` is the reference's part: a
+GaussianFit for pool and spatial, a tensor [M, D] for rows, None where the metric does not compare. `compute` calls `check`
+now and then in long work. It raises ValueError for too few images, and lets Stopped of `check` pass.
 """
 
 import math
@@ -24,7 +24,7 @@ from jobs.evaluation.metrics.fid import GROUPS
 from jobs.evaluation.reference import ReferenceStatistics
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Stopped
-from jobs.spec.metrics import METRICS, NUMBERS
+from jobs.spec.metrics import METRICS, NUMBERS, labelled
 
 SAMPLE_ROWS = 50_000  # samples whose own features precision, recall and kid take, evenly spread over all samples
 
@@ -36,15 +36,17 @@ def parts_needed(metrics: Collection[str], of_reference: bool = False) -> set[st
 
 def measure(images: np.ndarray, metrics: Collection[str], features: Features, reference: ReferenceStatistics, group: Group,
             batch_size: int, on_batch: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None,
-            interval: bool = True) -> dict[str, dict]:
+            labels: np.ndarray | None = None) -> dict[str, dict]:
     """`metrics` of uint8 [N, H, W, C] `images`, on every rank, in the form of evaluation.json.
 
     `on_batch` is called before each batch, `check` now and then by the main rank alone. Where one of them raises Stopped,
-    all ranks raise Stopped. `interval`: add fid's interval and its extrapolation. The notes name samples without content.
-    Raises UserError where all are, for too few images, and for a metric that is not finite.
+    all ranks raise Stopped. `labels`: int64 [N], the class that each image was asked for. The notes name samples without
+    content. Raises UserError where all are, for too few images, for labels that are missing or that the features do not
+    know, and for a metric that is not finite.
     """
-    found = extract(images, features, parts_needed(metrics), group, batch_size, groups=GROUPS if interval else 1,
-                    most_rows=SAMPLE_ROWS, on_batch=on_batch)
+    check_labels(labels, metrics, features)
+    found = extract(images, features, parts_needed(metrics), group, batch_size, groups=GROUPS, most_rows=SAMPLE_ROWS,
+                    labels=labels, on_batch=on_batch)
     if found.flat == len(images):
         raise UserError(f"in each of the {len(images):,} samples every pixel has the same value, as where a network gave NaN: "
                         "nothing to measure; sample anew")
@@ -62,6 +64,18 @@ def measure(images: np.ndarray, metrics: Collection[str], features: Features, re
         for detail in result.values():
             detail["note"] = "; ".join(filter(None, [detail.get("note"), warning]))
     return result
+
+
+def check_labels(labels: np.ndarray | None, metrics: Collection[str], features: Features) -> None:
+    """Raise UserError where one of `metrics` needs labels [N] that are missing, or that are no outputs of `features`."""
+    for metric in labelled(metrics):
+        if labels is None:
+            raise UserError(f"metrics: {metric} needs samples with labels (/labels in samples.h5, arr_1 in an .npz), and these "
+                            "have none")
+        outputs = features.widths["probabilities"]
+        if len(labels) and not 0 <= labels.min() <= labels.max() < outputs:
+            raise UserError(f"metrics: {metric}: labels go from {labels.min()} to {labels.max()}, but {features.name} knows "
+                            f"classes 0 to {outputs - 1}")
 
 
 def _compute(metrics: Collection[str], ours: Statistics, theirs: ReferenceStatistics, group: Group,

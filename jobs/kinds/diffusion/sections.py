@@ -10,6 +10,7 @@ from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import SCHEDULES
 from jobs.spec.fields import Count, CountOrZero, File, Fraction, OneOf, Respacing
+from jobs.spec.metrics import labelled
 from jobs.spec.sections import (
     Contradiction,
     Evaluate,
@@ -116,7 +117,7 @@ def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
     """Return all contradictions of a diffusion spec, none where the spec is in order."""
     resolutions, found = _resolutions(spec)
     found += contradictions(spec, resolutions)
-    return found + _variance(spec) + _chains(spec) + _label_dropout(spec) + _likelihood(spec)
+    return found + _variance(spec) + _chains(spec) + _label_dropout(spec) + _likelihood(spec) + _labels(spec)
 
 
 def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
@@ -178,6 +179,13 @@ def _label_dropout(spec: DiffusionSpec) -> list[Contradiction]:
 def has_null_class(spec: DiffusionSpec) -> bool:
     """Return whether the network of `spec` has a null class: the label data.num_classes, one more row of label_emb."""
     return spec.train.label_dropout > 0
+
+
+def _labels(spec: DiffusionSpec) -> list[Contradiction]:
+    if spec.data.class_cond:
+        return []
+    return [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true")
+            for metric in labelled(spec.evaluate.metrics)]
 
 
 def _likelihood(spec: DiffusionSpec) -> list[Contradiction]:

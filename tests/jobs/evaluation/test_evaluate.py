@@ -105,13 +105,14 @@ def test_distance_of_samples_from_the_data_by_another_way(sampled, alone):
     assert (found["samples"], found["reference"]) == (10, {"path": "digits", "images": 1500})
     assert found["settings"] == run.spec.evaluate.model_dump(mode="json")
     assert found["curve"] == [{"step": 12, "sampler": "ancestral", "timestep_respacing": "", "sampling_steps": 40,
-                               "samples": 10, "metrics": {"fid": found["metrics"]["fid"]["value"]}}]
+                               "samples": 10, "metrics": {"fid": found["metrics"]["fid"]["value"]}, "intervals": {}}]
 
 
 def test_two_processes_find_what_one_does(sampled, ranks, alone):
     # The second process has no batch of samples of its own; the first has the short batch of held-out examples.
     run = sampled("sample.num_samples=9", "evaluate.batch_size=16", "evaluate.nll_examples=33", "diffusion.diffusion_steps=10",
-                  "evaluate.features=classifier", "evaluate.metrics=[fid, sfid, inception_score, precision_recall, kid]")
+                  "evaluate.features=classifier",
+                  "evaluate.metrics=[fid, sfid, inception_score, precision_recall, kid, label_accuracy]")
     assert ranks(run, "evaluate", 2) == 0
     two, two_terms = result(run), terms(run)
     (run.path / "evaluated.json").unlink()
@@ -123,8 +124,8 @@ def test_two_processes_find_what_one_does(sampled, ranks, alone):
         np.testing.assert_allclose(two_terms[name], one_terms[name], rtol=1e-5, atol=1e-9)
     assert len(two_terms["total"]) == 33
     assert list(one["headline"]) == [*(f"{name} (classifier)" for name in (
-        "fid", "sfid", "inception score", "precision", "recall", "kid")), "bits/dim"]
-    for key in ("fid", "sfid", "inception_score", "precision", "recall", "kid"):
+        "fid", "sfid", "inception score", "precision", "recall", "kid", "label seen")), "bits/dim"]
+    for key in ("fid", "sfid", "inception_score", "precision", "recall", "kid", "label_accuracy"):
         assert two["metrics"][key]["value"] == pytest.approx(one["metrics"][key]["value"], rel=1e-6), key
     assert two["metrics"]["kid"]["standard_error"] == pytest.approx(one["metrics"]["kid"]["standard_error"], rel=1e-6)
     for key in ("value", "standard_error", "prior"):
@@ -134,6 +135,18 @@ def test_two_processes_find_what_one_does(sampled, ranks, alone):
 
 
 CURVE = ("sample.at=[6, last]", "evaluate.respacings=[10]", "sample.num_samples=8", "evaluate.nll_examples=4")
+
+
+@pytest.mark.slow
+def test_every_point_has_its_interval(sampled, alone):
+    run = sampled("evaluate.respacings=[2]", "sample.num_samples=20", "sample.batch_size=10", "evaluate.nll_examples=0",
+                  "diffusion.diffusion_steps=4")
+    assert alone(run, "evaluate") == "done"
+    found = result(run)
+    for point in found["curve"]:
+        low, high = point["intervals"]["fid"]
+        assert low < point["metrics"]["fid"] < high
+    assert found["curve"][0]["intervals"]["fid"] == found["metrics"]["fid"]["interval"]
 
 
 @pytest.mark.slow
@@ -217,6 +230,13 @@ def test_only_what_changed_is_evaluated_again(sampled, make_run, alone, monkeypa
 def test_metrics_that_pixels_cannot_give_are_refused_in_the_spec(make_run, metrics, message):
     with pytest.raises(UserError, match=message):
         make_run(f"evaluate.metrics={metrics}")
+
+
+def test_labels_that_no_samples_have_are_refused_in_the_spec(make_run):
+    overrides = "evaluate.metrics=[label_accuracy]", "evaluate.features=classifier"
+    assert make_run(*overrides).spec.evaluate.metrics == ["label_accuracy"]
+    with pytest.raises(UserError, match="evaluate.metrics: label_accuracy needs samples of requested classes"):
+        make_run(*overrides, "data.class_cond=false", folder="without")
 
 
 def test_a_reference_that_cannot_give_a_metric_is_refused_before_anything_runs(make_run, sampled, alone, tmp_path):

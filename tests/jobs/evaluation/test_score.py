@@ -63,6 +63,25 @@ def test_every_metric_of_an_npz_against_an_npz(tmp_path, network, images):
     assert (found["samples"], found["reference"]["images"]) == (60, 60)
 
 
+def test_the_share_of_labels_that_the_network_sees(tmp_path, network, images):
+    ours = tmp_path / "ours.npz"
+    logits = images[0].transpose(0, 3, 1, 2).reshape(60, -1)[:, :5].astype(int)
+    labels = logits.argmax(axis=1)
+    labels[:15] = (labels[:15] + 1) % 5
+    np.savez(ours, images[0], labels)
+    np.savez(tmp_path / "theirs.npz", images[1])
+    found = run_score(tmp_path, ours, tmp_path / "theirs.npz", network, ["label_accuracy"])
+    assert found["headline"] == {"label seen (three.pt)": 0.75}
+    low, high = found["metrics"]["label_accuracy"]["interval"]
+    assert 0.6 < low < 0.75 < high < 0.9
+    np.savez(tmp_path / "theirs.npz", images[1], np.arange(60) % 6)
+    with pytest.raises(UserError, match=r"one output for each of 6 classes, .* three.pt gives class probabilities \(5\)"):
+        run_score(tmp_path, ours, tmp_path / "theirs.npz", network, ["label_accuracy"])
+    np.savez(ours, images[0])
+    with pytest.raises(UserError, match=r"ours.npz: has no labels \(/labels in an HDF5 file, arr_1 in an .npz\), which label"):
+        score(str(ours), str(tmp_path / "theirs.npz"), network, ["label_accuracy"], tmp_path, 8, 1)
+
+
 def test_given_statistics_stand_for_the_reference(tmp_path, network, images):
     np.savez(tmp_path / "ours.npz", images[0])
     np.savez(tmp_path / "theirs.npz", images[1])

@@ -36,7 +36,7 @@ def measured(tmp_path):
         with process_group(tmp_path / "meeting", threads=1) as group:
             known = reference_statistics(reference, reference_identity(reference, tmp_path), FEATURES,
                                          parts_needed(metrics, of_reference=True), group, 16, tmp_path / "cache")
-            return measure(ours[:count], metrics, FEATURES, known, group, 16, **options)
+            return measure(ours[:count], metrics, FEATURES, known, group, 16, labels=np.arange(count) % 4, **options)
     return run
 
 
@@ -48,13 +48,8 @@ def test_every_metric_reports_the_numbers_of_the_table(measured, metric):
 
 def test_the_order_is_the_tables_and_names_say_the_features(measured):
     assert list(named(measured(list(reversed(METRICS))), FEATURES)) == [
-        f"{label} (fake)" for label in ("fid", "sfid", "inception score", "precision", "recall", "kid")]
-    assert HIGHER_IS_BETTER == {"inception_score", "precision", "recall"}
-
-
-def test_an_interval_is_left_out_where_nobody_wants_it(measured):
-    assert measured(["fid"])["fid"].keys() == {"value", "note", "infinity", "interval"}
-    assert measured(["fid"], interval=False) == {"fid": {"value": pytest.approx(measured(["fid"])["fid"]["value"], rel=1e-9)}}
+        f"{label} (fake)" for label in ("fid", "sfid", "inception score", "precision", "recall", "kid", "label seen")]
+    assert HIGHER_IS_BETTER == {"inception_score", "precision", "recall", "label_accuracy"}
 
 
 def test_a_failure_names_the_metric(measured):

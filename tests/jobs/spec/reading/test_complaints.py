@@ -80,7 +80,8 @@ def test_wrong_values_of_train(write):
 
 def test_an_item_is_placed_where_it_begins(write):
     assert complaints_about(write(SMALLEST + "evaluate:\n  metrics:\n    - fid\n    - [1,\n       2]\n")) == [
-        "x.yaml:7: evaluate.metrics[1]: must be 'fid', 'sfid', 'inception_score', 'precision_recall' or 'kid' (got [1, 2])"]
+        "x.yaml:7: evaluate.metrics[1]: must be 'fid', 'sfid', 'inception_score', 'precision_recall', 'kid' "
+        "or 'label_accuracy' (got [1, 2])"]
 
 
 def test_missing_keys_are_named_at_their_section_or_file(write):
