@@ -54,18 +54,23 @@ def vlb_term(diffusion: GaussianDiffusion, prediction: Prediction, x_start: Tens
 
 
 def training_losses(diffusion: GaussianDiffusion, network: Network, x_start: Tensor, t: Tensor, noise: Tensor, loss: str,
-                    model_kwargs: dict | None = None) -> dict[str, Tensor]:
+                    model_kwargs: dict | None = None, *, mse_weights: Tensor | None = None,
+                    input_noise: Tensor | None = None) -> dict[str, Tensor]:
     """The values named by `LOSSES[loss].terms`, [N] each, of images `x_start` [N, C, H, W] with `noise` at steps `t` [N].
 
-    `loss` is the value to minimise. Raises ValueError for a name that is not in LOSSES.
+    `loss` is the value to minimise. `mse_weights` [K] multiply the mse at each step, not the bound (see `loss_weights`).
+    `input_noise` [N, C, H, W]: the noise that x_t is made with, where that is not `noise`, which the network shall predict
+    (Ning et al. 2023, input perturbation). Raises ValueError for a name that is not in LOSSES.
     """
     objective = look_up(LOSSES, loss, "loss")
-    x_t = diffusion.q_sample(x_start, t, noise)
+    x_t = diffusion.q_sample(x_start, t, noise if input_noise is None else input_noise)
     output, v = diffusion.evaluate(network, x_t, t, model_kwargs)
 
     parts = {}
     if objective.mse:
         parts["mse"] = mean_flat((diffusion.target(x_start, noise, t) - output) ** 2)
+        if mse_weights is not None:
+            parts["mse"] = parts["mse"] * mse_weights[t]
     if objective.bound:
         # Beside an mse the bound trains the variance only: the mean gets no gradient from the bound (IDDPM, section 3.1).
         held = output.detach() if objective.mse else output

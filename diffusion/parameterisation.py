@@ -68,6 +68,9 @@ PARAMETERISATIONS: dict[str, Parameterisation] = {
         x_start=lambda c: Pair(-c.posterior_mean_coef2 / c.posterior_mean_coef1, 1 / c.posterior_mean_coef1),
         target=_x_prev_target,
         output_is_mean=True),
+    "v": Parameterisation(  # Salimans & Ho 2022, section 4: v = sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_start
+        x_start=lambda c: Pair(np.sqrt(c.alphas_cumprod), -np.sqrt(1 - c.alphas_cumprod)),
+        target=lambda c: Pair(-np.sqrt(1 - c.alphas_cumprod), np.sqrt(c.alphas_cumprod))),
 }
 """By the name that a spec's `diffusion.predict` takes."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from diffusion.networks.null_class import with_null_class
 from jobs.errors import UserError
 from jobs.finite import not_finite
+from jobs.kinds.diffusion.sections import OF_TRAINING
 from jobs.kinds.protocol import model_of
 from jobs.quantities import size
 from jobs.run.checkpoints import Weights, mismatch
@@ -196,8 +197,8 @@ def _check_recorded_spec(path: Path, text: str, spec: Spec) -> None:
     Raises UserError where settings that the weights depend on differ.
     """
     recorded = parse_frozen(text, f"{path}, its metadata")
-    not_the_network = ("name", "data.path", "data.random_flip", "model.dropout", "diffusion.loss", "train", "sample",
-                       "evaluate", "resources")
+    not_the_network = ("name", "data.path", "data.random_flip", "model.dropout", "train", "sample", "evaluate",
+                       "resources", *(f"diffusion.{key}" for key in OF_TRAINING))
     if changed := difference(recorded, spec, ignore=not_the_network):
         raise UserError(f"{path}: the spec inside differs from the one given:\n  " + "\n  ".join(changed))
 

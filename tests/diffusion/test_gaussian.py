@@ -28,7 +28,8 @@ def test_every_parameterisation_of_the_same_truth_gives_the_same_mean(schedule):
     truth = GaussianDiffusion(betas_of(schedule, 100))
     x_t = truth.q_sample(x_start, t, noise)
     expected = truth.q_posterior(x_start, x_t, t)[0]
-    for predict, output in {"epsilon": noise, "x_start": x_start, "x_prev": expected}.items():
+    v = truth.q_sample(noise, t, -x_start)  # Salimans & Ho 2022: sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_start
+    for predict, output in {"epsilon": noise, "x_start": x_start, "x_prev": expected, "v": v}.items():
         diffusion = GaussianDiffusion(betas_of(schedule, 100), predict=predict)
         p = diffusion.p_mean_variance(lambda x, time, output=output: output, x_t, t, clip_denoised=False)
         torch.testing.assert_close(p.mean, expected, rtol=1e-4, atol=1e-4)

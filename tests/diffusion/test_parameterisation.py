@@ -10,15 +10,16 @@ from diffusion.samplers.chain import final
 from diffusion.samplers.denoiser import Denoiser
 from diffusion.schedules import SCHEDULES, betas_of
 
-# Salimans & Ho 2022, section 4: v = sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_start.
-V = Parameterisation(x_start=lambda c: Pair(np.sqrt(c.alphas_cumprod), -np.sqrt(1 - c.alphas_cumprod)),
-                     target=lambda c: Pair(-np.sqrt(1 - c.alphas_cumprod), np.sqrt(c.alphas_cumprod)))
+# The score, up to its sign: noise / sqrt(1 - alpha_bar).
+SCORE = Parameterisation(x_start=lambda c: Pair(1 / np.sqrt(c.alphas_cumprod),
+                                                -(1 - c.alphas_cumprod) / np.sqrt(c.alphas_cumprod)),
+                         target=lambda c: Pair(np.zeros_like(c.betas), 1 / np.sqrt(1 - c.alphas_cumprod)))
 
 
-@pytest.mark.parametrize("name", [*PARAMETERISATIONS, "v"])
+@pytest.mark.parametrize("name", [*PARAMETERISATIONS, "score"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_output_that_training_asks_for_gives_back_the_image(monkeypatch, name, schedule):
-    monkeypatch.setitem(PARAMETERISATIONS, "v", V)
+    monkeypatch.setitem(PARAMETERISATIONS, "score", SCORE)
     parameterisation, c = PARAMETERISATIONS[name], Coefficients.of(betas_of(schedule, 100))
     x_start, noise = np.random.default_rng(0).normal(size=(2, 50, 1))
     x_t = np.sqrt(c.alphas_cumprod) * x_start + np.sqrt(1 - c.alphas_cumprod) * noise
@@ -27,8 +28,8 @@ def test_the_output_that_training_asks_for_gives_back_the_image(monkeypatch, nam
 
 
 def test_one_entry_is_all_that_a_new_parameterisation_takes(monkeypatch, golden):
-    """With v and with epsilon a network that knows the truth draws the same samples."""
-    monkeypatch.setitem(PARAMETERISATIONS, "v", V)
+    """A network that knows the truth draws the same samples with each parameterisation."""
+    monkeypatch.setitem(PARAMETERISATIONS, "score", SCORE)
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
     x_T, *draws = torch.randn(30, *image.shape, generator=torch.Generator().manual_seed(1))
 
@@ -38,8 +39,9 @@ def test_one_entry_is_all_that_a_new_parameterisation_takes(monkeypatch, golden)
             t = time.long()
             return diffusion.target(image, diffusion.epsilon(x_t, t, image), t)
         return final(ancestral(Denoiser(diffusion, truth), {"x": x_T}, lambda x: next(noise)))
-    torch.testing.assert_close(sample("v"), sample("epsilon"), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(sample("v"), image, rtol=1e-4, atol=1e-4)
+    for predict in ("score", "v"):
+        torch.testing.assert_close(sample(predict), sample("epsilon"), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(sample(predict), image, rtol=1e-4, atol=1e-4)
 
 
 def test_combinations_that_need_no_arithmetic_are_known():
@@ -50,7 +52,7 @@ def test_combinations_that_need_no_arithmetic_are_known():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"predict": "noise"}, "unknown predict 'noise'; there are epsilon, x_start and x_prev"),
+    ({"predict": "noise"}, "unknown predict 'noise'; there are epsilon, x_start, x_prev and v"),
     ({"variance": "large"}, "unknown variance 'large'; there are fixed_small, fixed_large and learned_range")])
 def test_an_unknown_name_is_refused_with_the_known_ones(options, message):
     with pytest.raises(ValueError, match=message):

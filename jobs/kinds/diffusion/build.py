@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion
+from diffusion.loss_weights import LOSS_WEIGHTS, loss_weights
 from diffusion.networks.unet import UNet
 from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of
@@ -30,6 +31,13 @@ def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_re
     return GaussianDiffusion(
         betas_of(diffusion.noise_schedule, diffusion.diffusion_steps), predict=diffusion.predict, variance=variance,
         timesteps=timesteps, rescale_timesteps=diffusion.rescale_timesteps, device=device)
+
+
+def build_mse_weights(spec: DiffusionSpec, diffusion: GaussianDiffusion) -> Tensor | None:
+    """Return the weight of the mean squared error at each step, float32 [T] on the device; None where all count alike."""
+    settings = {key: getattr(spec.diffusion, key) for key in LOSS_WEIGHTS[spec.diffusion.loss_weight].settings}
+    weights = loss_weights(spec.diffusion.loss_weight, diffusion.coefficients, diffusion.parameterisation, **settings)
+    return None if weights is None else torch.tensor(weights, dtype=torch.float32, device=diffusion.device)
 
 
 def conditions(labels: Tensor | np.ndarray | None, device: torch.device | str) -> dict[str, Tensor]:

@@ -3,7 +3,13 @@
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.layer_costs import unet_layers
-from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, diffusion_contradictions, resolve
+from jobs.kinds.diffusion.sections import (
+    OF_TRAINING,
+    DiffusionSpec,
+    DiffusionSpecAsWritten,
+    diffusion_contradictions,
+    resolve,
+)
 from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
@@ -48,7 +54,8 @@ class DiffusionKind:
                 "diffusion_steps": spec.diffusion.diffusion_steps}
 
     def identity(self, spec: DiffusionSpec) -> dict[str, dict]:
-        return {"model": spec.model.model_dump(exclude={"dropout"}), "diffusion": spec.diffusion.model_dump(exclude={"loss"})}
+        return {"model": spec.model.model_dump(exclude={"dropout"}),
+                "diffusion": spec.diffusion.model_dump(exclude=set(OF_TRAINING))}
 
     def layers(self, spec: DiffusionSpec) -> dict[str, list[LayerCost]]:
         return {MODEL: unet_layers(spec)}

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from diffusion.loss_weights import LOSS_WEIGHTS
 from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS
 from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
@@ -51,11 +52,24 @@ class Diffusion(Section):
     diffusion_steps: Annotated[Count, Field(ge=2, le=1_000_000)] = 4000
     noise_schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     loss: Annotated[str, OneOf(LOSSES)] = "hybrid"
+    loss_weight: Annotated[str, OneOf(LOSS_WEIGHTS)] = "none"
+    """Of the mean squared error at each step. A learned variance keeps its own term, which has no weight."""
+    min_snr_gamma: Annotated[float, Field(gt=0)] = 5.0
+    """For loss_weight: min_snr alone."""
+    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
+    """For loss_weight: p2 alone, as p2_k is."""
+    p2_k: Annotated[float, Field(gt=0)] = 1.0
+    input_perturbation: Annotated[float, Field(ge=0)] = 0.0
+    """Train on x_t with so much more noise, as a share of the noise that the network shall predict; 0: none."""
     predict: Annotated[str, OneOf(PARAMETERISATIONS)] = "epsilon"
     sigma_small: bool = False
     """Fixed variance only: the posterior's (small) instead of beta (large)."""
     rescale_timesteps: bool = True
     """Give the network t * 1000 / diffusion_steps. No checkpoint records this setting; README has it for published ones."""
+
+
+OF_TRAINING = ("loss", "loss_weight", "min_snr_gamma", "p2_gamma", "p2_k", "input_perturbation")
+"""The keys of the section `diffusion` that no sample depends on besides its weights."""
 
 
 class DiffusionTrain(Train):
@@ -117,7 +131,8 @@ def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
     """Return all contradictions of a diffusion spec, none where the spec is in order."""
     resolutions, found = _resolutions(spec)
     found += contradictions(spec, resolutions)
-    return found + _variance(spec) + _chains(spec) + _label_dropout(spec) + _likelihood(spec) + _labels(spec)
+    found += _variance(spec) + _loss_weight(spec)
+    return found + _chains(spec) + _label_dropout(spec) + _likelihood(spec) + _labels(spec)
 
 
 def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
@@ -150,6 +165,23 @@ def _variance(spec: DiffusionSpec) -> list[Contradiction]:
         found.append(("model.learn_sigma", f"loss: {name} trains the variance; leave learn_sigma out, or use loss: simple"))
     if learn_sigma and spec.diffusion.sigma_small:
         found.append(("diffusion.sigma_small", "chooses a fixed variance, but learn_sigma is on"))
+    return found
+
+
+def _loss_weight(spec: DiffusionSpec) -> list[Contradiction]:
+    settings, found = spec.diffusion, []
+    name, predict = settings.loss_weight, settings.predict
+    if LOSS_WEIGHTS[name].of_x_start is not None:
+        if not LOSSES[settings.loss].mse:
+            found.append(("diffusion.loss_weight", f"{name} weighs the mean squared error, which loss: {settings.loss} does not "
+                          "have; use loss: hybrid or simple, or loss_weight: none"))
+        if PARAMETERISATIONS[predict].output_is_mean:
+            found.append(("diffusion.loss_weight", f"{name} is not defined for predict: {predict}, the mean of x_(t-1); use "
+                          "predict: epsilon, x_start or v, or loss_weight: none"))
+    defaults = Diffusion()
+    for other, weight in LOSS_WEIGHTS.items():
+        found += [(f"diffusion.{key}", f"has an effect only with loss_weight: {other}, but loss_weight is {name}; leave it out")
+                  for key in weight.settings if other != name and getattr(settings, key) != getattr(defaults, key)]
     return found
 
 

@@ -11,7 +11,7 @@ from diffusion.losses import training_losses
 from diffusion.networks.dropout import random_numbers
 from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS, timestep_sampler
 from jobs.data.dataset import ImageData
-from jobs.kinds.diffusion.build import build_diffusion, build_network, conditions
+from jobs.kinds.diffusion.build import build_diffusion, build_mse_weights, build_network, conditions
 from jobs.kinds.diffusion.previews import STRIP, denoising_preview, noising_preview
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.kinds.protocol import Draw, Examples, Preview, Weights
@@ -22,10 +22,11 @@ from jobs.spec.kinds import MODEL
 @dataclass(frozen=True)
 class DiffusionInputs:
     """n examples: x_start and noise [n, C, H, W], t int64 [n], weights [n], quarter int64 [n]; labels and, with dropout, keys of
-    the masks: int64 [n] or None."""
+    the masks: int64 [n] or None. input_noise: the noise that x_t is made with, where that is another one than `noise`."""
 
     x_start: Tensor
     noise: Tensor
+    input_noise: Tensor | None
     t: Tensor
     weights: Tensor
     quarter: Tensor
@@ -39,6 +40,7 @@ class DiffusionTrainable:
     def __init__(self, spec: DiffusionSpec, device: torch.device):
         self.spec, self.device = spec, device
         self.diffusion = build_diffusion(spec, device)
+        self.mse_weights = build_mse_weights(spec, self.diffusion)
         self.timestep_sampler = timestep_sampler(spec.train.schedule_sampler, spec.diffusion.diffusion_steps)
         self.network = build_network(spec, spec.train.gradient_checkpointing).to(device)
         self.networks = {MODEL: self.network}
@@ -47,10 +49,13 @@ class DiffusionTrainable:
 
     def inputs(self, examples: Examples, draw: Draw) -> DiffusionInputs:
         t, weights = self.timestep_sampler.sample(draw.batch_size, draw.generator("timesteps", "cpu"))
-        noise = draw.normal("noise", examples.images.shape[1:])
+        noise, input_noise = draw.normal("noise", examples.images.shape[1:]), None
+        if gamma := self.spec.diffusion.input_perturbation:
+            input_noise = noise + gamma * draw.normal("input_perturbation", examples.images.shape[1:])
         t, weights = draw.own(t), draw.own(weights)
         keys = draw.keys("dropout") if self.spec.model.dropout else None
-        return DiffusionInputs(examples.images, noise, t, weights, 4 * t // self.diffusion.num_timesteps,
+        quarter = 4 * t // self.diffusion.num_timesteps
+        return DiffusionInputs(examples.images, noise, input_noise, t, weights, quarter,
                                self._with_null_labels(examples.labels, draw), keys)
 
     def _with_null_labels(self, labels: Tensor | None, draw: Draw) -> Tensor | None:
@@ -65,7 +70,8 @@ class DiffusionTrainable:
         keys = inputs.dropout_keys
         drawn = {} if keys is None else {"drawn": random_numbers(keys, self.network.draws)}
         return training_losses(self.diffusion, networks[update], inputs.x_start, inputs.t, inputs.noise, self.spec.diffusion.loss,
-                               conditions(inputs.labels, self.device) | drawn)
+                               conditions(inputs.labels, self.device) | drawn, mse_weights=self.mse_weights,
+                               input_noise=inputs.input_noise)
 
     def learn(self, inputs: DiffusionInputs, losses: Mapping[str, Tensor]) -> None:
         """Show the losses of all ranks to the timestep sampler. Waits for the device, where the sampler learns at all."""

@@ -58,7 +58,7 @@ def plain_ddim(diffusion, network, x, noise, eta, **options):
         yield x, pred_xstart
 
 
-@pytest.mark.parametrize("predict", ["epsilon", "x_start", "x_prev"])
+@pytest.mark.parametrize("predict", ["epsilon", "x_start", "x_prev", "v"])
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("options", [{}, {"clip_denoised": False}])
 @pytest.mark.parametrize("eta", [None, 0.0, 0.7, 1.0])

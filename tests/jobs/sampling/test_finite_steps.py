@@ -46,7 +46,8 @@ def test_the_step_and_the_chunk_are_named(make_run, alone, monkeypatch, sampler,
 
 
 @pytest.mark.parametrize("overrides, channel", [
-    (("diffusion.predict=x_start",), 0), (("diffusion.predict=x_prev",), 0), ((), 1),  # 1: the variance
+    (("diffusion.predict=x_start",), 0), (("diffusion.predict=x_prev",), 0), (("diffusion.predict=v",), 0),
+    ((), 1),  # 1: the variance
     (("sample.clip_denoised=false",), 0), (("sample.timestep_respacing=20",), 0), (("sample.precision=bf16",), 0)])
 @pytest.mark.parametrize("value", [float("inf"), -float("inf")])
 def test_no_infinity_hides_behind_clipping(make_run, alone, monkeypatch, overrides, channel, value):
