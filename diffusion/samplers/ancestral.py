@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.samplers.chain import Randn, State, Step, walk
+from diffusion.samplers.chain import Advance, Randn, State, Step, walk
 from diffusion.samplers.denoiser import At, Denoiser, columns
 
 
@@ -16,6 +16,11 @@ def ancestral(denoise: Denoiser, state: State, randn: Randn, *, first_step: int 
 
     A guide moves the mean by its gradient times the variance (Dhariwal & Nichol 2021, algorithm 1); pred_xstart stays.
     """
+    return walk(denoise, ancestral_step(denoise), {"x": state["x"]}, randn, first_step, cuda_graph)
+
+
+def ancestral_step(denoise: Denoiser) -> Advance:
+    """One step of `ancestral`, for other walks along the same chain."""
     diffusion = denoise.diffusion
     c, learned, output_is_mean = diffusion.coefficients, diffusion.variance.learned, diffusion.parameterisation.output_is_mean
     offset, slope = diffusion.variance.log_variance(c)
@@ -39,5 +44,4 @@ def ancestral(denoise: Denoiser, state: State, randn: Randn, *, first_step: int 
             low, per_v = log_variance(at.number)
             x.addcmul_(gradient, (low if v is None else torch.addcmul(low, v, per_v)).exp())
         return {"x": x}, pred_xstart
-
-    return walk(denoise, advance, {"x": state["x"]}, randn, first_step, cuda_graph)
+    return advance

@@ -1,12 +1,13 @@
 """The reverse process of one chunk of samples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.samplers.denoiser import Denoiser
 from diffusion.samplers.table import SAMPLERS, sampler_function
@@ -22,15 +23,27 @@ OWN_SETTINGS: dict[str, Callable[[DiffusionSample], Any]] = {"eta": lambda sampl
 def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Callable[[Tensor], Tensor],
              labels: np.ndarray | None, rows: int, begun: Begun | None) -> Iterator[Generated]:
     """Yield the reverse process of `rows` samples step by step, from its beginning or from where `begun` was left."""
-    settings, data = spec.sample, spec.data
-    diffusion = build_diffusion(spec, device, settings.timestep_respacing)
+    data = spec.data
+    denoise = denoiser(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing), labels)
     if begun:
         state = begun.state
     else:
         state = {"x": randn(torch.empty(rows, data.channels, data.image_size, data.image_size, device=device))}
-    denoise = Denoiser(diffusion, autocasting(network, settings.precision), clip_denoised=settings.clip_denoised,
-                       model_kwargs=conditions(labels, device))
+    return reverse(spec, denoise, state, randn, begun.left - 1 if begun else None)
+
+
+def denoiser(spec: DiffusionSpec, network: UNet, diffusion: GaussianDiffusion, labels: np.ndarray | None) -> Denoiser:
+    """Return what samplers ask along the chain `diffusion`, as the spec's `sample` section says."""
+    return Denoiser(diffusion, autocasting(network, spec.sample.precision), clip_denoised=spec.sample.clip_denoised,
+                    model_kwargs=conditions(labels, diffusion.device))
+
+
+def reverse(spec: DiffusionSpec, denoise: Denoiser, state: Mapping[str, Tensor], randn: Callable[[Tensor], Tensor],
+            first_step: int | None = None) -> Iterator[Generated]:
+    """Yield the steps of the spec's sampler, from `first_step` (None: the chain's beginning) and its `state` on."""
+    settings = spec.sample
     own = {name: OWN_SETTINGS[name](settings) for name in SAMPLERS[settings.sampler].settings}
-    for step in sampler_function(settings.sampler)(denoise, state, randn, first_step=begun.left - 1 if begun else None,
-                                                   cuda_graph=settings.cuda_graph and device.type == "cuda", **own):
+    for step in sampler_function(settings.sampler)(denoise, state, randn, first_step=first_step,
+                                                   cuda_graph=settings.cuda_graph and denoise.diffusion.device.type == "cuda",
+                                                   **own):
         yield Generated(step.t, step.x, step.state)
