@@ -7,7 +7,7 @@ nothing from the host and never waits. Steps of one phase run the same kernels: 
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,6 +49,13 @@ class Phased:
         return self.at_steps[self.phases[step]]
 
 
+class HasAlong(Protocol):
+    """A network, or a guide, that is only ever evaluated at the steps of a chain."""
+
+    def along(self, times: Tensor, /, *args: Any, **model_kwargs: Any) -> AtStep | Phased:
+        """The network at the steps of the chain with `times` [K]."""
+
+
 class Denoiser:
     """What samplers ask at each step of a chain: the image that the network predicts. Computes without gradients.
 
@@ -62,11 +69,11 @@ class Denoiser:
     """
 
     @torch.no_grad()
-    def __init__(self, diffusion: GaussianDiffusion, network: Network, *, clip_denoised: bool = True,
-                 model_kwargs: dict | None = None, guide: Callable[[Tensor, Tensor], Tensor | None] | None = None):
+    def __init__(self, diffusion: GaussianDiffusion, network: Network | HasAlong, *, clip_denoised: bool = True,
+                 model_kwargs: dict | None = None, guide: Callable[[Tensor, Tensor], Tensor | None] | HasAlong | None = None):
         self.diffusion, self.clip_denoised = diffusion, clip_denoised
-        self.network = _along(network, diffusion, model_kwargs or {})
-        self.guide = None if guide is None else _along(guide, diffusion, {})
+        self.network = along(network, diffusion.network_times, model_kwargs or {})
+        self.guide = None if guide is None else along(guide, diffusion.network_times, {})
         c = diffusion.coefficients
         pair = diffusion.parameterisation.x_start(c)
         self.coefficients = None if pair.only_second else columns(diffusion.device, *pair)
@@ -113,12 +120,11 @@ def columns(device: torch.device, *values: np.ndarray) -> Callable[[Tensor], Seq
     return lambda number: table.index_select(0, number).unbind(1)
 
 
-def _along(network: Callable[..., Any], diffusion: GaussianDiffusion, model_kwargs: dict) -> Phased:
-    """`network` at each step. A network with a method `along` computes its embeddings of all K times here."""
-    times = diffusion.network_times
+def along(network: Callable[..., Any] | HasAlong, times: Tensor, model_kwargs: dict) -> Phased:
+    """`network` at each step of the chain with `times` [K]. One with a method `along` computes its embeddings of all here."""
     if hasattr(network, "along"):
         at_step = network.along(times, **model_kwargs)
     else:
         def at_step(x: Tensor, number: Tensor) -> Any:
             return network(x, times.index_select(0, number).expand(len(x)), **model_kwargs)
-    return at_step if isinstance(at_step, Phased) else Phased([at_step], [0] * diffusion.num_timesteps)
+    return at_step if isinstance(at_step, Phased) else Phased([at_step], [0] * len(times))
