@@ -12,9 +12,7 @@ from torch.nn import functional as F
 from diffusion.lookup import look_up
 from diffusion.networks.encoder import Encoder
 from diffusion.networks.layers import Norm, attention, zeroed
-
-HIDDEN = 2048
-"""Width of the hidden layer of the pools `spatial` and `spatial_v2`."""
+from diffusion.networks.pools import HIDDEN
 
 
 class AttentionPool(nn.Module):

@@ -1,5 +1,7 @@
 """From the spec of a diffusion model to the objects of `diffusion`."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from diffusion.loss_weights import LOSS_WEIGHTS, loss_weights
 from diffusion.networks.unet import UNet
 from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of
+from jobs.kinds.diffusion.network_section import NetworkAsWritten
 from jobs.kinds.diffusion.sections import DiffusionSpec, has_null_class
 
 
@@ -17,10 +20,13 @@ def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] 
     data, model = spec.data, spec.model
     return UNet(
         image_size=data.image_size, in_channels=data.channels, out_channels=data.channels * (1 + model.learn_sigma),
-        num_channels=model.num_channels, num_res_blocks=model.num_res_blocks, channel_mult=model.channel_mult,
-        attention_resolutions=model.attention_resolutions, num_heads=model.num_heads, dropout=model.dropout,
-        use_scale_shift_norm=model.use_scale_shift_norm, num_classes=data.classes, null_class=has_null_class(spec),
-        gradient_checkpointing=gradient_checkpointing)
+        num_heads_upsample=model.num_heads_upsample, num_classes=data.classes, null_class=has_null_class(spec),
+        gradient_checkpointing=gradient_checkpointing, **network_settings(model))
+
+
+def network_settings(model: NetworkAsWritten) -> dict[str, Any]:
+    """Return the settings of `Encoder` in the section of a U-Net, or of its half."""
+    return {name: getattr(model, name) for name in NetworkAsWritten.model_fields}
 
 
 def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_respacing: str = "") -> GaussianDiffusion:

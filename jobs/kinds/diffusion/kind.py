@@ -3,6 +3,7 @@
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.layer_costs import unet_layers
+from jobs.kinds.diffusion.network_section import network_identity
 from jobs.kinds.diffusion.sections import (
     OF_TRAINING,
     DiffusionSpec,
@@ -54,8 +55,7 @@ class DiffusionKind:
                 "diffusion_steps": spec.diffusion.diffusion_steps}
 
     def identity(self, spec: DiffusionSpec) -> dict[str, dict]:
-        return {"model": spec.model.model_dump(exclude={"dropout"}),
-                "diffusion": spec.diffusion.model_dump(exclude=set(OF_TRAINING))}
+        return {"model": network_identity(spec.model), "diffusion": spec.diffusion.model_dump(exclude=set(OF_TRAINING))}
 
     def layers(self, spec: DiffusionSpec) -> dict[str, list[LayerCost]]:
         return {MODEL: unet_layers(spec)}

@@ -10,6 +10,12 @@ from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import SCHEDULES
+from jobs.kinds.diffusion.network_section import (
+    Multiplier,
+    NetworkAsWritten,
+    default_channel_mult,
+    network_resolutions,
+)
 from jobs.spec.fields import Count, CountOrZero, File, Fraction, OneOf, Respacing
 from jobs.spec.metrics import labelled
 from jobs.spec.sections import (
@@ -22,28 +28,18 @@ from jobs.spec.sections import (
     SpecAsWritten,
     Train,
     contradictions,
-    not_a_resolution,
 )
 
-# Channel multipliers of the reference for the image sizes it knows (improved-diffusion README).
-CHANNEL_MULT = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}
 
-
-class ModelAsWritten(Section):
-    num_channels: Annotated[Count, Field(le=65_536)] = 128
-    num_res_blocks: Annotated[Count, Field(le=100)] = 3
-    channel_mult: Annotated[list[Annotated[Count, Field(le=1000)]], Field(min_length=1, max_length=16)] | None = None
-    """Channels of each level as multiples of num_channels; null: the reference's for image sizes 32, 64 and 256."""
-    attention_resolutions: Annotated[list[Count], Field(max_length=100)] = [16, 8]
-    num_heads: Annotated[Count, Field(le=65_536)] = 4
-    dropout: Fraction = 0.0
+class ModelAsWritten(NetworkAsWritten):
+    num_heads_upsample: Annotated[Count, Field(le=65_536)] | None = None
+    """num_heads on the way up; null: as num_heads. No checkpoint records this setting: a wrong one loads."""
     learn_sigma: bool | None = None
     """null: learned for the losses that train it (hybrid, vlb), fixed for simple."""
-    use_scale_shift_norm: bool = True
 
 
 class Model(ModelAsWritten):
-    channel_mult: list[Count]
+    channel_mult: list[Multiplier]
     """Empty where there is no default, which is a contradiction."""
     learn_sigma: bool
 
@@ -120,7 +116,7 @@ class DiffusionSpec(DiffusionSpecAsWritten, Spec):
 def resolve(written: DiffusionSpecAsWritten) -> DiffusionSpec:
     """Fill in what depends on other fields: channel_mult, learn_sigma and the evaluation's reference."""
     model, evaluate = dict(written.model), dict(written.evaluate)
-    model["channel_mult"] = written.model.channel_mult or list(CHANNEL_MULT.get(written.data.image_size, []))
+    model["channel_mult"] = default_channel_mult(written.model, written.data)
     if written.model.learn_sigma is None:
         model["learn_sigma"] = LOSSES[written.diffusion.loss].trains_variance
     evaluate["reference"] = written.evaluate.reference or written.data.path
@@ -129,32 +125,10 @@ def resolve(written: DiffusionSpecAsWritten) -> DiffusionSpec:
 
 def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
     """Return all contradictions of a diffusion spec, none where the spec is in order."""
-    resolutions, found = _resolutions(spec)
+    resolutions, found = network_resolutions(spec.model, spec.data, spec.model.num_heads_upsample)
     found += contradictions(spec, resolutions)
     found += _variance(spec) + _loss_weight(spec)
     return found + _chains(spec) + _label_dropout(spec) + _likelihood(spec) + _labels(spec)
-
-
-def _resolutions(spec: DiffusionSpec) -> tuple[list[int], list[Contradiction]]:
-    """Return the image sizes at which the network works, in pixels (none where the spec allows no network), and the
-    contradictions of the network's settings."""
-    size, model = spec.data.image_size, spec.model
-    levels = len(model.channel_mult)
-    if not levels:
-        sizes = ", ".join(map(str, CHANNEL_MULT))
-        return [], [("model.channel_mult", f"there is a default only for image_size {sizes}; give one multiplier per level")]
-    resolutions = [size >> level for level in range(levels)]
-    if size % 2 ** (levels - 1):
-        return [], [("data.image_size", f"{size} cannot be halved {levels - 1} times (channel_mult has {levels} levels); "
-                     f"use a multiple of {2 ** (levels - 1)}")]
-    found = [("model.attention_resolutions", not_a_resolution(named, resolutions))
-             for named in model.attention_resolutions if named not in resolutions]
-    attended = [mult for mult, at in zip(model.channel_mult, resolutions, strict=True) if at in model.attention_resolutions]
-    for mult in {*attended, model.channel_mult[-1]}:  # the middle block always attends, at the deepest level
-        if (channels := mult * model.num_channels) % model.num_heads:
-            found.append(("model.num_heads",
-                          f"{model.num_heads} heads do not divide the {channels} channels of an attention layer"))
-    return resolutions, found
 
 
 def _variance(spec: DiffusionSpec) -> list[Contradiction]:

@@ -65,7 +65,7 @@ def small_spec(num_classes: int | None = None, batch_size: int = 4, precision: s
 
 
 def build(spec: DiffusionSpecAsWritten) -> UNet:
-    model = spec.model.model_dump(exclude={"learn_sigma"})
+    model = spec.model.model_dump(exclude={"learn_sigma"})  # names are those of UNet
     return UNet(image_size=spec.data.image_size, in_channels=spec.data.channels,
                 out_channels=spec.data.channels * (2 if spec.model.learn_sigma else 1),
                 num_classes=spec.data.num_classes, gradient_checkpointing=spec.train.gradient_checkpointing, **model)
@@ -125,14 +125,16 @@ def test_cifar_operations_are_those_that_torch_counts():
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None)
-@given(channel_mult=st.lists(st.integers(1, 3), min_size=1, max_size=4), num_res_blocks=st.integers(1, 2),
+@given(channel_mult=st.lists(st.sampled_from([0.5, 1, 2, 3]), min_size=1, max_size=4), num_res_blocks=st.integers(1, 2),
        attention=st.sets(st.sampled_from([16, 8, 4, 2])), num_channels=st.sampled_from([8, 12]),
-       scale_shift=st.booleans(), learn_sigma=st.booleans(), num_classes=st.sampled_from([None, 10]))
+       scale_shift=st.booleans(), learn_sigma=st.booleans(), num_classes=st.sampled_from([None, 10]),
+       adm=st.fixed_dictionaries({"resblock_updown": st.booleans(), "num_head_channels": st.sampled_from([None, 2]),
+                                  "num_heads_upsample": st.sampled_from([None, 1])}))
 def test_any_network_is_counted_as_torch_counts_it(channel_mult, num_res_blocks, attention, num_channels, scale_shift,
-                                                   learn_sigma, num_classes):
+                                                   learn_sigma, num_classes, adm):
     spec = small_spec(num_classes, channel_mult=channel_mult, num_res_blocks=num_res_blocks, num_channels=num_channels,
                       attention_resolutions=sorted(attention), use_scale_shift_norm=scale_shift,
-                      learn_sigma=learn_sigma)
+                      learn_sigma=learn_sigma, **adm)
     with torch.device("meta"):
         shapes = {key: list(value.shape) for key, value in build(spec).state_dict().items()}
     assert counted_sizes(spec) == sizes_by_layer(spec, shapes)
@@ -176,15 +178,17 @@ def saved_bytes(spec: DiffusionSpecAsWritten) -> int:
     {"dropout": 0.1},
     {"use_scale_shift_norm": False, "num_classes": 10},
     {"num_res_blocks": 2, "channel_mult": [1, 2, 2], "attention_resolutions": [16, 8, 4]},
-], ids=["plain", "dropout", "no-scale-class-cond", "deeper-more-attention"])
+    {"resblock_updown": True, "channel_mult": [1, 1, 2], "dropout": 0.1},
+], ids=["plain", "dropout", "no-scale-class-cond", "deeper-more-attention", "resblock-updown"])
 def test_activations_are_those_that_autograd_keeps(model):
     spec = small_spec(**model)
     assert run_cost(spec).training_memory.activations == pytest.approx(saved_bytes(spec), rel=0.03)
 
 
+@pytest.mark.parametrize("resblock_updown", [False, True])
 @pytest.mark.parametrize("checkpointing, resolutions", [(True, {16, 8}), ([16], {16}), ([8], {8})])
-def test_checkpointed_activations_are_those_that_autograd_keeps(checkpointing, resolutions):
-    spec = small_spec(dropout=0.1, checkpointing=checkpointing, channel_mult=[1, 4])
+def test_checkpointed_activations_are_those_that_autograd_keeps(checkpointing, resolutions, resblock_updown):
+    spec = small_spec(dropout=0.1, checkpointing=checkpointing, channel_mult=[1, 4], resblock_updown=resblock_updown)
     layers = unet_layers(spec)
     again = [layer for layer in layers if layer.kind in ("res", "attention") and layer.resolution in resolutions]
     predicted = 4 * 4 * sum(layer.checkpointed_activations if layer in again else layer.activations for layer in layers)
@@ -194,7 +198,8 @@ def test_checkpointed_activations_are_those_that_autograd_keeps(checkpointing, r
     assert run_cost(spec).training_memory.activations == predicted + largest
 
 
-@pytest.mark.parametrize("model", [{"dropout": 0.1}, {"use_scale_shift_norm": False}], ids=["dropout", "no-scale"])
+@pytest.mark.parametrize("model", [{"dropout": 0.1}, {"use_scale_shift_norm": False}, {"resblock_updown": True}],
+                         ids=["dropout", "no-scale", "resblock-updown"])
 def test_mixed_precision_keeps_norms_in_fp32_and_a_half_copy_of_the_weights(model):
     # On a GPU; on a CPU bf16 takes less, for its norms need no copy in fp32, and more for the weights of its attention.
     spec = small_spec(precision="fp16", batch_size=8, **model)

@@ -29,7 +29,7 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("model: {num_heads: '4'}", 'model.num_heads: must be a whole number (got "4")'),
     ("model: {num_heads: null}", "model.num_heads: must be a whole number (got null)"),
     ("model: {channel_mult: 2}", "model.channel_mult: must be a list, such as [1, 2] or null (got 2)"),
-    ("model: {channel_mult: [1, 0.5]}", "model.channel_mult[1]: must be a whole number (got 0.5)"),
+    ("model: {channel_mult: [1, 0]}", "model.channel_mult[1]: must be greater than 0 (got 0)"),
     ("model: {learn_sigma: maybe}", "model.learn_sigma: must be true or false or null (got maybe)"),
     ("diffusion: {noise_schedule: cosin}", "diffusion.noise_schedule: must be 'linear' or 'cosine' (got cosin)"),
     ("diffusion: {loss: l2}", "diffusion.loss: must be 'simple', 'hybrid', 'vlb', 'hybrid_unscaled' or 'vlb_unscaled' "
@@ -61,6 +61,11 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
      "evaluate.features: must be text (got [abcdefg, abcdefg, abcdefg, abcdefg, abcdefg, abcdefg, ab...)"),
     # contradictions between fields
     ("model: {num_heads: 3}", "model.num_heads: 3 heads do not divide the 256 channels of an attention layer"),
+    ("model: {num_head_channels: 48}",
+     "model.num_head_channels: heads of 48 channels do not divide the 256 channels of an attention layer"),
+    ("model: {num_heads_upsample: 3}", "model.num_heads_upsample: 3 heads do not divide the 256 channels of an attention layer"),
+    ("model: {channel_mult: [0.001, 1]}", "model.channel_mult: a level has less than one channel; 0.001 x num_channels 128 must "
+                                          "be at least 1"),
     ("sample: {timestep_respacing: 5000}",
      "sample.timestep_respacing: section 1 of 1 has 4000 of the 4000 steps; 5000 cannot be taken from it"),
 ])

@@ -21,7 +21,8 @@ def test_positions_are_those_of_the_file_that_sets_a_value(write):
         "a.yaml:4: model.num_heads: must be at least 1 (got 0)",
         "x.yaml:3: model.dropout: must be less than 1 (got 3)",
         "x.yaml:3: model.zzzz: unknown key; allowed: num_channels, num_res_blocks, channel_mult, "
-        "attention_resolutions, num_heads, dropout, learn_sigma, use_scale_shift_norm"]
+        "attention_resolutions, num_heads, num_head_channels, use_new_attention_order, resblock_updown, dropout, "
+     "use_scale_shift_norm, num_heads_upsample, learn_sigma"]
 
 
 def test_a_replaced_section_leaves_no_positions_behind(write):

@@ -68,9 +68,11 @@ def test_a_required_section_may_come_from_the_sweep(write):
     ("grid: {model: [{num_heads: 0}]}", "x.yaml:4: model.num_heads: must be at least 1 (got 0)"),
     ("grid: {model: [{num_heds: 2}]}", "x.yaml:4: model.num_heds: unknown key; did you mean `num_heads`?"),
     ("grid: {model: [3]}", "x.yaml:4: model: must be a mapping with keys among num_channels, num_res_blocks, channel_mult, "
-     "attention_resolutions, num_heads, dropout, learn_sigma, use_scale_shift_norm (got 3)"),
+     "attention_resolutions, num_heads, num_head_channels, use_new_attention_order, resblock_updown, dropout, "
+     "use_scale_shift_norm, num_heads_upsample, learn_sigma (got 3)"),
     ("list: [{model: null}]", "x.yaml:4: model: must be a mapping with keys among num_channels, num_res_blocks, channel_mult, "
-     "attention_resolutions, num_heads, dropout, learn_sigma, use_scale_shift_norm (got null)"),
+     "attention_resolutions, num_heads, num_head_channels, use_new_attention_order, resblock_updown, dropout, "
+     "use_scale_shift_norm, num_heads_upsample, learn_sigma (got null)"),
     ("grid: {data: [{}, {channels: 3}]}", "x.yaml:4: sweep.grid.data[1]: 2 points make the same run: data=empty, data=3"),
 ])
 def test_mistakes_in_a_section_are_placed_in_the_sweep(write, ways, expected):

@@ -53,7 +53,7 @@ def test_an_item_of_a_swept_list_has_its_own_line(write):
     path = write(SMALLEST + "sweep:\n  grid:\n    model.channel_mult:\n"
                             "      - [1, 1, 2]\n      - [1, 1,\n         x]\n")
     assert complaints_about(path) == [
-        "x.yaml:9: model.channel_mult[2]: must be a whole number (got x); in run channel_mult=1-1-x"]
+        "x.yaml:9: model.channel_mult[2]: must be a number (got x); in run channel_mult=1-1-x"]
 
 
 def test_an_error_of_all_runs_is_shown_once(write):
