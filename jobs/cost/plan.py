@@ -12,7 +12,7 @@ from jobs.cost.bench.file import Bench, batch_in_network
 from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
 from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.precisions import Precision
-from jobs.spec.samplings import samplings, with_sampling
+from jobs.spec.samplings import by_weights, samplings, with_sampling
 from jobs.spec.sections import Spec, ranks_to_use
 
 START_S = 60.0  # allowed in each job for loading torch, meeting the other ranks and reading the data
@@ -103,7 +103,7 @@ def chunk_steps(spec: Spec) -> list[int]:
     sample = spec.sample
     sizes = [min(sample.batch_size, sample.num_samples - first) for first in range(0, sample.num_samples, sample.batch_size)]
     return [size * kind_of(spec).evaluations(with_sampling(spec, sampling))
-            for sampling in sorted(samplings(spec), key=lambda sampling: -sampling.step) for size in sizes]
+            for sampling in by_weights(spec) for size in sizes]
 
 
 def longest_queue(work: Sequence[int], ranks: int) -> int:

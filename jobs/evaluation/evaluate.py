@@ -31,7 +31,7 @@ from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
 from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.metrics import labelled
-from jobs.spec.samplings import Sampling, sampling_facts, samplings, with_changes, with_sampling
+from jobs.spec.samplings import Sampling, main_sampling, sampling_facts, samplings, weights_of, with_changes, with_sampling
 from jobs.storage.cache import cache_folder
 from jobs.storage.files import atomic_path, write_json
 from jobs.storage.opening import open_hdf5
@@ -75,7 +75,7 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
     # A batch of features and a pass of the network take unlike times: the time left is not known before both were seen.
     steps.start(total, certain=not numbers, doing="opening the reference")
     found = Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
-    result = {"weights_sha256": sampled_with[samplings(spec)[0]]["weights_sha256"], "samples": spec.sample.num_samples,
+    result = {"weights_sha256": sampled_with[main_sampling(spec)]["weights_sha256"], "samples": spec.sample.num_samples,
               "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {},
                   "skipped_steps": on_main(lambda: skipped_steps(run))}
     if measured:
@@ -177,7 +177,8 @@ def is_main(number: OwnNumber, numbers: Any) -> bool:
 def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str, Any]:
     """Return the summary of a number. Write the terms of a `main` number to KEY.npz."""
     run, group, spec = found.run, found.group, found.run.spec
-    sampling = next(sampling for sampling in found.sampled_with if sampling.step == number.step)
+    weights = weights_of(spec, Sampling(number.step, number.changes))
+    sampling = next(sampling for sampling in found.sampled_with if weights_of(spec, sampling) == weights)
     file = run.path / f"{number.key}.npz"
     model = model_of(spec)
 
@@ -214,9 +215,8 @@ def curve_entry(found: Evaluation, sampling: Sampling) -> dict[str, Any]:
     """Return the entry of a sampling in evaluation.json: its settings, and all its numbers by name."""
     spec = found.run.spec
     values = {name: measured["value"] for name, measured in found.metrics.get(sampling, {}).items()}
-    own = with_sampling(spec, sampling)
     for number, summary in found.numbers.items():
-        if number.step == sampling.step and with_changes(own, number.changes) == own:
+        if number.step == sampling.step and with_changes(spec, number.changes) == with_sampling(spec, sampling):
             values[number.name] = summary["value"]
     intervals = {name: measured["interval"] for name, measured in found.metrics.get(sampling, {}).items()
                  if measured.get("interval")}

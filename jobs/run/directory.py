@@ -13,7 +13,8 @@ from jobs.run.records import EvaluationFile, ManifestFile
 from jobs.run.study.study_file import read_study_file
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import dump, load_frozen
-from jobs.spec.samplings import Sampling, folder_name, sampling_facts, samplings
+from jobs.spec.sampling_names import folder_name
+from jobs.spec.samplings import Sampling, main_sampling, sampling_facts, samplings
 from jobs.spec.sections import Spec
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import read_bytes
@@ -21,6 +22,8 @@ from jobs.storage.locks import locked
 from jobs.storage.typed import read_record
 
 MOST_SPEC_BYTES = 1 << 20
+SINCE: dict[str, Any] = {"differs": {}}
+"""Facts of a sampling that an evaluation.json of an older version lacks, with what they were there."""
 
 
 def weights_name(average: str | None, network: str = MODEL) -> str:
@@ -67,7 +70,7 @@ class RunDir:
 
     def samples_folder(self, sampling: Sampling) -> Path:
         """Return the folder of the chunks and samples.h5 of `sampling`: samples/ for the main one, else a folder in samples/."""
-        if sampling == samplings(self.spec)[0]:
+        if sampling == main_sampling(self.spec):
             return self.samples
         return self.samples / folder_name(self.spec, sampling)
 
@@ -150,8 +153,12 @@ class RunDir:
         except (OSError, UserError):
             return False
         asked = [sampling_facts(self.spec, sampling) for sampling in samplings(self.spec)]
-        there = [{key: entry.get(key) for key in facts} for facts, entry in zip(asked, found.curve, strict=False)]
-        return (found.settings == self.spec.evaluate.model_dump(mode="json") and asked == there
+        there = [SINCE | {"evaluations": facts["evaluations"]} | {key: entry[key] for key in facts if key in entry}
+                 for facts, entry in zip(asked, found.curve, strict=False)]
+        settings = self.spec.evaluate
+        unsaid = {key: value for key, value in settings.model_dump(mode="json").items()
+                  if value == type(settings).model_fields[key].default}
+        return (unsaid | (found.settings or {}) == settings.model_dump(mode="json") and asked == there
                 and found.samples == self.spec.sample.num_samples)
 
     @contextmanager

@@ -19,7 +19,7 @@ from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, chunk_reader, differences, read_chunk, sample_labels
 from jobs.spec.kinds import kind_of
 from jobs.spec.reading.frozen import dump
-from jobs.spec.samplings import Sampling, samplings, with_sampling
+from jobs.spec.samplings import Sampling, differing, main_sampling, samplings, with_sampling
 from jobs.storage.files import atomic_path
 from jobs.storage.hdf5 import Layout, fill, lay_out
 from jobs.storage.opening import open_hdf5
@@ -85,7 +85,8 @@ def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
     attributes = {
         "spec": dump(spec), "settings": json.dumps(settings),
         "weights_sha256": settings["weights_sha256"],
-        **kind_of(spec).sampling_attributes(with_sampling(spec, sampling)), "packages": json.dumps(package_versions())}
+        **kind_of(spec).sampling_attributes(with_sampling(spec, sampling)), "step": sampling.step,
+        "differs": json.dumps(differing(spec, sampling)), "packages": json.dumps(package_versions())}
     # HDF5 stores attributes before the data, but the devices are known only after the last chunk. We guess the first chunk's
     # device and write the file again if that was wrong.
     devices, found = _device_of_first(run, folder, settings), set[str]()
@@ -184,7 +185,7 @@ def check_samples(run: RunDir, settings: dict, sampling: Sampling | None = None)
 
     Raises UserError where the file is missing, damaged, not made with `settings`, or holds another number of samples.
     """
-    file = run.samples_folder(sampling or samplings(run.spec)[0]) / "samples.h5"
+    file = run.samples_folder(sampling or main_sampling(run.spec)) / "samples.h5"
     if not file.exists():
         raise UserError(f"{file}: missing; run `iddpm sample {run.path}`")
     try:

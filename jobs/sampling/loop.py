@@ -19,6 +19,7 @@ from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, any_rank, on_main
 from jobs.parallel.interruption import Interruption
 from jobs.parallel.life import meet, step_done
+from jobs.parallel.precision import computing_in
 from jobs.randomness import generator_for, randn_from
 from jobs.run.directory import RunDir
 from jobs.run.progress import Progress
@@ -27,9 +28,9 @@ from jobs.sampling.finite_steps import finite_steps, state_after
 from jobs.sampling.gather import gather
 from jobs.sampling.partial import Partial, partial_file, partial_identity, read_partial, save_partial
 from jobs.sampling.survey import Remaining, survey
-from jobs.sampling.weights import load_step
+from jobs.sampling.weights import load_sampled
 from jobs.spec.kinds import kind_of
-from jobs.spec.samplings import with_sampling
+from jobs.spec.samplings import by_weights, weights_of, with_sampling
 from jobs.spec.sections import Spec
 
 SAVE_EVERY_S = 300.0
@@ -68,8 +69,9 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
 def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: list[Remaining], interruption: Interruption,
                    progress: Progress) -> None:
     """Take the next chunk, and compute it, until none is left or the stage is asked to stop."""
-    # Ordered by checkpoint, the last one first, so that weights are loaded as seldom as possible.
-    work = [(todo, chunk) for todo in sorted(remaining, key=lambda todo: -todo.sampling.step) for chunk in todo.missing]
+    # Samplings of the same weights one after another, so that weights are loaded as seldom as possible.
+    left = {todo.sampling: todo for todo in remaining}
+    work = [(left[sampling], chunk) for sampling in by_weights(run.spec) for chunk in left[sampling].missing]
     progress.start(sum(todo.missing[chunk] for todo, chunk in work),
                    doing="compiling" if run.spec.sample.compile else "first steps")
     progress.follow(lambda: group.store.add("steps_done", 0))
@@ -79,11 +81,13 @@ def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: lis
         if asked_to_stop(group, interruption):
             break
         todo, chunk = work[turn]
-        if todo.sampling.step != loaded:
-            loaded = todo.sampling.step
-            if load_step(run, network, loaded) != todo.settings["weights_sha256"]:
-                raise UserError(f"{run.checkpoints}: the weights of step {loaded} changed while sampling from them")
-        compute_chunk(run, network, group, todo, chunk, interruption)
+        weights = weights_of(run.spec, todo.sampling)
+        if weights != loaded:
+            loaded = weights
+            if load_sampled(run, network, todo.sampling) != todo.settings["weights_sha256"]:
+                raise UserError(f"{run.checkpoints}: the weights of step {todo.sampling.step} changed while sampling from them")
+        with computing_in(with_sampling(run.spec, todo.sampling).sample.precision, group.device):
+            compute_chunk(run, network, group, todo, chunk, interruption)
 
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int,

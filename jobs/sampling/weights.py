@@ -9,23 +9,24 @@ from jobs.parallel.group import Group
 from jobs.run.checkpoints import average_of, checkpoint_at, load_weights, sha256_of_weights, weights_name
 from jobs.run.directory import RunDir
 from jobs.sampling.chunks import sampling_settings
-from jobs.spec.samplings import Sampling, samplings, with_sampling
+from jobs.spec.samplings import Sampling, main_sampling, samplings, weights_of, with_sampling
 
 
 def load_sampler(run: RunDir, group: Group, sampling: Sampling | None = None) -> tuple[nn.Module, dict]:
     """Return the network with the weights of `sampling` (None: the main one), in evaluation mode, and the sampling settings."""
-    sampling = sampling or samplings(run.spec)[0]
+    sampling = sampling or main_sampling(run.spec)
     network = model_of(run.spec).network(run.spec)
-    sha256 = load_step(run, network, sampling.step)
+    sha256 = load_sampled(run, network, sampling)
     return network.to(group.device).eval(), sampling_settings(with_sampling(run.spec, sampling), sha256)
 
 
-def load_step(run: RunDir, network: nn.Module, step: int) -> str:
-    """Copy the weights of training step `step` that the spec samples from into the network. Return their sha256.
+def load_sampled(run: RunDir, network: nn.Module, sampling: Sampling) -> str:
+    """Copy the weights that `sampling` samples from into the network. Return their sha256.
 
     Raises StageFailed that names the first tensor that is not finite.
     """
-    average, checkpoint = average_of(run.spec.sample.ema_rate), checkpoint_at(run, step)
+    average = average_of(with_sampling(run.spec, sampling).sample.ema_rate)
+    checkpoint = checkpoint_at(run, sampling.step)
     weights, source = checkpoint.weights(average), checkpoint.path / weights_name(average)
     load_weights(network, weights, source)
     if problem := not_finite(weights):
@@ -38,6 +39,10 @@ def settings_of(run: RunDir, network: nn.Module) -> dict[Sampling, dict]:
 
     Loads the weights of each into `network`. Raises UserError where a checkpoint is missing or does not fit.
     """
-    spec = run.spec
-    sha256 = {step: load_step(run, network, step) for step in dict.fromkeys(sampling.step for sampling in samplings(spec))}
-    return {sampling: sampling_settings(with_sampling(spec, sampling), sha256[sampling.step]) for sampling in samplings(spec)}
+    spec, sha256, found = run.spec, dict[tuple, str](), {}
+    for sampling in samplings(spec):
+        weights = weights_of(spec, sampling)
+        if weights not in sha256:
+            sha256[weights] = load_sampled(run, network, sampling)
+        found[sampling] = sampling_settings(with_sampling(spec, sampling), sha256[weights])
+    return found

@@ -23,6 +23,13 @@ class OneOf:
         return core_schema.literal_schema(list(self.names))
 
 
+@dataclass(frozen=True)
+class OfAllSamplings:
+    """Marks a key of `sample` that all samplings of a run share, and says why: evaluate.samplings must not name it."""
+
+    reason: str
+
+
 def _integral(value: Any) -> Any:
     """Read 5e5, a float in YAML, as the count 500000."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,5 +1,6 @@
 """The dotted keys of specs, such as train.lr, of every depth."""
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -9,6 +10,20 @@ from pydantic import BaseModel
 
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.sections import SpecAsWritten
+
+Place = tuple[str | int, ...]
+"""A path through a spec: keys of mappings, and numbers of list entries."""
+
+
+def dotted(place: Place) -> str:
+    """Return a path as a dotted key: ("evaluate", "samplings", 0, "sampler") as "evaluate.samplings[0].sampler"."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def place_of(key: str) -> Place:
+    """Return the path of a dotted key, as `dotted` takes it."""
+    return tuple(int(part[1:-1]) if part.startswith("[") else part
+                 for part in re.findall(r"\[\d+\]|[^.\[]+", key))
 
 
 @cache

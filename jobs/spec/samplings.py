@@ -1,10 +1,15 @@
 """The samplings of one run: a main one, and others for curves over training steps and over ways to sample."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from jobs.spec.keys import place_of
 from jobs.spec.kinds import Changes, kind_of
-from jobs.spec.sections import Spec
+from jobs.spec.sampling_list import Listed, listed
+from jobs.spec.sections import Contradiction, Spec
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
@@ -18,13 +23,73 @@ class Sampling:
     changes: Changes = ()
     """Settings that replace those of the spec's `sample` section; () for none."""
 
+    def __hash__(self) -> int:
+        return hash((self.step, tuple(key for key, _ in self.changes)))  # a value may be a list
+
+
+WEIGHTS_BY = ("ema_rate",)
+"""Keys of `sample` that choose the weights of a training step."""
+
+
+def main_sampling(spec: Spec) -> Sampling:
+    """Return the sampling by the settings of `sample` itself."""
+    return Sampling(spec.train.iterations)
+
 
 def samplings(spec: Spec) -> list[Sampling]:
     """Return the main sampling, then those of `sample.at`, then those that `evaluate` needs; each once."""
+    return list(dict.fromkeys([main_sampling(spec), *_without_listed(spec), *(_of_listed(spec, each) for each in listed(spec))]))
+
+
+def _without_listed(spec: Spec) -> list[Sampling]:
     last = spec.train.iterations
     steps = [last if step == "last" else step for step in spec.sample.at]
-    others = [Sampling(last, _differing(spec, changes)) for changes in kind_of(spec).samplings(spec)]
-    return list(dict.fromkeys([Sampling(last), *map(Sampling, steps), *others]))
+    return [*map(Sampling, steps),
+            *(Sampling(last, _differing(spec, changes)) for changes in kind_of(spec).samplings(spec))]
+
+
+def _of_listed(spec: Spec, each: Listed) -> Sampling:
+    return Sampling(spec.train.iterations, _differing(spec, each.changes))
+
+
+def listed_twice(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield the entries of evaluate.samplings that add no sampling: the dotted key, and a sentence."""
+    places = {sampling: "evaluate.respacings" for sampling in _without_listed(spec)} | {main_sampling(spec): "the main sampling"}
+    for each in listed(spec):
+        sampling, key = _of_listed(spec, each), f"evaluate.samplings[{each.number}]"
+        if sampling in places:
+            yield key, f"samples as {places[sampling]} does, and counts once" if places[sampling] != key else (
+                "has two values that sample alike, which count once")
+        places.setdefault(sampling, key)
+
+
+def listed_contradictions(spec: Spec) -> list[Contradiction]:
+    """Return the contradictions that only samplings of evaluate.samplings have, each checked as if it were the main one."""
+    if not spec.evaluate.samplings:
+        return []
+    alone = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"samplings": []})})
+    kind, found = kind_of(spec), dict[Contradiction, None]()
+    known = set(kind.contradictions(alone))
+    for each in listed(spec):
+        for key, message in kind.contradictions(with_changes(alone, each.changes)):
+            if (key, message) not in known:
+                section, *inside = place_of(key)
+                found[each.key(tuple(inside) if section == "sample" else ()), message] = None
+    return list(found)
+
+
+def weights_of(spec: Spec, sampling: Sampling) -> tuple[Any, ...]:
+    """Return what chooses the weights of `sampling`: samplings of one answer have the same weights."""
+    sample = with_sampling(spec, sampling).sample
+    return (sampling.step, *(getattr(sample, key) for key in WEIGHTS_BY))
+
+
+def by_weights(spec: Spec) -> list[Sampling]:
+    """Return the samplings in the order of work: those of the same weights together, the last step first."""
+    first: dict[tuple[Any, ...], int] = {}
+    for number, sampling in enumerate(samplings(spec)):
+        first.setdefault(weights_of(spec, sampling), number)
+    return sorted(samplings(spec), key=lambda sampling: (-sampling.step, first[weights_of(spec, sampling)]))
 
 
 def _differing(spec: Spec, changes: Changes) -> Changes:
@@ -43,13 +108,17 @@ def with_sampling(spec: AnySpec, sampling: Sampling) -> AnySpec:
     return with_changes(spec, sampling.changes)
 
 
+def differing(spec: Spec, sampling: Sampling) -> dict[str, Any]:
+    """Return the settings of `sample` that `sampling` has for itself, as plain values; {} for the main sampling."""
+    return {key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in sampling.changes}
+
+
 def sampling_facts(spec: Spec, sampling: Sampling) -> dict[str, Any]:
-    """Return the facts about `sampling` in evaluation.json: the training step and the kind's own facts."""
-    return {"step": sampling.step, **kind_of(spec).sampling_facts(with_sampling(spec, sampling))}
+    """Return the facts about `sampling` in evaluation.json.
 
-
-def folder_name(spec: Spec, sampling: Sampling) -> str:
-    """Return the name of the folder of `sampling` in samples/: such as "step-00001000,ddim,25"."""
-    facts = kind_of(spec).sampling_facts(with_sampling(spec, sampling))
-    words = [str(value) or "full" for key, value in facts.items() if key != "sampling_steps"]
-    return ",".join([f"step-{sampling.step:08}", *words])
+    The training step and the kind's own facts; `evaluations` of the network for one sample; and `differs`, the settings
+    that are not the main sampling's.
+    """
+    own, kind = with_sampling(spec, sampling), kind_of(spec)
+    return {"step": sampling.step, **kind.sampling_facts(own), "evaluations": kind.evaluations(own),
+            "differs": differing(spec, sampling)}

@@ -4,7 +4,7 @@ Keys have the names that the papers on diffusion and their code use. A kind adds
 (jobs/kinds/KIND/sections.py). `AsWritten` marks what a person writes; the class without it has every default filled in.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,7 @@ from jobs.spec.fields import (
     GradientCheckpointing,
     Name,
     Nodes,
+    OfAllSamplings,
     OneOf,
     Seed,
     Text,
@@ -85,20 +86,21 @@ class Train(Section):
 
 
 class Sample(Section):
-    num_samples: Count = 50_000
-    batch_size: Count = 500
+    num_samples: Annotated[Count, OfAllSamplings("metrics of unlike numbers of samples do not compare")] = 50_000
+    batch_size: Annotated[Count, OfAllSamplings("equal noise at every point needs chunks of one size")] = 500
     """Samples in one chunk: the unit of work and of file, and part of what makes samples repeatable to the byte.
 
     `iddpm bench SPEC` recommends a number for the machine on which it runs.
     """
     precision: Precision = "fp32"
     """Of the network; the arithmetic around the network stays in fp32."""
-    compile: Compile = False
+    compile: Annotated[Compile, OfAllSamplings("the network is compiled once")] = False
     """As train.compile. With max-autotune samples depend on which kernels were found fastest."""
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the weights as trained."""
     seed: Seed = 0
-    at: Annotated[list[TrainingStep], Field(max_length=1000)] = ["last"]
+    at: Annotated[list[TrainingStep], Field(max_length=1000),
+                  OfAllSamplings("evaluate.samplings samples the last step's weights")] = ["last"]
     """Training steps whose checkpoints are kept for good and sampled from, besides the last one."""
 
 
@@ -110,6 +112,9 @@ class EvaluateAsWritten(Section):
     metrics: Annotated[list[Annotated[str, OneOf(METRICS)]], Field(max_length=100)] = ["fid"]
     batch_size: Count = 64
     seed: Seed = 0
+    samplings: Annotated[list[dict[str, Any]], Field(max_length=1000)] = []
+    """Further ways to sample the last step's weights: keys of `sample` that differ from the main ones, a list of values meaning
+    each. See jobs/spec/sampling_list.py."""
 
 
 class Evaluate(EvaluateAsWritten):

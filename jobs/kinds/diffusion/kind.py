@@ -14,10 +14,11 @@ from jobs.kinds.diffusion.sections import (
 from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
-from jobs.spec.samplings import samplings, with_sampling
+from jobs.spec.samplings import WEIGHTS_BY, samplings, with_sampling
 from jobs.spec.sections import Contradiction
 
 BITS, BITS_KEY = "bits/dim", "bits_per_dim"
+CHAIN = ("sampler", "timestep_respacing")
 
 
 class DiffusionKind:
@@ -61,15 +62,20 @@ class DiffusionKind:
         return {MODEL: unet_layers(spec)}
 
     def numbers(self, spec: DiffusionSpec) -> list[OwnNumber]:
-        """Bits/dim over the full chain, then over that of each ancestral sampling: a sample of DDIM has no likelihood."""
+        """Bits/dim over the full chain, then over that of each ancestral sampling: a sample of DDIM has no likelihood.
+
+        A sampling that changes more than the chain and the weights has no bits/dim of its own.
+        """
         if not spec.evaluate.nll_examples:
             return []
-        each = [(sampling.step, with_sampling(spec, sampling).sample) for sampling in samplings(spec)]
-        chains = [(spec.train.iterations, ""),
-                  *((step, sample.timestep_respacing) for step, sample in each if SAMPLERS[sample.sampler].has_likelihood)]
-        return [OwnNumber(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain)),
-                       spec.evaluate.nll_examples, spec.evaluate.batch_size, chain_length(spec, chain))
-                for step, chain in dict.fromkeys(chains)]
+        each = [(sampling.step, with_sampling(spec, sampling).sample, {key: value for key, value in sampling.changes
+                                                                      if key not in CHAIN}) for sampling in samplings(spec)]
+        chains: dict[tuple[int, str, Changes], None] = {(spec.train.iterations, "", ()): None}
+        chains |= {(step, sample.timestep_respacing, tuple(weights.items())): None for step, sample, weights in each
+                   if SAMPLERS[sample.sampler].has_likelihood and weights.keys() <= set(WEIGHTS_BY)}
+        return [OwnNumber(BITS, BITS_KEY, step, (("sampler", "ancestral"), ("timestep_respacing", chain), *weights),
+                          spec.evaluate.nll_examples, spec.evaluate.batch_size, chain_length(spec, chain))
+                for step, chain, weights in chains]
 
     def held_out(self, spec: DiffusionSpec) -> list[HeldOut]:
         settings = spec.evaluate

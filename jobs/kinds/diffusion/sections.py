@@ -16,7 +16,7 @@ from jobs.kinds.diffusion.network_section import (
     default_channel_mult,
     network_resolutions,
 )
-from jobs.spec.fields import Count, CountOrZero, File, Fraction, OneOf, Respacing
+from jobs.spec.fields import Count, CountOrZero, File, Fraction, OfAllSamplings, OneOf, Respacing
 from jobs.spec.metrics import labelled
 from jobs.spec.sections import (
     Contradiction,
@@ -80,7 +80,7 @@ class DiffusionSample(Sample):
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     timestep_respacing: Respacing = ""
     clip_denoised: bool = True
-    cuda_graph: bool = False
+    cuda_graph: Annotated[bool, OfAllSamplings("how a machine computes is no way to sample")] = False
     """Record a whole reverse step for each chunk and replay it: for networks that a GPU finishes sooner than Python launches
     them. Without a GPU this setting changes nothing."""
 

@@ -9,6 +9,7 @@ from jobs.spec.keys import in_order, sections_in, suggestion, types_at
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.sweep import Complaint
 from jobs.spec.reading.yaml_text import yaml_text
+from jobs.spec.sampling_list import WrongList, listed
 from jobs.spec.sections import DEFAULT_KIND, SpecAsWritten
 
 MISSING = "required, but not given"
@@ -43,7 +44,12 @@ def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None,
     kind = kind_named(name)
     spec_type: type[SpecAsWritten] = kind.resolved if resolved else kind.written
     try:
-        return spec_type.model_validate(values), []
+        spec = spec_type.model_validate(values)
+        listed(spec)
+        return spec, []
+    except WrongList as error:
+        return None, [(place, found if isinstance(found, str) else
+                       _explain({**found, "loc": ("sample", *found["loc"])}, name, spec_type)) for place, found in error.mistakes]
     except ValidationError as error:
         order = in_order(spec_type)
         found = sorted(error.errors(include_url=False), key=lambda item: _position(item["loc"], order))

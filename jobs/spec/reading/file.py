@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jobs.spec.keys import sections_in
+from jobs.spec.keys import place_of, sections_in
 from jobs.spec.kinds import KINDS, kind_named, kind_of
 from jobs.spec.reading.complaints import FOREIGN, MISSING, validate
 from jobs.spec.reading.location import with_location
@@ -15,6 +15,7 @@ from jobs.spec.reading.sweep import Run, Study, SweepPoint, described, expand, r
 from jobs.spec.reading.yaml_nodes import Entry, refuse
 from jobs.spec.reading.yaml_tree import COMMAND_LINE, is_written, location_of, override, plain, read_file
 from jobs.spec.references import reference_problems
+from jobs.spec.samplings import listed_contradictions, listed_twice
 from jobs.spec.sections import DEFAULT_KIND, Spec, SpecAsWritten
 
 
@@ -41,11 +42,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         refuse([with_location(tree, None, complaint) for complaint in wrong])
     names = _names(points, differs)
     if problems := reference_problems(dict(zip(names, specs, strict=True))):
-        lines = [with_location(tree, point, (tuple(key.split(".")), f"{message}; in run {name}"))
+        lines = [with_location(tree, point, (place_of(key), f"{message}; in run {name}"))
                  for name, point in zip(names, points, strict=True) for key, message in problems.get(name, [])]
         refuse(list(dict.fromkeys(lines)))
     return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)],
-                 tuple(_inherited_sweep(tree, path, points)))
+                 (*_inherited_sweep(tree, path, points), *_listed_twice(tree, points, specs)))
 
 
 def _inherited_sweep(tree: Entry, path: str | Path, points: Sequence[SweepPoint]) -> Iterator[str]:
@@ -59,6 +60,12 @@ def _inherited_sweep(tree: Entry, path: str | Path, points: Sequence[SweepPoint]
         names = tuple(key.split("."))
         if is_written(tree, names) and (place := location_of(tree, names)).startswith(own):
             yield f"{place}: {key} has no effect, since the inherited sweep sets it"
+
+
+def _listed_twice(tree: Entry, points: Sequence[SweepPoint], specs: Sequence[Spec]) -> list[str]:
+    """Return a sentence for each entry of evaluate.samplings that adds no sampling."""
+    return list(dict.fromkeys(with_location(tree, point, (place_of(key), message))
+                              for point, spec in zip(points, specs, strict=True) for key, message in listed_twice(spec)))
 
 
 def _names(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -80,7 +87,7 @@ def _resolved(tree: Entry, base: dict[str, Any], points: Sequence[SweepPoint]) -
             spec = kind.resolve(written)
             as_written.append(written)
             specs.append(spec)
-            wrong = [(tuple(key.split(".")), message) for key, message in kind.contradictions(spec)]
+            wrong = [(place_of(key), message) for key, message in [*kind.contradictions(spec), *listed_contradictions(spec)]]
         for complaint in wrong:
             complaints.setdefault(with_location(tree, point, complaint), []).append(number)
     if complaints:

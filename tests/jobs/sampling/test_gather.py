@@ -59,7 +59,7 @@ def test_samples_say_where_they_come_from(make_run, tmp_path):
     assert json.loads(facts.pop("settings")) == made_with
     assert json.loads(facts.pop("packages")) == package_versions()
     assert facts == {"weights_sha256": WEIGHTS, "device": "NVIDIA Something, cpu", "sampler": "ddim",
-                     "timestep_respacing": "ddim10", "diffusion_steps": 40}
+                     "timestep_respacing": "ddim10", "diffusion_steps": 40, "step": 12, "differs": "{}"}
 
 
 def test_gathering_without_the_weights_goes_by_the_first_chunk(make_run):

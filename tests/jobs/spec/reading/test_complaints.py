@@ -53,7 +53,7 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("sample: {num_samples: 1e18}", "sample.num_samples: must be at most 1,000,000,000,000 (got 1.0e+18)"),
     ('evaluate: {features: "a\\x9bb"}', "evaluate.features: control characters (newline, tab, ...) are not allowed "
                                         '(got "a\\U0000009bb")'),
-    ("evaluate:", "evaluate: must be a mapping with keys among reference, features, metrics, batch_size, seed, "
+    ("evaluate:", "evaluate: must be a mapping with keys among reference, features, metrics, batch_size, seed, samplings, "
                   "nll_data, nll_examples, respacings (got null)"),
     ("resources: {train: 3}", "resources.train: must be a mapping with keys among nodes, gpus_per_node, "
                               "tasks_per_node, cpus_per_task, mem_gb, time (got 3)"),

@@ -57,6 +57,8 @@ WORDS = ["null", "Yes", "1e5", "12", "24:00:00", "a: b", "- x", "#", "...", "---
 TEXT = st.one_of(st.sampled_from(WORDS), st.text("aé0 .:-_#'\"\\{[&*!|>%@`,\u2028\ufeff\U0001F600", min_size=1))
 SPECIAL = {"name": st.just("a.b-c"), "kind": st.just("diffusion"), "time": st.sampled_from(["24:00:00", "1-00:00", "45"]),
            "nodes": st.one_of(st.integers(1, 10**6), st.builds("{}-{}".format, st.integers(1, 9), st.integers(10, 999_999))),
+           "samplings": st.lists(st.fixed_dictionaries({}, optional={"seed": st.lists(st.integers(0, 9), min_size=1, max_size=3),
+                                                                     "ddim_eta": st.floats(0, 1)}), max_size=3),
            "at": st.lists(st.one_of(st.just("last"), st.integers(1, 10**9)), max_size=3)}
 
 
