@@ -39,7 +39,7 @@ iddpm_take() {
     mv "$IDDPM_REQUEST" "$IDDPM_REQUEST.taken" 2>/dev/null && mapfile -t iddpm_asked < "$IDDPM_REQUEST.taken"
 }
 
-# iddpm_requeue RUN: put this job back into the queue. If SLURM refuses, say so in RUN/failure.json, which Python has prepared.
+# iddpm_requeue [RUN]: put this job back into the queue. If SLURM refuses, say so in RUN/failure.json, which Python has prepared.
 iddpm_requeue() {
     local said try state
     if iddpm_is_cancelled; then iddpm_wait_for_kill 60; fi
@@ -50,6 +50,7 @@ iddpm_requeue() {
         echo "scontrol requeue: $said"
         sleep 3
     done
+    if [ -z "${1:-}" ]; then return; fi
     said=$(printf %s "$said" | tr -cs '[:alnum:] .:,()_-' ' ')
     sed "s/SCONTROL_SAID/$said/" "$1/.refused.json" > "$1/.failure.json.new" && mv "$1/.failure.json.new" "$1/failure.json"
 }
@@ -70,6 +71,19 @@ iddpm_hold() {
 # iddpm_next_wave PYTHON STUDY FOLDER: submit the runs of the study that wait, from the code of this job.
 iddpm_next_wave() { if ! iddpm_is_cancelled; then "$1" -m slurm.launch.sites.next_wave "$2" "$3"; fi; }
 
+# iddpm_unheard STATUS: a signal ended a task before it could ignore signals (slurm/launch/sbatch_script.py), with nothing to save.
+# 140 is SIGUSR2: the job is to start again. 143 is SIGTERM: SLURM ends the job soon, and says how the job ended.
+iddpm_unheard() {
+    case $1 in
+        140) case ${IDDPM_FOLLOW_UPS:-} in
+                 "") iddpm_requeue ;;
+                 0) ;;
+                 *) echo "the follow-up job does the stage"; exit 0 ;;
+             esac ;;
+        143) iddpm_wait_for_kill 900 ;;
+    esac
+}
+
 # iddpm_end STATUS: do what Python has asked for, then end with srun's status.
 iddpm_end() {
     if iddpm_take; then
@@ -81,6 +95,8 @@ iddpm_end() {
         esac
     elif [ -n "$iddpm_watcher" ] && [ -e "$IDDPM_REQUEST.taken" ]; then
         wait "$iddpm_watcher"  # it requeues this job
+    else
+        iddpm_unheard "$1"
     fi
     if [ -n "$iddpm_watcher" ]; then kill "$iddpm_watcher" 2>/dev/null; fi
     exit "$1"
