@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import alphas_cumprod_of, betas_of, forward_weights
 from jobs.cost.count import Cost, run_cost
 from jobs.kinds.diffusion.sections import Diffusion, Model
@@ -16,6 +17,8 @@ from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.sections import Spec
 
+CHAIN = ("sampler", "timestep_respacing", "ddim_eta", "clip_denoised", "dynamic_thresholding_ratio")
+"""Keys of `sample` that choose how to go along the chain: whatever they are, samples should come from one distribution."""
 SHORTER_CHAINS = (25, 50, 100, 250, 1000)
 STRIP = 9  # images in the strip from data to noise
 
@@ -70,6 +73,11 @@ def chain_steps(spec: Spec) -> int | None:
     """T, the steps of the full chain."""
     process = _process(spec)
     return None if process is None else process.diffusion_steps
+
+
+def evaluations_of(sampler: str, steps: int) -> int:
+    """How often a chain of so many steps evaluates the network, without guidance."""
+    return SAMPLERS[sampler].evaluations(steps) if sampler in SAMPLERS else steps
 
 
 def sampling_lengths(spec: Spec, main: int) -> list[int]:

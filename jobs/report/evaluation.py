@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.quantities import figure
+from jobs.report.diffusion_facts import evaluations_of
 from jobs.spec.kinds import number_labels
 from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
 
@@ -65,10 +66,21 @@ class CurvePoint:
     sampling_steps: int
     metrics: dict[str, float]
     """By key: "fid"."""
+    evaluations: int
+    """Of the network, for one sample; those of guidance count."""
+    differs: dict[str, Any]
+    """The settings of `sample` that are not the main sampling's."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % intervals of those metrics that have one, by key."""
 
     def samples_like(self, other: "CurvePoint") -> bool:
         """Whether the two points differ in nothing but the checkpoint."""
-        return (self.sampler, self.timestep_respacing) == (other.sampler, other.timestep_respacing)
+        return self.differs == other.differs
+
+    def error(self, metric: str) -> float | None:
+        """Half of the 95 % interval of `metric`; the larger half, since an interval may have been cut off at 0."""
+        value, ends = self.metrics.get(metric), self.intervals.get(metric)
+        return None if value is None or ends is None else max(abs(end - value) for end in ends)
 
 
 def finite(value: Any) -> float | None:
@@ -91,7 +103,9 @@ def unusable_of(evaluation: dict) -> list[str]:
 
 
 def curve_of(evaluation: dict) -> list[CurvePoint]:
-    return [_point(entry) for entry in evaluation.get("curve") or []]
+    """Return the samplings of an evaluation.json, the main one first."""
+    entries = evaluation.get("curve") or []
+    return [_point(entry, entries[0], evaluation) for entry in entries]
 
 
 def _of_samples(evaluation: dict) -> list[Metric]:
@@ -149,7 +163,15 @@ def _interval(detail: dict) -> list[float]:
     return ends if len(ends) == 2 else []
 
 
-def _point(entry: dict) -> CurvePoint:
+def _point(entry: dict, main: dict, evaluation: dict) -> CurvePoint:
+    """Return an entry of the curve; one of an earlier version says less, and has an interval only for the main sampling."""
     metrics = {str(key): value for key, found in entry["metrics"].items() if (value := finite(found)) is not None}
-    return CurvePoint(int(entry["step"]), str(entry.get("sampler", "")), str(entry.get("timestep_respacing", "")),
-                      int(entry.get("sampling_steps", 1)), metrics)
+    sampler, respacing, steps = (str(entry.get("sampler", "")), str(entry.get("timestep_respacing", "")),
+                                 int(entry.get("sampling_steps", 1)))
+    differs = entry.get("differs", {key: entry[key] for key in ("sampler", "timestep_respacing")
+                                    if key in entry and entry[key] != main.get(key)})
+    given = evaluation.get("metrics") or {} if entry is main else {}
+    details = {key: {"interval": ends} for key, ends in (entry.get("intervals") or {}).items()}
+    intervals = {str(key): (ends[0], ends[1]) for key, detail in {**given, **details}.items() if (ends := _interval(detail))}
+    return CurvePoint(int(entry["step"]), sampler, respacing, steps, metrics,
+                      int(entry.get("evaluations") or evaluations_of(sampler, steps)), dict(differs), intervals)

@@ -13,8 +13,12 @@ from jobs.quantities import amount, figure
 from jobs.report.cost import layer_groups, sampling_costs, stage_flops
 from jobs.report.curves import bound_points, smoothed
 from jobs.report.diffusion_facts import cost_of
+from jobs.report.evaluation import CurvePoint
 from jobs.report.published import published_for
 from jobs.report.run import RunReport
+from jobs.report.samplings.comparisons import Comparison
+from jobs.report.samplings.names import in_words
+from jobs.report.samplings.ways import FID
 from jobs.report.study import StudyReport
 from jobs.report.verdicts.points import Point, is_seed, label
 from jobs.report.verdicts.ranking import best_points, best_runs, metric_named, ranked
@@ -33,6 +37,7 @@ def as_json(study: StudyReport) -> dict:
                          "matched_groups": [[point.name for point in group] for group in effect.groups], "wins": effect.wins,
                          "verdict": effect.verdict}
                         for effect in study.effects],
+            "samplings": [_compared(comparison) for comparison in study.comparisons],
             "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []})
 
 
@@ -50,6 +55,17 @@ def _setting(point: Point) -> dict:
                       "values": values}
                for name, metric in point.metrics.items() for values in [point.values(name)]}
     return {"name": point.name, "differs": point.differs, "runs": [run.name for run in point.runs], "metrics": metrics}
+
+
+def _compared(comparison: Comparison) -> dict:
+    """The verdict on ways to sample that should give one distribution. Gaps are to the FID of the full chain."""
+    full, cheapest = comparison.full, comparison.cheapest
+    return {"training": comparison.training, "shared": comparison.shared, "full_chain": full and full.name,
+            "cheapest": cheapest and cheapest.name,
+            "ways": [{"name": way.name, "sampling": way.described, "runs": [entry.run.name for entry in way.entries],
+                      "evaluations": way.evaluations, "fid": way.value(FID), "half_interval": way.error(FID),
+                      "gap": gap[0] if (gap := comparison.gap(way)) else None, "as_good": comparison.passes(way),
+                      "seconds": way.seconds} for way in comparison.ways]}
 
 
 def _run(study: StudyReport, run: RunReport) -> dict:
@@ -95,9 +111,13 @@ def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
     for name, metric in run.metrics.items():
         yield run.name, "metric", name, "", metric.value
     for point in run.curve:
+        way = _way(point)
         for name, value in point.metrics.items():
-            quantity = " ".join(filter(None, [name, point.sampler, f"{point.sampling_steps} steps"]))
-            yield run.name, "curve", quantity, point.step, value
+            yield run.name, "curve", f"{name} {way}", point.step, value
+            if name in point.intervals:
+                yield from ((run.name, "curve", f"{name} {end} of 95 % {way}", point.step, value)
+                            for end, value in zip(("low", "high"), point.intervals[name], strict=True))
+        yield run.name, "curve", f"evaluations {way}", point.step, point.evaluations
     for stage, time in study.times[run.name].items():
         yield run.name, "seconds", stage, "", time.seconds
         yield run.name, "process hours", stage, "", time.process_hours
@@ -105,6 +125,14 @@ def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
         yield run.name, "cost", "parameters", "", cost.parameters
         yield run.name, "cost", "forward FLOPs", "", cost.forward_flops
         yield from ((run.name, "cost", f"{stage} FLOPs", "", flops) for stage, flops in stage_flops(cost).items())
+
+
+def _way(point: CurvePoint) -> str:
+    """How a point was sampled: "ddim 10 steps", "unipc logsnr10 9 steps, guidance classifier_free 1.5"."""
+    respacing = "" if point.timestep_respacing.isdecimal() else point.timestep_respacing
+    others = {key: value for key, value in point.differs.items() if key not in ("sampler", "timestep_respacing")}
+    chain = " ".join(filter(None, [point.sampler, respacing, f"{point.sampling_steps} steps"]))
+    return ", ".join(filter(None, [chain, in_words(others)]))
 
 
 def _numbers_of_setting(point: Point) -> Iterator[tuple]:

@@ -11,6 +11,11 @@ from jobs.errors import UserError
 from jobs.report.board import BoardLog, add_events, board_files
 from jobs.report.cost import StageTime, stage_times
 from jobs.report.run import RunReport, read_run, read_terms
+from jobs.report.samplings.comparisons import Comparison, comparisons
+from jobs.report.samplings.entries import sampled
+from jobs.report.samplings.guided import Guided, guided
+from jobs.report.samplings.sentences import verdicts
+from jobs.report.samplings.ways import Way, ways_of
 from jobs.report.verdicts.answer import answer, cautions, question
 from jobs.report.verdicts.effects import Effect, effects
 from jobs.report.verdicts.points import Point, points_of, swept_fields
@@ -19,6 +24,7 @@ from jobs.run.study.study_file import study_as_found
 from jobs.spec.keys import keys_of, value_at
 from jobs.storage.disk_errors import why_missing
 
+SAID = 4  # sentences on samplings in the answer; their section has all
 SHOWN = 8  # runs with curves and pictures; the tables have all runs
 
 
@@ -42,6 +48,12 @@ class StudyReport:
     """The runs with curves and pictures. Each has a spec."""
     times: dict[str, dict[str, StageTime]]
     """By run and stage."""
+    ways: dict[str, list[Way]]
+    """All ways to sample, by what the sweep varies in training, in words; without runs that left the sweep."""
+    comparisons: list[Comparison]
+    """Those of `ways` that should give one distribution."""
+    guided: list[Guided]
+    """Those of `ways` that have guidance, as lines over its scale."""
     logs: dict[str, BoardLog] = field(default_factory=dict)
     """TensorBoard logs of the shown runs that have one, by run."""
     bounds: dict[str, np.ndarray] = field(default_factory=dict)
@@ -68,8 +80,11 @@ def read_study(folder: Path) -> StudyReport:
     times = {run.name: stage_times(run, logs.get(run.name)) for run in runs}
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
     fields = swept_fields([run for point in compared for run in point.runs])
+    ways = ways_of(sampled([run for run in runs if not run.left], times))
+    sampling = comparisons(ways)
     return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(compared),
-                       answer(compared, found), [*remarks, *cautions(compared)], shown, times, logs, bounds)
+                       [*answer(compared, found), *verdicts(sampling)[:SAID]], [*remarks, *cautions(compared)], shown, times,
+                       ways, sampling, guided(ways), logs, bounds)
 
 
 def _read_runs(folder: Path) -> tuple[str, str, list[RunReport], list[str]]:

@@ -37,19 +37,19 @@ Result = TypeVar("Result")
 def gather(run: RunDir, settings: dict, sampling: Sampling) -> None:
     """Write samples.h5 of `sampling` from the chunks made with `settings`, unless the file exists.
 
-    For the main sampling, write samples.npz and the pictures too. Raises UserError that names the chunks which are missing,
-    damaged, or made with other settings.
+    Write samples.png too; for the main sampling also samples.npz and a larger picture. Raises UserError that names the chunks
+    which are missing, damaged, or made with other settings.
     """
     folder = run.samples_folder(sampling)
     if not (folder / "samples.h5").exists():
         _write_h5(run, sampling, settings)
-    if folder != run.samples:
-        return
-    _write_npz(run)
-    with open_hdf5(run.samples_h5) as file:
+    if folder == run.samples:
+        _write_npz(run)
+    with open_hdf5(folder / "samples.h5") as file:
         images = file["images"][:LARGE_GRID]
-    write_png(run.samples / "samples-grid.png", grid(images, columns=10))
-    write_png(run.samples_png, grid(images[:SMALL_GRID], columns=4))
+    if folder == run.samples:
+        write_png(folder / "samples-grid.png", grid(images, columns=10))
+    write_png(folder / "samples.png", grid(images[:SMALL_GRID], columns=4))
 
 
 def gather_run(run: RunDir) -> None:

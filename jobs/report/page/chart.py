@@ -43,6 +43,8 @@ class Style:
     width: float = 1.6
     hollow: bool = False
     """Markers only outlined."""
+    size: float = 4.5
+    """Of markers, in points."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], log:
 def _plot(axes: Axes, series: Series) -> None:
     style, count = series.style, len(series.x)
     axes.plot(series.x, series.y, color=style.colour, linestyle=style.dashes, linewidth=style.width, marker=style.marker,
-              markersize=6 if style.hollow else 4.5, markerfacecolor="none" if style.hollow else style.colour,
+              markersize=style.size, markerfacecolor="none" if style.hollow else style.colour,
               markevery=1 if count <= 12 or style.dashes == "none" else count // 6, label=series.name)
 
 

@@ -1,4 +1,4 @@
-"""The sections that consist of charts: effects of swept fields, training, the bound, and quality over steps and compute."""
+"""The sections that consist of charts: effects of swept fields, training, the bound, and quality over training and compute."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,6 @@ from jobs.report.study import StudyReport
 
 WITHOUT_SEEDS = "The intervals leave out what another training seed would change."
 WITH_SEEDS = "The intervals include the scatter over seeds (Welch)."
-HOLLOW = "Hollow markers: DDIM. Filled: ancestral sampling."
 
 
 def effects_blocks(study: StudyReport) -> list[Block]:
@@ -61,9 +60,7 @@ def curves_blocks(study: StudyReport, drawn: dict[str, Style]) -> list[Block]:
     panels = curve_panels(study.shown, drawn)
     if not panels:
         return []
-    samplers = any(point.sampler for run in study.shown for point in run.curve)
-    return [_legend(study, [run.name for run in study.shown if run.curve], drawn),
-            Panels(panels, HOLLOW if samplers else "")]
+    return [_legend(study, [run.name for run in study.shown if run.curve], drawn), Panels(panels)]
 
 
 def _legend(study: StudyReport, names: Iterable[str], drawn: dict[str, Style]) -> Legend:

@@ -10,6 +10,7 @@ from jobs.report.page.curves_sections import bound_blocks, curves_blocks, effect
 from jobs.report.page.pictures_section import pictures_blocks
 from jobs.report.page.render import render
 from jobs.report.page.runs_sections import problems_blocks, runs_blocks
+from jobs.report.page.samplings_section import samplings_blocks
 from jobs.report.page.sources_sections import published_blocks, reproduce_blocks
 from jobs.report.study import StudyReport
 
@@ -20,7 +21,8 @@ def study_page(study: StudyReport) -> str:
     others = [Section("effects", "What the swept fields do", effects_blocks(study)),
               Section("training", "Training", training_blocks(study, drawn)),
               Section("likelihood", "Likelihood and schedules", bound_blocks(study, drawn)),
-              Section("curves", "Quality over steps and compute", curves_blocks(study, drawn)),
+              Section("curves", "Quality over training and compute", curves_blocks(study, drawn)),
+              Section("samplings", "Samplings", samplings_blocks(study)),
               Section("pictures", "Pictures", pictures_blocks(study)),
               Section("cost", "Cost", cost_blocks(study)),
               Section("published", "Beside the papers", published_blocks(study)),

@@ -7,12 +7,10 @@ from statistics import stdev
 import numpy as np
 from markupsafe import Markup
 
-from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.kind import BITS
 from jobs.report.board import BoardLog
 from jobs.report.curves import bound_points, evenly_spaced, smoothed
 from jobs.report.diffusion_facts import cost_of, noise_schedules
-from jobs.report.evaluation import CurvePoint
 from jobs.report.page.chart import COLOURS, DASHES, FAINT, MARKERS, Series, Style, panel
 from jobs.report.run import RunReport
 from jobs.report.verdicts.effects import Effect
@@ -58,22 +56,20 @@ def bound_panel(terms: dict[str, np.ndarray], drawn: dict[str, Style]) -> Markup
 
 
 def curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style]) -> list[Markup]:
-    """Each metric over training steps, over sampling steps and over compute, where it was measured at several points."""
+    """Each metric over training steps and over compute, where it was measured at several checkpoints."""
     metrics = dict.fromkeys(name for run in runs for point in run.curve for name in point.metrics)
     return [one for metric in metrics for one in _curve_panels(runs, drawn, metric)]
 
 
 def _curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style], metric: str) -> list[Markup]:
-    over_training, over_chain, over_compute = [], [], []
+    over_training, over_compute = [], []
     for run in runs:
         if series := _over_training(run, metric, drawn[run.name]):
             over_training.append(series)
             if cost := cost_of(run.spec):
                 over_compute.append(replace(series, x=[step * cost.training_step_flops for step in series.x]))
-        over_chain += _over_chain(run, metric, drawn[run.name], len(runs) == 1)
     return [panel(f"{metric} over {what}", x_label, metric, series, log) for series, what, x_label, log in (
         (over_training, "training", "iteration", ""),
-        (over_chain, "sampling steps", "steps (hollow: DDIM)", "x"),
         (over_compute, "training compute", "FLOPs", "x")) if series]
 
 
@@ -84,23 +80,6 @@ def _over_training(run: RunReport, metric: str, style: Style) -> Series | None:
         return None
     points.sort(key=lambda point: point.step)
     return Series([point.step for point in points], [point.metrics[metric] for point in points], style)
-
-
-def _over_chain(run: RunReport, metric: str, style: Style, alone: bool) -> list[Series]:
-    """The metric over the lengths of the chain, a line for each sampler. Hollow markers: samplers that leave the trained chain.
-
-    `alone`: no other run is drawn, so the lines can have the samplers' names. Fewer than two points make no line.
-    """
-    points = [point for point in run.curve if metric in point.metrics and point.step == run.curve[0].step]
-    if len(points) < 2:
-        return []
-    samplers: dict[str, list[CurvePoint]] = {}
-    for point in sorted(points, key=lambda point: point.sampling_steps):
-        samplers.setdefault(point.sampler, []).append(point)
-    in_order = dict.fromkeys(point.sampler for point in points)
-    return [Series([point.sampling_steps for point in samplers[name]], [point.metrics[metric] for point in samplers[name]],
-                   replace(style, hollow=name in SAMPLERS and not SAMPLERS[name].has_likelihood), name if alone else "")
-            for name in in_order]
 
 
 def effect_panels(effects: Sequence[Effect]) -> list[Markup]:
@@ -116,7 +95,7 @@ def effect_panels(effects: Sequence[Effect]) -> list[Markup]:
         seeds = [(place, value) for group in effect.groups for place, point in enumerate(group) if point.repeated
                  for value in point.values(metric)]
         places, values = [place for place, _ in seeds], [value for _, value in seeds]
-        dots = [Series(places, values, Style(FAINT, "o", "none", hollow=True))] if seeds else []
+        dots = [Series(places, values, Style(FAINT, "o", "none", hollow=True, size=6))] if seeds else []
         bars = [_spread(point.values(metric)) for point in effect.groups[0]] if seeds and not groups else []
         mean = Series(x, list(effect.means.values()), Style(COLOURS[0], "D", "-", 2.4), errors=bars)
         panels.append(panel(f"{metric} by {effect.field.rpartition('.')[2]}", effect.field, metric, [*groups, mean, *dots],

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -54,20 +55,25 @@ def _uri(canvas: np.ndarray, kind: str, **options: int) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def samples_picture(run: RunReport, class_names: Sequence[str]) -> Picture | None:
-    """The first samples; of a conditional model a row for each of the first classes. None for a run without samples."""
+def samples_picture(run: RunReport, class_names: Sequence[str], folder: Path | None = None, name: str = "") -> Picture | None:
+    """The first samples; of samples with classes a row for each of the first classes. None for a run without samples.
+
+    `folder`: of another sampling than the main one, which is called `name`.
+    """
+    path, name = (folder or run.run.samples) / "samples.h5", name or run.name
+
     def read() -> Picture:
-        with open_hdf5(run.run.samples_h5) as file:
-            return _by_class(run, file, class_names) if "labels" in file else _first(run, file)
-    return run.read(run.run.samples_h5, read, None)
+        with open_hdf5(path) as file:
+            return _by_class(name, file, class_names) if "labels" in file else _first(name, file)
+    return run.read(path, read, None)
 
 
-def _first(run: RunReport, file: h5py.File) -> Picture:
+def _first(name: str, file: h5py.File) -> Picture:
     images = file["images"][:_rows(file) * COLUMNS]
-    return tiles(images, COLUMNS, f"{run.name}: samples 0 to {len(images) - 1}")
+    return tiles(images, COLUMNS, f"{name}: samples 0 to {len(images) - 1}")
 
 
-def _by_class(run: RunReport, file: h5py.File, class_names: Sequence[str]) -> Picture:
+def _by_class(name: str, file: h5py.File, class_names: Sequence[str]) -> Picture:
     labels = file["labels"][:LABELS_READ]
     shown = [label for label in range(CLASSES if _rows(file) == 6 else 4) if np.any(labels == label)]
     per_class = min(COLUMNS, *(int((labels == label).sum()) for label in shown))
@@ -75,7 +81,7 @@ def _by_class(run: RunReport, file: h5py.File, class_names: Sequence[str]) -> Pi
     ascending = np.sort(indices)  # the only order in which h5py reads
     images = file["images"][ascending][np.searchsorted(ascending, indices)]
     words = ", ".join(class_names[label] if label < len(class_names) else str(label) for label in shown)
-    return tiles(images, per_class, f"{run.name}: a row for each class ({words})")
+    return tiles(images, per_class, f"{name}: a row for each class ({words})")
 
 
 def _rows(file: h5py.File) -> int:

@@ -15,6 +15,7 @@ from jobs.report.page.pictures import (
     usual_distance,
 )
 from jobs.report.run import RunReport
+from jobs.report.samplings.shown import folder_of, to_show
 from jobs.report.study import StudyReport
 
 
@@ -27,6 +28,7 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
                  [samples_picture(run, data[run.name].class_names if run.name in data else []) for run in runs],
                  "The same place has the same noise at the start in every run with the same sample.seed, sample.batch_size and "
                  "image size."),
+        *_by_sampling(study, data),
         *_titled("From data to noise", [noising_picture(run, data[run.name]) for run in _schedules(runs, data)],
                  "The forward process of the first training image, with the same noise each time."),
         *_titled("From noise to a sample", [denoising_picture(run, study.logs.get(run.name)) for run in runs],
@@ -34,6 +36,18 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
         *_titled("Nearest training images", [picture for _, picture in near],
                  "Above the first samples, below the training images nearest to them in pixel space (root mean square over "
                  f"pixels). {usual}")]
+
+
+def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Block]:
+    """Samples of one run by several samplings, beside each other."""
+    run = study.main
+    if run is None or len(shown := to_show(run, study.ways, study.comparisons)) < 2:
+        return
+    names = data[run.name].class_names if run.name in data else []
+    pictures = [samples_picture(run, names, folder, entry.name) for entry in shown if (folder := folder_of(entry))]
+    of = f" of {run.name}" if len(study.runs) > 1 else ""
+    yield from _titled(f"Samples{of} by sampling", pictures, "By the same weights, from the same noise at the start where the "
+                                                           "batch size is equal. The table of samplings has all.")
 
 
 def _titled(title: str, pictures: list[Picture | None], note: str) -> Iterator[Block]:

@@ -121,15 +121,13 @@ def test_every_run_is_drawn_another_way(runs):
     assert len({style.colour for style in drawn.values()}) == 2 and len({style.dashes for style in drawn.values()}) == 2
 
 
-def test_curves_and_bounds_are_drawn_in_each_runs_own_dashes_and_ddim_hollow(study):
+def test_curves_and_bounds_are_drawn_in_each_runs_own_dashes(study):
     read = read_study(study)
     drawn_as = styles(read.shown)
     for panel in (bound_panel(read.bounds, drawn_as), curve_panels(read.shown, drawn_as)[1]):
         lines = re.findall(r'clip-path="[^"]*" style="fill: none; ([^"]*)"', panel)
         drawn = {(re.search(r"--[a-z]+", line)[0], "dasharray" in line) for line in lines} - {("--faint", False)}
         assert len(drawn) == 4, drawn  # two colours, each both ways
-    chain = curve_panels(read.shown, drawn_as)[1]
-    assert "hollow: DDIM" in chain and re.search(r'<use [^>]*style="fill-opacity: 0;', chain)
 
 
 def test_equal_values_are_called_equal_and_nothing_is_marked_best(study):

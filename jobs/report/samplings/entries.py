@@ -1,0 +1,92 @@
+"""The samplings of all runs: each entry of evaluation.json's curve with all its settings, and the time that it takes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.report.cost import StageTime
+from jobs.report.diffusion_facts import CHAIN
+from jobs.report.evaluation import CurvePoint, finite
+from jobs.report.run import RunReport
+from jobs.report.samplings.names import in_words
+
+PUBLISHED_SAMPLES = 50_000  # behind the figures of papers
+OF_ALL = ("at", "seed")
+"""Keys of `sample` that say nothing of how one sample is drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The samples of one run by one sampling."""
+
+    run: RunReport
+    point: CurvePoint
+    settings: Mapping[str, Any]
+    """Of `sample`, in full, as plain values."""
+    own: Mapping[str, Any]
+    """Those of `settings` in which this sampling differs from the main one, or its run from others of the sweep."""
+    seconds: float | None
+    """Wall time of drawing the run's samples, in proportion to the run's sampling stage; None where that was not measured."""
+
+    @property
+    def context(self) -> str:
+        """What samplings that are compared with each other have in common: all but the chain and how a sampler goes along it."""
+        return _frozen({key: value for key, value in self.settings.items() if key not in CHAIN})
+
+    @property
+    def key(self) -> str:
+        """Equal for equal ways to sample."""
+        return _frozen(self.settings)
+
+    @property
+    def name(self) -> str:
+        """By what differs, as the sampling's folder is named; "main" where nothing does."""
+        return in_words(self.own) or "main"
+
+    @property
+    def guidance(self) -> Mapping[str, Any]:
+        """Its kind, scale and other settings; empty without guidance, and where its scale is no number."""
+        found = self.settings.get("guidance")
+        return found if isinstance(found, Mapping) and finite(found.get("scale")) is not None else {}
+
+
+def _frozen(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def sampled(runs: Iterable[RunReport], times: Mapping[str, Mapping[str, StageTime]]) -> list[Sampled]:
+    """Return the samplings of all runs that are evaluated. `times`: by run and stage."""
+    return [_sampled(run, point, seconds) for run in runs for seconds in [seconds_per_evaluation(run, times.get(run.name, {}))]
+            for point in run.curve]
+
+
+def seconds_per_evaluation(run: RunReport, times: Mapping[str, StageTime]) -> float | None:
+    """Wall time of one evaluation of the network for each of the run's samples; None where sampling was not measured."""
+    total = sum(point.evaluations for point in run.curve)
+    if run.state != "done" or "sample" not in times or not times["sample"].recorded or not total:
+        return None
+    return times["sample"].seconds / total
+
+
+def _sampled(run: RunReport, point: CurvePoint, seconds: float | None) -> Sampled:
+    main = run.spec.sample.model_dump(mode="json") if run.spec else {}
+    chain = {"sampler": point.sampler, "timestep_respacing": point.timestep_respacing} if point.sampler else {}
+    settings = {key: value for key, value in (main | chain | point.differs).items() if key not in OF_ALL}
+    swept = dict.fromkeys(key.split(".")[1] for key in run.differs if key.startswith("sample."))
+    own = {key: settings[key] for key in swept if key in settings} | point.differs
+    return Sampled(run, point, settings, own, None if seconds is None else seconds * point.evaluations)
+
+
+def of_last_step(entries: Sequence[Sampled]) -> list[Sampled]:
+    """Return those by the weights of the run's last step, which all further samplings have."""
+    return [entry for entry in entries if entry.point.step == entry.run.curve[0].step]
+
+
+def described(entry: Sampled) -> str:
+    """Sampler, chain and what else differs, in words: "unipc, logsnr20" or "ancestral, full chain"."""
+    point = entry.point
+    respacing = f"{point.timestep_respacing} steps" if point.timestep_respacing.isdecimal() else point.timestep_respacing
+    chain = [point.sampler, respacing or "full chain"] if point.sampler else []
+    others = {key: value for key, value in entry.own.items() if key not in ("sampler", "timestep_respacing")}
+    return ", ".join(filter(None, [*chain, in_words(others)])) or entry.name

@@ -1,0 +1,130 @@
+"""What the samplings show, in sentences: the cheapest that is as good as the full chain, what it saves, which are rejected."""
+
+from collections.abc import Iterator, Sequence
+
+from jobs.quantities import figure
+from jobs.report.diffusion_facts import chain_steps
+from jobs.report.samplings.comparisons import Comparison
+from jobs.report.samplings.entries import PUBLISHED_SAMPLES
+from jobs.report.samplings.ways import FID, Way
+from jobs.report.verdicts.points import decimals
+from jobs.run.progress import duration
+
+NAMED = 3  # rejected samplings that a sentence names
+WIDE = 0.2  # half an interval as a share of FID, from which a pass says little
+
+
+def verdicts(found: Sequence[Comparison]) -> list[str]:
+    """Return which sampling is the cheapest as good as the full chain, and what that saves, for each comparison that tells."""
+    return [sentence for comparison in found if (sentence := _verdict(comparison))]
+
+
+def rejections(found: Sequence[Comparison]) -> list[str]:
+    """Return which samplings are worse than the full chain, for each comparison that has such."""
+    return [sentence for comparison in found for sentence in _rejections(comparison)]
+
+
+def unknown(found: Sequence[Comparison]) -> list[str]:
+    """Return why comparisons give no verdict, each reason once."""
+    return list(dict.fromkeys(sentence for comparison in found for sentence in _unknown(comparison)))
+
+
+def _about(comparison: Comparison) -> str:
+    return f"{comparison.title}: " if comparison.title else ""
+
+
+def _verdict(comparison: Comparison) -> str:
+    """Empty where there is nothing to compare."""
+    full, cheapest = comparison.full, comparison.cheapest
+    if full is None or all(comparison.passes(way) is None for way in comparison.shorter):
+        return ""
+    if cheapest is None:
+        return (f"{_about(comparison)}no cheaper sampling has an FID within its interval of the full chain's, {_fid(full)} "
+                f"({full.described}).")
+    return _about(comparison) + _best(cheapest, full)
+
+
+def _unknown(comparison: Comparison) -> Iterator[str]:
+    measured, shorter = [way for way in comparison.ways if way.value(FID) is not None], comparison.shorter
+    spec = comparison.ways[0].first.run.spec
+    steps = chain_steps(spec) if spec else None
+    if len(measured) > 1 and comparison.full is None and steps:
+        yield (f"No sampling goes along the full chain of {steps:,} steps, so nothing tells which shorter one is as good. Add "
+               '{timestep_respacing: ""} to evaluate.samplings.')
+    if shorter and all(comparison.passes(way) is None for way in shorter):
+        yield ("FID of the shorter chains has no interval, which needs 20 samples, so none is called as good as the full chain. "
+               "Evaluations by an earlier version lack it: evaluate again.")
+
+
+def _rejections(comparison: Comparison) -> Iterator[str]:
+    rejected = [way for way in comparison.shorter if comparison.passes(way) is False]
+    if rejected:
+        # Those nearest to the cheapest that passes tell most.
+        named = sorted(rejected, key=lambda way: -way.evaluations)[:NAMED]
+        more = f"; and {len(rejected) - NAMED} more" if len(rejected) > NAMED else ""
+        yield f"{_about(comparison)}Rejected: {'; '.join(_rejected(comparison, way) for way in named)}{more}."
+
+
+def _best(way: Way, full: Way) -> str:
+    text = (f"The cheapest sampling as good as the full chain is {way.described}: {way.evaluations:,} network evaluations a "
+            f"sample, FID {_fid(way)}. The full chain ({full.first.point.sampler}: {full.evaluations:,} evaluations) has "
+            f"{_fid(full)}. {_saving(way, full)}")
+    error, value = way.error(FID), way.value(FID)
+    if error is not None and value and error / value > WIDE:
+        text += f" Its interval is wide, ± {100 * error / value:.0f} %: more samples may decide otherwise."
+    return text
+
+
+def _fid(way: Way) -> str:
+    value, error = way.value(FID), way.error(FID)
+    if value is None:
+        return "?"
+    return f"{value:,.{decimals(error)}f} ± {error:,.{decimals(error)}f}" if error else figure(value)
+
+
+def _saving(way: Way, full: Way) -> str:
+    """What the shorter chain saves: of evaluations, and of hours where they were measured."""
+    share = f"{100 * (1 - way.evaluations / full.evaluations):.3g} % of the evaluations"
+    samples = way.first.run.samples
+    if way.seconds is None or full.seconds is None or not samples:
+        return f"It saves {share}; hours are not known, because no finished sampling stage was timed."
+    saved, whole, times = full.seconds - way.seconds, full.seconds, PUBLISHED_SAMPLES / samples
+    text = f"It saves {_of_hours(saved, whole)} for {samples:,} samples"
+    if samples != PUBLISHED_SAMPLES:
+        text += f", {_of_hours(saved * times, whole * times)} for {PUBLISHED_SAMPLES:,}"
+    return f"{text} ({share}; wall time as the samples were drawn)."
+
+
+def _of_hours(saved: float, whole: float) -> str:
+    """Return "1.3 of 1.35 hours", or "0:05 of 0:06 minutes" where hours would be small parts."""
+    if whole < 360:
+        return f"{duration(saved)} of {duration(whole)} minutes"
+    digits = [f"{seconds / 3600:,.0f}" if seconds >= 3.6e6 else f"{seconds / 3600:.3g}" for seconds in (saved, whole)]
+    return f"{digits[0]} of {digits[1]} hours"
+
+
+def _rejected(comparison: Comparison, way: Way) -> str:
+    found = comparison.gap(way)
+    gap, error = found if found else (0.0, None)
+    places = decimals(error) if error else 3
+    return (f"{way.described} ({way.evaluations:,} evaluations), FID {_fid(way)}, {gap:,.{places}f} above the full chain's")
+
+
+def noise(found: Sequence[Comparison]) -> list[str]:
+    """Return what a reader must know of the noise behind the verdicts."""
+    if not any(comparison.full and comparison.shorter for comparison in found):
+        return []
+    return ["As good as the full chain: FID lies within its own 95 % interval (the jackknife's) of the full chain's FID, or "
+            "below. All samplings have equally many samples, so the upward bias of few samples is about the same in each FID and "
+            "cancels. Noise does not cancel: with few samples intervals are wide and pass more. They shrink with the square root "
+            "of the number of samples, so a chain that passes here may fail with more samples.",
+            "Evaluations count every pass of a network for one sample, those of guidance too. Hours are in proportion to the "
+            "measured sampling stage, by evaluations."]
+
+
+def time_for(way: Way, samples: int | None = None) -> str:
+    """Wall time of the run's samples, or of `samples`."""
+    own = way.first.run.samples
+    if way.seconds is None or not own:
+        return ""
+    return duration(way.seconds * (samples / own if samples else 1))
