@@ -151,7 +151,11 @@ def clipped(pred_xstart: Tensor, v: Tensor | None = None) -> Tensor:
 
     Infinities are an overflow of the network. Clipped, one would pass for a black or white pixel, and v = -inf for no noise.
     """
-    held = pred_xstart.clamp(-1, 1)
+    return finite_where(pred_xstart.clamp(-1, 1), pred_xstart, v)
+
+
+def finite_where(held: Tensor, pred_xstart: Tensor, v: Tensor | None) -> Tensor:
+    """`held`, changed in place: NaN where pred_xstart or `v` is infinite or NaN."""
     return held.add_(pred_xstart, alpha=0) if v is None else held.addcmul_(pred_xstart, v, value=0)
 
 

@@ -56,6 +56,12 @@ def alphas_cumprod_of(betas: np.ndarray) -> np.ndarray:
     return np.cumprod(1 - betas)
 
 
+def half_log_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)), half the log of the signal-to-noise ratio; infinity without noise."""
+    with np.errstate(divide="ignore"):
+        return 0.5 * (np.log(alphas_cumprod) - np.log1p(-alphas_cumprod))
+
+
 def forward_weights(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the image and of the noise in x_t, [T] each: sqrt(alpha_bar) and sqrt(1 - alpha_bar) (Ho et al. 2020, eq. 4)."""
     alphas_cumprod = alphas_cumprod_of(betas)

@@ -7,13 +7,14 @@ nothing from the host and never waits. Steps of one phase run the same kernels: 
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.gaussian import GaussianDiffusion, Network, clipped
+from diffusion.samplers.thresholds import dynamically_clipped
 
 AtStep = Callable[[Tensor, Tensor], Any]
 """at_step(x_t, number) -> [N, C or 2C, H, W]: the network at step `number` int64 [1] of the chain."""
@@ -61,7 +62,7 @@ class Denoiser:
 
     diffusion      the chain
     network        a `gaussian.Network`
-    clip_denoised  clip each predicted image to [-1, 1]
+    clip_denoised  clip each predicted image to [-1, 1]; "dynamic": see `thresholds`, with the quantile dynamic_thresholding_ratio
     model_kwargs   further arguments of the network, such as class labels y
     guide          guide(x_t, time) -> [N, C, H, W]: the gradient, with respect to x_t, of the log probability that guides
                    (Dhariwal & Nichol 2021), scale included; None at steps without guidance. A guide knows the labels, enables
@@ -69,9 +70,10 @@ class Denoiser:
     """
 
     @torch.no_grad()
-    def __init__(self, diffusion: GaussianDiffusion, network: Network | HasAlong, *, clip_denoised: bool = True,
+    def __init__(self, diffusion: GaussianDiffusion, network: Network | HasAlong, *,
+                 clip_denoised: bool | Literal["dynamic"] = True, dynamic_thresholding_ratio: float = 0.995,
                  model_kwargs: dict | None = None, guide: Callable[[Tensor, Tensor], Tensor | None] | HasAlong | None = None):
-        self.diffusion, self.clip_denoised = diffusion, clip_denoised
+        self.diffusion, self.clip_denoised, self.ratio = diffusion, clip_denoised, dynamic_thresholding_ratio
         self.network = along(network, diffusion.network_times, model_kwargs or {})
         self.guide = None if guide is None else along(guide, diffusion.network_times, {})
         c = diffusion.coefficients
@@ -93,7 +95,11 @@ class Denoiser:
         else:
             from_x, from_output = self.coefficients(at.number)
             pred_xstart = torch.mul(x_t, from_x).addcmul_(output, from_output)
-        return clipped(pred_xstart, v) if self.clip_denoised else pred_xstart, output, v
+        if self.clip_denoised == "dynamic":
+            pred_xstart = dynamically_clipped(pred_xstart, v, self.ratio)
+        elif self.clip_denoised:
+            pred_xstart = clipped(pred_xstart, v)
+        return pred_xstart, output, v
 
     def gradient(self, x_t: Tensor, at: At) -> Tensor | None:
         """The guide's gradient at x_t, [N, C, H, W]; None without guidance. Times the variance, it shifts the mean of p."""

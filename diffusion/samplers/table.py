@@ -1,6 +1,6 @@
 """The samplers by name. No torch is loaded before a sampler is asked for: a login node reads this table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -17,13 +17,21 @@ class Sampler:
     """The chain is that of p, so bits/dim of the variational bound describe its samples."""
     settings: tuple[str, ...] = ()
     """Keyword arguments that this sampler takes besides those of all samplers."""
-    evaluations: Callable[[int], int] = lambda steps: steps
-    """evaluations(K): how often a chain of K steps evaluates the network."""
+    evaluated: Callable[[int], Sequence[int]] = lambda steps: range(steps - 1, -1, -1)
+    """evaluated(K): the numbers of the steps at whose times a chain of K steps evaluates the network, in order."""
+
+    def evaluations(self, steps: int) -> int:
+        """How often a chain of so many steps evaluates the network."""
+        return len(self.evaluated(steps))
 
 
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": Sampler("diffusion.samplers.ancestral", has_likelihood=True),
     "ddim": Sampler("diffusion.samplers.ddim", has_likelihood=False, settings=("eta",)),
+    "dpmpp_2m": Sampler("diffusion.samplers.dpmpp_2m", has_likelihood=False),
+    "unipc": Sampler("diffusion.samplers.unipc", has_likelihood=False),
+    "heun": Sampler("diffusion.samplers.heun", has_likelihood=False,  # each step but the last one looks ahead to the next
+                    evaluated=lambda steps: [number for step in range(steps - 1, -1, -1) for number in (step, step - 1)][:-1]),
 }
 """By the name that a spec's `sample.sampler` takes."""
 

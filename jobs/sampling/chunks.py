@@ -36,7 +36,7 @@ def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
     differently.
     """
     return {"weights_sha256": weights_sha256, "kind": spec.kind, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
-            **kind_of(spec).identity(spec), "sample": spec.sample.model_dump(exclude={"num_samples", "at"})}
+            **kind_of(spec).identity(spec), "sample": spec.sample.identity(exclude={"num_samples", "at"})}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:

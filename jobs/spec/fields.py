@@ -88,6 +88,12 @@ def _compile(value: Any) -> Any:
     raise ValueError("must be false, default or max-autotune")
 
 
+def _clipping(value: Any) -> Any:
+    if isinstance(value, bool) or value == "dynamic":
+        return value
+    raise ValueError("must be true, false or dynamic")
+
+
 def _gradient_checkpointing(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, list) and value and all(type(entry) is int for entry in value)):
         return value
@@ -124,6 +130,7 @@ EmaRate = Annotated[float, Field(gt=0, lt=1)]
 Nodes = Annotated[int | str, BeforeValidator(_nodes)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
 Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
+Clipping = Annotated[bool | Literal["dynamic"], BeforeValidator(_clipping)]
 GradientCheckpointing = Annotated[bool | list[int], BeforeValidator(_gradient_checkpointing)]
 Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text), Field(max_length=4096)]
 WallTime = Annotated[str, BeforeValidator(_wall_time)]

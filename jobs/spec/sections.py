@@ -4,7 +4,8 @@ Keys have the names that the papers on diffusion and their code use. A kind adds
 (jobs/kinds/KIND/sections.py). `AsWritten` marks what a person writes; the class without it has every default filled in.
 """
 
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +41,15 @@ Contradiction = tuple[str, str]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    younger: ClassVar[frozenset[str]] = frozenset()
+    """Keys that some samples were made without. Their defaults are what was done before the keys existed."""
+
+    def identity(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """Return these settings, but `exclude`, as part of the samples' identity: younger keys only where they differ from their
+        defaults, so that older samples stay what they are."""
+        defaults = {key: type(self).model_fields[key].default for key in self.younger}
+        return {key: value for key, value in self.model_dump(exclude=set(exclude)).items()
+                if key not in defaults or getattr(self, key) != defaults[key]}
 
 
 class Data(Section):

@@ -65,7 +65,7 @@ def test_q_reaches_the_mean_and_variance_of_equation_4():
 
 def test_network_sees_original_times_after_respacing():
     seen = []
-    timesteps = space_timesteps(4000, "ddim50")
+    timesteps = space_timesteps(4000, "ddim50", "cosine")
     diffusion = GaussianDiffusion(betas_of("cosine", 4000), timesteps=timesteps, rescale_timesteps=True)
     diffusion.evaluate(lambda x, time: seen.append(time) or x, torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 49]))
     assert seen[0].tolist() == [0.0, 80 * 0.25, 49 * 80 * 0.25]

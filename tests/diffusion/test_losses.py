@@ -88,7 +88,8 @@ def test_kl_of_normals_against_the_closed_form():
 
 def test_a_respaced_bound_has_one_term_per_step_kept(golden):
     arrays = golden.tensors("bpd_standin_cosine100")
-    diffusion = GaussianDiffusion(betas_of("cosine", 4000), variance="learned_range", timesteps=space_timesteps(4000, "10"))
+    diffusion = GaussianDiffusion(betas_of("cosine", 4000), variance="learned_range",
+                                  timesteps=space_timesteps(4000, "10", "cosine"))
     bpd = bits_per_dim(diffusion, golden.standin(True), arrays["x_start"], torch.randn_like)
     assert bpd.vb.shape == (6, 10)
     torch.testing.assert_close(bpd.total, bpd.vb.sum(1) + bpd.prior)

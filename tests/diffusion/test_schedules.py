@@ -23,14 +23,14 @@ def test_respacing_agrees_with_golden(golden):
     for case in golden.facts("respacing"):
         if case["timesteps"] == "ValueError":
             with pytest.raises(ValueError):
-                space_timesteps(case["diffusion_steps"], case["timestep_respacing"])
+                space_timesteps(case["diffusion_steps"], case["timestep_respacing"], "cosine")
         else:
-            assert space_timesteps(case["diffusion_steps"], case["timestep_respacing"]) == case["timesteps"]
+            assert space_timesteps(case["diffusion_steps"], case["timestep_respacing"], "cosine") == case["timesteps"]
 
 
 def test_respaced_betas_agree_with_golden(golden):
     expected = golden.arrays("respaced_cosine4000_100")
-    timesteps = space_timesteps(4000, "100")
+    timesteps = space_timesteps(4000, "100", "cosine")
     assert timesteps == expected["timestep_map"].tolist()
     coefficients = Coefficients.of(respaced_betas(betas_of("cosine", 4000), timesteps))
     np.testing.assert_allclose(coefficients.betas, expected["betas"], rtol=1e-12)
@@ -40,13 +40,13 @@ def test_respaced_betas_agree_with_golden(golden):
 @pytest.mark.parametrize("text", ["0", "-5", "ten", "10,,5", "ddim", "ddim0", "1.5", " ", "10;5", "ddim-1"])
 def test_malformed_respacing_is_named(text):
     with pytest.raises(ValueError, match="not a respacing") as error:
-        space_timesteps(100, text)
+        space_timesteps(100, text, "linear")
     assert repr(text) in str(error.value)
 
 
 def test_impossible_ddim_stride_names_what_was_asked_and_the_nearest():
     with pytest.raises(ValueError) as error:
-        space_timesteps(4000, "ddim2500")
+        space_timesteps(4000, "ddim2500", "cosine")
     assert "ddim2500" in str(error.value) and "ddim2000" in str(error.value) and "ddim4000" in str(error.value)
 
 
@@ -54,7 +54,7 @@ def test_impossible_ddim_stride_names_what_was_asked_and_the_nearest():
 def test_sections_keep_the_asked_number_ascending_with_both_ends(diffusion_steps, counts):
     text = ",".join(map(str, counts))
     try:
-        kept = space_timesteps(diffusion_steps, text)
+        kept = space_timesteps(diffusion_steps, text, "cosine")
     except ValueError:
         size, extra = divmod(diffusion_steps, len(counts))
         assert any(count > size + (index < extra) for index, count in enumerate(counts))
@@ -70,7 +70,7 @@ def test_any_number_of_steps_gives_a_valid_process_and_respacing_keeps_alpha_bar
     betas = betas_of(schedule, diffusion_steps)
     assert ((betas > 0) & (betas < 1)).all()
     full = Coefficients.of(betas)
-    kept = space_timesteps(diffusion_steps, str(data.draw(st.integers(1, diffusion_steps))))
+    kept = space_timesteps(diffusion_steps, str(data.draw(st.integers(1, diffusion_steps))), schedule)
     np.testing.assert_allclose(Coefficients.of(respaced_betas(betas, kept)).alphas_cumprod, full.alphas_cumprod[kept],
                                rtol=1e-9, atol=1e-15)
 

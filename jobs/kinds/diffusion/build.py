@@ -9,10 +9,9 @@ from torch import Tensor
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.loss_weights import LOSS_WEIGHTS, loss_weights
 from diffusion.networks.unet import UNet
-from diffusion.respacing import space_timesteps
 from diffusion.schedules import betas_of
 from jobs.kinds.diffusion.network_section import NetworkAsWritten
-from jobs.kinds.diffusion.sections import DiffusionSpec, has_null_class
+from jobs.kinds.diffusion.sections import DiffusionSpec, has_null_class, kept_steps
 
 
 def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] = False) -> UNet:
@@ -33,7 +32,7 @@ def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_re
     """Return the process of a spec, with the chain of `timestep_respacing`; "" is the full chain."""
     diffusion = spec.diffusion
     variance = "learned_range" if spec.model.learn_sigma else "fixed_small" if diffusion.sigma_small else "fixed_large"
-    timesteps = space_timesteps(diffusion.diffusion_steps, timestep_respacing) if timestep_respacing else None
+    timesteps = kept_steps(spec, timestep_respacing) if timestep_respacing else None
     return GaussianDiffusion(
         betas_of(diffusion.noise_schedule, diffusion.diffusion_steps), predict=diffusion.predict, variance=variance,
         timesteps=timesteps, rescale_timesteps=diffusion.rescale_timesteps, device=device)

@@ -35,6 +35,7 @@ def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Ca
 def denoiser(spec: DiffusionSpec, network: UNet, diffusion: GaussianDiffusion, labels: np.ndarray | None) -> Denoiser:
     """Return what samplers ask along the chain `diffusion`, as the spec's `sample` section says."""
     return Denoiser(diffusion, autocasting(network, spec.sample.precision), clip_denoised=spec.sample.clip_denoised,
+                    dynamic_thresholding_ratio=spec.sample.dynamic_thresholding_ratio,
                     model_kwargs=conditions(labels, diffusion.device))
 
 

@@ -1,6 +1,5 @@
 """The kind `diffusion`, as a login node knows it."""
 
-from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.network_section import network_identity
@@ -9,6 +8,7 @@ from jobs.kinds.diffusion.sections import (
     DiffusionSpec,
     DiffusionSpecAsWritten,
     diffusion_contradictions,
+    kept_steps,
     resolve,
 )
 from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
@@ -91,7 +91,7 @@ class DiffusionKind:
 
 def chain_length(spec: DiffusionSpec, timestep_respacing: str) -> int:
     """Return the steps of the chain of that respacing."""
-    return len(space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing))
+    return len(kept_steps(spec, timestep_respacing))
 
 
 KIND = DiffusionKind()

@@ -36,7 +36,7 @@ def open_held_out(spec: DiffusionSpec) -> ImageData:
 
 def basis(spec: DiffusionSpec, number: OwnNumber) -> dict[str, Any]:
     """Return what bits/dim depend on besides the network."""
-    return {"clip_denoised": spec.sample.clip_denoised, "timestep_respacing": dict(number.changes)["timestep_respacing"],
+    return {"clip_denoised": bool(spec.sample.clip_denoised), "timestep_respacing": dict(number.changes)["timestep_respacing"],
             "examples": number.examples, "data": kept_fingerprint(open_held_out(spec)), "batch_size": number.batch_size,
             "seed": spec.evaluate.seed}
 
@@ -62,7 +62,7 @@ def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
             x_start = to_x(torch.from_numpy(np.array(held_out.images[part])).to(group.device)).permute(0, 3, 1, 2)
             labels = held_out.labels[part] if held_out.labels is not None and spec.data.class_cond else None
             randn = randn_from(generator_for(group.device, spec.evaluate.seed, "bits per dim", batch), number.batch_size)
-            bound = bits_per_dim(diffusion, network, x_start, randn, clip_denoised=spec.sample.clip_denoised,
+            bound = bits_per_dim(diffusion, network, x_start, randn, clip_denoised=bool(spec.sample.clip_denoised),
                                  model_kwargs=conditions(labels, group.device), on_step=on_pass)
             if problem := _not_finite(bound, part, diffusion.timestep_map):
                 raise StageFailed(f"bits/dim {problem}", kind="not finite")

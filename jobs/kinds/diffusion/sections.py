@@ -16,7 +16,7 @@ from jobs.kinds.diffusion.network_section import (
     default_channel_mult,
     network_resolutions,
 )
-from jobs.spec.fields import Count, CountOrZero, File, Fraction, OfAllSamplings, OneOf, Respacing
+from jobs.spec.fields import Clipping, Count, CountOrZero, File, Fraction, OfAllSamplings, OneOf, Respacing
 from jobs.spec.metrics import labelled
 from jobs.spec.sections import (
     Contradiction,
@@ -76,10 +76,16 @@ class DiffusionTrain(Train):
 
 
 class DiffusionSample(Sample):
+    younger = frozenset({"dynamic_thresholding_ratio"})
+
     sampler: Annotated[str, OneOf(SAMPLERS)] = "ancestral"
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     timestep_respacing: Respacing = ""
-    clip_denoised: bool = True
+    clip_denoised: Clipping = True
+    """Clip each predicted image to [-1, 1]; dynamic: to [-s, s], and divide it by s, where s is a quantile of its absolute
+    values, and at least 1 (Saharia et al. 2022)."""
+    dynamic_thresholding_ratio: Annotated[float, Field(gt=0, le=1)] = 0.995
+    """That quantile. The bound in bits/dim clips to [-1, 1] then: only to that interval do the data belong."""
     cuda_graph: Annotated[bool, OfAllSamplings("how a machine computes is no way to sample")] = False
     """Record a whole reverse step for each chunk and replay it: for networks that a GPU finishes sooner than Python launches
     them. Without a GPU this setting changes nothing."""
@@ -165,11 +171,12 @@ def _chains(spec: DiffusionSpec) -> list[Contradiction]:
     if steps < (fewest := SCHEDULES[name].fewest_steps):
         found.append(("diffusion.diffusion_steps", f"{steps} is too few for noise_schedule: {name}, which is scaled to reach "
                       f"equal noise for any number of steps; it needs at least {fewest}"))
+        return found
     chains = [("sample.timestep_respacing", spec.sample.timestep_respacing),
               *(("evaluate.respacings", chain) for chain in spec.evaluate.respacings)]
     for key, chain in chains:
         try:
-            space_timesteps(steps, chain)
+            kept_steps(spec, chain)
         except ValueError as error:
             found.append((key, str(error)))
     return found
@@ -180,6 +187,11 @@ def _label_dropout(spec: DiffusionSpec) -> list[Contradiction]:
         return [("train.label_dropout", "drops the classes of examples, but data.class_cond is off; set class_cond: true, or "
                  "leave label_dropout out")]
     return []
+
+
+def kept_steps(spec: DiffusionSpec, timestep_respacing: str) -> list[int]:
+    """Return the timesteps of the chain of that respacing, ascending. Raises ValueError where there is no such chain."""
+    return space_timesteps(spec.diffusion.diffusion_steps, timestep_respacing, spec.diffusion.noise_schedule)
 
 
 def has_null_class(spec: DiffusionSpec) -> bool:

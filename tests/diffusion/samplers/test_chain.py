@@ -81,7 +81,7 @@ def test_every_sampler_of_the_table_has_the_one_signature():
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown sampler 'dimm'; there are ancestral and ddim"):
+    with pytest.raises(ValueError, match="unknown sampler 'dimm'; there are ancestral, ddim, dpmpp_2m, unipc and heun"):
         sampler_function("dimm")
 
 

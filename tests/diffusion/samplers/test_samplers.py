@@ -8,11 +8,15 @@ from diffusion.samplers.ancestral import ancestral
 from diffusion.samplers.chain import final
 from diffusion.samplers.ddim import ddim
 from diffusion.samplers.denoiser import Denoiser
+from diffusion.samplers.dpmpp_2m import dpmpp_2m
+from diffusion.samplers.heun import heun
+from diffusion.samplers.table import SAMPLERS, sampler_function
+from diffusion.samplers.unipc import unipc
 from diffusion.schedules import betas_of
 
 
 def _cosine(respacing: str = "", variance: str = "learned_range") -> GaussianDiffusion:
-    timesteps = space_timesteps(4000, respacing) if respacing else None
+    timesteps = space_timesteps(4000, respacing, "cosine") if respacing else None
     return GaussianDiffusion(betas_of("cosine", 4000), variance=variance, rescale_timesteps=True, timesteps=timesteps)
 
 
@@ -91,10 +95,17 @@ class Kernels(TorchDispatchMode):
         return function(*arguments, **(kwargs or {}))
 
 
+PREDICTION = ["index_select", "index_select", "mul", "addcmul_", "clamp", "addcmul_"]
+"""Time of the network, coefficients, the predicted image, clipping."""
+
+
 @pytest.mark.parametrize("sampler, expected", [
-    (ancestral, ["index_select", "index_select", "mul", "addcmul_", "clamp", "addcmul_", "index_select", "addcmul", "exp_",
-                 "mul", "addcmul_", "addcmul_"]),
-    (ddim, ["index_select", "index_select", "mul", "addcmul_", "clamp", "addcmul_", "index_select", "mul", "addcmul_"])])
+    (ancestral, [*PREDICTION, "index_select", "addcmul", "exp_", "mul", "addcmul_", "addcmul_"]),
+    (ddim, [*PREDICTION, "index_select", "mul", "addcmul_"]),
+    (dpmpp_2m, [*PREDICTION, "index_select", "mul", "addcmul_", "addcmul_"]),
+    (unipc, [*PREDICTION, "index_select", "mul", "addcmul_", "addcmul_", "addcmul_",
+             "index_select", "mul", "addcmul_", "addcmul_", "clone"]),
+    (heun, [*PREDICTION, "index_select", "mul", "addcmul_", "sub", *PREDICTION, "index_select", "mul", "addcmul_", "addcmul_"])])
 def test_a_step_is_few_kernels_and_neither_copies_nor_waits(sampler, expected):
     output, noise = torch.randn(2, 6, 4, 4), torch.randn(2, 3, 4, 4)
     walk = sampler(Denoiser(_cosine("10"), lambda x, t: output), {"x": torch.randn(2, 3, 4, 4)}, lambda x: noise)
@@ -152,8 +163,8 @@ def test_progressive_outputs_walk_from_noise_to_the_sample(golden):
     torch.testing.assert_close(steps[-1].x, steps[-1].pred_xstart)  # at t = 0 the mean is the predicted image
 
 
-@pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {}), (ddim, {"eta": 0.5})])
-@pytest.mark.parametrize("first_step", [8, 4, 0])
+@pytest.mark.parametrize("sampler, options", [*((sampler_function(name), {}) for name in SAMPLERS), (ddim, {"eta": 0.5})])
+@pytest.mark.parametrize("first_step", [8, 4, 1, 0])
 def test_a_walk_begun_in_the_middle_ends_as_the_whole_one(golden, sampler, options, first_step):
     noise = {}
     def randn(x):
@@ -165,7 +176,9 @@ def test_a_walk_begun_in_the_middle_ends_as_the_whole_one(golden, sampler, optio
     noise["rest"] = iter(draws[9 - first_step:])
     rest = list(sampler(Denoiser(_cosine("10"), network), whole[first_step + 1].state, randn, first_step=first_step, **options))
     assert [step.t for step in rest] == list(range(first_step, -1, -1))
-    assert all(torch.equal(step.x, whole[step.t].x) for step in rest)
+    for step in rest:
+        assert step.state.keys() == whole[step.t].state.keys()
+        assert all(torch.equal(tensor, whole[step.t].state[name]) for name, tensor in step.state.items())
 
 
 def test_ddim_with_eta_one_has_the_ancestral_variance(golden):

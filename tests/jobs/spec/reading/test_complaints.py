@@ -6,7 +6,8 @@ from spec_files import SMALLEST, complaints_about
 from jobs.spec.reading.yaml_nodes import MAX_COMPLAINTS
 
 TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
-              "precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed, schedule_sampler")
+              "precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed, schedule_sampler, "
+              "label_dropout")
 
 
 @pytest.mark.parametrize("line, expected", [
@@ -19,7 +20,8 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("zzz: 1", "zzz: unknown key; allowed: name, kind, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
     ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, precision, compile, ema_rate, "
-                         "seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, cuda_graph"),
+                         "seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, "
+                         "dynamic_thresholding_ratio, cuda_graph"),
     ("sample: {compile: true}", "sample.compile: must be false, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),
@@ -36,7 +38,16 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
                               "(got l2)"),
     ("sample: {ddim_eta: 1.5}", "sample.ddim_eta: must be at most 1 (got 1.5)"),
     ("sample: {ema_rate: fast}", "sample.ema_rate: must be a number or null (got fast)"),
-    ("sample: {sampler: {a: [1, x]}}", "sample.sampler: must be 'ancestral' or 'ddim' (got {a: [1, x]})"),
+    ("sample: {sampler: {a: [1, x]}}",
+     "sample.sampler: must be 'ancestral', 'ddim', 'dpmpp_2m', 'unipc' or 'heun' (got {a: [1, x]})"),
+    ("sample: {clip_denoised: static}", "sample.clip_denoised: must be true, false or dynamic (got static)"),
+    ("sample: {clip_denoised: 1}", "sample.clip_denoised: must be true, false or dynamic (got 1)"),
+    ("sample: {dynamic_thresholding_ratio: 0}", "sample.dynamic_thresholding_ratio: must be greater than 0 (got 0)"),
+    ("sample: {dynamic_thresholding_ratio: 1.1}", "sample.dynamic_thresholding_ratio: must be at most 1 (got 1.1)"),
+    ("sample: {timestep_respacing: logsnr}", "sample.timestep_respacing: 'logsnr' is not a respacing; write \"250\", "
+                                             "\"10,15,20\", \"ddim50\", \"logsnr20\" or \"quad20\""),
+    ("sample: {timestep_respacing: logsnr4001}",
+     "sample.timestep_respacing: logsnr4001: there are 4000 steps to choose from"),
     ("evaluate: {features: 3}", "evaluate.features: must be text (got 3)"),
     ("evaluate: {features: ''}", 'evaluate.features: must not be empty (got "")'),
     ('evaluate: {features: "a\\tb"}', "evaluate.features: control characters (newline, tab, ...) are not allowed "
