@@ -55,28 +55,57 @@ class ForeignWeights:
     """What was done to the file's content, for the user."""
 
 
+@dataclass(frozen=True)
+class StateDict:
+    """The state dict in a file, not yet compared with any network."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    """Of a .safetensors file."""
+    step: int | None
+    """The training step that the content says."""
+    notes: list[str]
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """The shapes by name, without a part that all names begin with."""
+        first = {name.partition(".")[0] for name in self.tensors}
+        prefix = f"{first.pop()}." if len(first) == 1 else ""
+        return {name.removeprefix(prefix): list(value.shape) for name, value in self.tensors.items()}
+
+
+def read_state_dict(path: Path, network: int | None = None) -> StateDict:
+    """Return the state dict in a .pt or .safetensors file. Runs no code in the file.
+
+    `network`: bytes of the weights that it should hold, where they are known. Raises UserError where there is no state dict.
+    """
+    if not path.is_file():
+        raise UserError(why_missing(path) or f"{path}: no such file")
+    _check_size(path, network)
+    content, metadata = _load(path)
+    notes: list[str] = []
+    found, step = _state_dict(path, content, notes)
+    return StateDict(_without_prefixes(path, found, notes), metadata, step, notes)
+
+
 def read_weights(path: Path, spec: Spec) -> Weights:
     """Return the weights in a .pt or .safetensors file for the network of `spec`, as `open_weights` does."""
     return open_weights(path, spec).weights
 
 
-def open_weights(path: Path, spec: Spec) -> ForeignWeights:
+def open_weights(path: Path, spec: Spec, read: StateDict | None = None) -> ForeignWeights:
     """Return the weights in a .pt or .safetensors file for the network of `spec`. Runs no code in the file.
 
-    A state dict may be inside another dictionary, and its names may have PREFIXES. Raises UserError where there is no state
-    dict, or where names, shapes, forms or values do not fit the network.
+    `read`: what `read_state_dict` returned for the file. A state dict may be inside another dictionary, and its names may have
+    PREFIXES. Raises UserError where there is no state dict, or where names, shapes, forms or values do not fit the network.
     """
-    if not path.is_file():
-        raise UserError(why_missing(path) or f"{path}: no such file")
     with torch.device("meta"):
         network = model_of(spec).network(spec)
     expected = network.state_dict()
-    _check_size(path, sum(value.numel() * 4 for value in expected.values()))
-    content, metadata = _load(path)
-    notes: list[str] = []
-    found, step = _state_dict(path, content, notes)
-    found = _without_prefixes(path, found, notes)
-    found = _without_first_part(found, expected, notes)
+    if read is None:
+        read = read_state_dict(path, sum(value.numel() * 4 for value in expected.values()))
+    metadata, step, notes = read.metadata, read.step, list(read.notes)
+    found = _without_first_part(read.tensors, expected, notes)
     for name, value in found.items():
         if problem := _form_problem(value):
             raise UserError(f"{path}: {shortened(str(name))} is {problem}; weights are dense tensors of real numbers")
@@ -96,17 +125,22 @@ def open_weights(path: Path, spec: Spec) -> ForeignWeights:
     return ForeignWeights(weights, step, step_from, shortened(rate) or None, notes)
 
 
-def _check_size(path: Path, network: int) -> None:
-    """Raise UserError for a file that could not hold weights of `network` bytes and nothing else, before anything is unpacked."""
+def _check_size(path: Path, network: int | None) -> None:
+    """Raise UserError for a file that could not hold weights of `network` bytes and nothing else, before anything is unpacked.
+
+    Without `network`, for a file that holds twice as much as it takes on disk: torch packs nothing.
+    """
     try:
-        bytes_there = path.stat().st_size
+        on_disk = bytes_there = path.stat().st_size
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 bytes_there = max(bytes_there, sum(member.file_size for member in archive.infolist()))
     except (OSError, zipfile.BadZipFile, ValueError):
         return  # reading says better what is wrong
-    if bytes_there > MOST_COPIES * network + SLACK:
+    if network is not None and bytes_there > MOST_COPIES * network + SLACK:
         raise UserError(f"{path}: holds {size(bytes_there)}, but the weights of the spec's network take {size(network)}")
+    if network is None and bytes_there > 2 * on_disk + SLACK:
+        raise UserError(f"{path}: holds {size(bytes_there)} in a file of {size(on_disk)}; weights take as much as they hold")
 
 
 def _load(path: Path) -> tuple[Any, dict[str, str]]:

@@ -108,6 +108,14 @@ class Kind(Protocol):
     def held_out(self, spec: Any) -> Sequence[HeldOut]:
         """Return the data sets that the run reads besides data.path and evaluate.reference."""
 
+    def told_by_weights(self, shapes: Mapping[str, Sequence[int]], written: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings that the names and shapes of other code's weights tell, by dotted key; empty where these are not
+        weights of this kind. `written`: the plain values of the spec, without defaults."""
+
+    def untold_by_weights(self, written: Mapping[str, Any], told: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the settings on which the meaning of weights depends, that are neither `told` by them nor `written`: by dotted
+        key, with what published weights have."""
+
     def headline_settings(self, spec: Any) -> dict[str, Any]:
         """Return the settings of a run of this kind that TensorBoard's HPARAMS always shows."""
 

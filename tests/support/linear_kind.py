@@ -70,6 +70,12 @@ class LinearKind:
     def held_out(self, spec):
         return []
 
+    def told_by_weights(self, shapes, written):
+        return {}
+
+    def untold_by_weights(self, written, told):
+        return {}
+
     def headline_settings(self, spec):
         return {"latent": spec.linear.latent}
 

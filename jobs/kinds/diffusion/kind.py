@@ -1,5 +1,8 @@
 """The kind `diffusion`, as a login node knows it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.network_section import network_identity
@@ -11,6 +14,7 @@ from jobs.kinds.diffusion.sections import (
     kept_steps,
     resolve,
 )
+from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_unet, untold_by_weights
 from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
@@ -82,6 +86,12 @@ class DiffusionKind:
         if not settings.nll_examples or settings.nll_data is None:
             return []
         return [HeldOut("evaluate.nll_data", settings.nll_data, "evaluate.nll_examples", settings.nll_examples)]
+
+    def told_by_weights(self, shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
+        return told_of_unet(shapes, written)
+
+    def untold_by_weights(self, written: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, str]:
+        return untold_by_weights(written, told, decoder=True)
 
     def headline_settings(self, spec: DiffusionSpec) -> dict[str, str | int | float]:
         return {"noise_schedule": spec.diffusion.noise_schedule, "loss": spec.diffusion.loss,

@@ -49,6 +49,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
                  (*_inherited_sweep(tree, path, points), *_listed_twice(tree, points, specs)))
 
 
+def written_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the spec file, the files that it extends and `overrides` say, as plain values without any default."""
+    return plain(override(read_file(Path(path)), overrides))
+
+
 def _inherited_sweep(tree: Entry, path: str | Path, points: Sequence[SweepPoint]) -> Iterator[str]:
     """Say so where the sweep is not written in the file `path` itself, and where it overrules what `path` says."""
     own = f"{Path(path)}:"
