@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from itertools import chain
 from math import ceil
 
+from jobs.spec.averages import snapshot_steps
 from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.precisions import PRECISIONS
@@ -61,6 +62,8 @@ class Cost:
     """The arrays of one sampling's samples.h5."""
     checkpoint_bytes: int
     """Weights, their averages and the optimizer's moments, in fp32."""
+    snapshot_bytes: int
+    """One snapshot of the averages of train.ema_sigma_rel, in fp32; 0 where there are none."""
 
 
 def run_cost(spec: Spec) -> Cost:
@@ -88,16 +91,19 @@ def run_cost(spec: Spec) -> Cost:
         training_memory=_training_memory(spec, layers),
         chunks=ceil(sample.num_samples / sample.batch_size),
         samples_bytes=sample.num_samples * bytes_per_sample,
-        checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + 2),
+        checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + len(train.ema_sigma_rel) + 2),
+        snapshot_bytes=FP32 * parameters * len(train.ema_sigma_rel),
     )
 
 
 def stored_bytes(spec: Spec) -> int:
-    """Count the bytes that a run leaves on disk: the kept checkpoints, and all samples as chunks, samples.h5 and one .npz."""
+    """Count the bytes that a run leaves on disk: the kept checkpoints, the snapshots of averages, and all samples as chunks,
+    samples.h5 and one .npz."""
     cost, sampled = run_cost(spec), samplings(spec)
     kept = 2 + len({sampling.step for sampling in sampled})
     kept += spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
-    return kept * cost.checkpoint_bytes + (2 * len(sampled) + 1) * cost.samples_bytes
+    snapshots = len(snapshot_steps(spec.train.iterations, spec.train.ema_snapshots))
+    return kept * cost.checkpoint_bytes + snapshots * cost.snapshot_bytes + (2 * len(sampled) + 1) * cost.samples_bytes
 
 
 def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:
@@ -110,7 +116,7 @@ def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:
         half_parameters=element * parameters if element < FP32 else 0,
         gradients=FP32 * parameters,
         optimizer=2 * FP32 * parameters,
-        ema=len(train.ema_rate) * FP32 * parameters,
+        ema=(len(train.ema_rate) + len(train.ema_sigma_rel)) * FP32 * parameters,
         activations=examples * _activation_bytes(layers, element, train),
     )
 

@@ -10,8 +10,10 @@ from jobs.errors import UserError
 from jobs.finite import not_finite
 from jobs.kinds.foreign_weights import ForeignWeights
 from jobs.kinds.protocol import model_of
-from jobs.run.checkpoints import average_of, final_checkpoint, save_checkpoint, save_weights, weights_name
+from jobs.run.checkpoints import average_of, checkpoint_at, final_checkpoint, save_checkpoint, save_weights, weights_name
 from jobs.run.directory import RunDir
+from jobs.run.snapshots import power_average
+from jobs.spec.averages import described, power_name
 from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
@@ -52,18 +54,21 @@ def check_step(found: ForeignWeights, source: Path, spec: Spec, step: int | None
     return notes
 
 
-def export_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
-    """Write the run's final weights as .safetensors with the spec in the metadata, or as .pt that the reference loads.
+def export_weights(run: RunDir, output: Path, ema_rate: float | None, *, sigma_rel: float | None = None,
+                   step: int | None = None) -> None:
+    """Write weights of the run as .safetensors with the spec in the metadata, or as .pt that the reference loads.
 
-    `ema_rate`: which average; None: the weights as trained. Raises UserError for any other name, unfinished training, and weights
-    that are not finite.
+    `ema_rate`: which average; None: the weights as trained. `sigma_rel`: a power-function average of this length instead.
+    `step`: of which checkpoint; None: the last one, of finished training. Raises UserError for any other name, averages and
+    checkpoints that are not there, and weights that are not finite.
     """
     if output.suffix not in (".safetensors", ".pt"):
         raise UserError(f"{output}: the name must end in .safetensors or .pt")
-    checkpoint = final_checkpoint(run)
-    weights = checkpoint.weights(average_of(ema_rate))
+    checkpoint = final_checkpoint(run) if step is None else checkpoint_at(run, step)
+    average = average_of(ema_rate) if sigma_rel is None else power_name(sigma_rel)
+    weights = checkpoint.weights(average) if sigma_rel is None else power_average(run, checkpoint, sigma_rel)
     if problem := not_finite(weights):
-        raise UserError(f"{checkpoint.path / weights_name(average_of(ema_rate))}: {problem}")
+        raise UserError(f"{checkpoint.path / weights_name(average)}: {problem}")
     with torch.device("meta"):
         network = model_of(run.spec).network(run.spec)
     # safetensors sorts its keys; the reference's order is the network's.
@@ -74,4 +79,4 @@ def export_weights(run: RunDir, output: Path, ema_rate: float | None) -> None:
             torch.save(ordered, content)
             temporary.write_bytes(content.getbuffer())
         else:
-            save_weights(temporary, ordered, run.spec, {"step": str(checkpoint.step), "ema_rate": str(ema_rate or "")})
+            save_weights(temporary, ordered, run.spec, {"step": str(checkpoint.step), **described(average)})

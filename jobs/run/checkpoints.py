@@ -14,7 +14,7 @@ import io
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir, weights_name
 from jobs.run.directory import average_of as average_of  # for readers of weights
 from jobs.run.study.changes import FREE_TO_CHANGE, NEEDS_LENGTH
+from jobs.spec.averages import described
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import difference, dump, parse_frozen
@@ -50,6 +51,8 @@ class Checkpoint:
     path: Path
     step: int
     sha256: dict[str, str]
+    snapshots: dict[int, str] = field(default_factory=dict)
+    """The snapshots up to this step (jobs/run/snapshots.py): the sha256 of each one's manifest by its step, in order."""
 
     def weights(self, average: str | None, network: str = MODEL) -> Weights:
         """Return weights on the CPU. Raises UserError where this rate was not averaged."""
@@ -66,10 +69,10 @@ class Checkpoint:
 
 
 def save_checkpoint(run: RunDir, step: int, weights: Mapping[str, Mapping[str | None, Weights]],
-                    training_state: dict[str, Any] | None) -> Path:
+                    training_state: dict[str, Any] | None, snapshots: Mapping[int, str] | None = None) -> Path:
     """Write the state after `step` updates; then remove older checkpoints, except for the last two and those to be kept for good.
 
-    `weights`: by network and average, None for the weights as trained.
+    `weights`: by network and average, None for the weights as trained. `snapshots`: see `Checkpoint.snapshots`.
     """
     spec = run.spec
     final = run.checkpoints / f"step-{step:08}"
@@ -77,7 +80,7 @@ def save_checkpoint(run: RunDir, step: int, weights: Mapping[str, Mapping[str | 
         folder.mkdir()
         for network, averages in weights.items():
             for average, values in averages.items():
-                notes = {"step": str(step), "ema_rate": average or ""}
+                notes = {"step": str(step), **described(average)}
                 save_weights(folder / weights_name(average, network), values, spec, notes)
         if training_state is not None:
             content = io.BytesIO()
@@ -85,7 +88,7 @@ def save_checkpoint(run: RunDir, step: int, weights: Mapping[str, Mapping[str | 
             (folder / "training.pt").write_bytes(content.getbuffer())
         files = sorted(folder.iterdir())
         skipped = max((training_state or {}).get("skipped", {}).values(), default=0)
-        write_json(folder / "manifest.json", {"format": 1, "step": step, "skipped_steps": skipped,
+        write_json(folder / "manifest.json", {"format": 1, "step": step, "skipped_steps": skipped, "snapshots": snapshots or {},
                                               "sha256": {file.name: sha256_of_file(file) for file in files},
                                               "bytes": {file.name: file.stat().st_size for file in files}})
         if final.exists():  # a damaged one that was passed over on resuming
@@ -127,8 +130,9 @@ def open_checkpoint(run: RunDir, folder: Path) -> Checkpoint:
     """
     try:
         manifest = read_json(folder / "manifest.json")
-        checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["sha256"]))
-    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
+        kept = {int(step): str(sha256) for step, sha256 in manifest.get("snapshots", {}).items()}
+        checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["sha256"]), kept)
+    except (OSError, UserError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'manifest.json'}: missing or damaged") from error
     for name, expected in checkpoint.sha256.items():
         try:
@@ -204,12 +208,11 @@ def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
     folder = run.checkpoints / f"step-{step:08}"
     if not folder.exists():
         there = ", ".join(str(_step_of(other)) for other in run.checkpoint_folders()) or "none"
-        raise UserError(f"{folder}: not there, but sample.at names step {step}. It can name the steps whose checkpoints are "
-                        f"there: {there}.")
+        raise UserError(f"{folder}: not there. The steps whose checkpoints are there are those that sample.at can name: {there}.")
     try:
         return open_checkpoint(run, folder)
     except UserError as error:
-        raise UserError(f"{error}. Restore it, or take step {step} out of sample.at.") from error
+        raise UserError(f"{error}. Restore it, or take another step than {step} (sample.at).") from error
 
 
 def skipped_steps(run: RunDir) -> int:

@@ -45,6 +45,9 @@ def _file_of_run(folder: Path) -> Path:
 
 
 def _sampled_with(run: RunDir) -> str:
+    if (sigma_rel := run.spec.sample.ema_sigma_rel) is not None:
+        raise UserError(f"train.init_from: {run.path} samples with ema_sigma_rel {sigma_rel}, which no file has; `iddpm export "
+                        f"{run.path} OUT.safetensors` writes one to name")
     return weights_name(average_of(run.spec.sample.ema_rate))
 
 

@@ -6,8 +6,9 @@ from jobs.errors import StageFailed
 from jobs.finite import not_finite
 from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group
-from jobs.run.checkpoints import average_of, checkpoint_at, load_weights, sha256_of_weights, weights_name
+from jobs.run.checkpoints import checkpoint_at, load_weights, sha256_of_weights
 from jobs.run.directory import RunDir
+from jobs.run.snapshots import sampled_weights
 from jobs.sampling.chunks import sampling_settings
 from jobs.spec.samplings import Sampling, main_sampling, samplings, weights_of, with_sampling
 
@@ -25,9 +26,7 @@ def load_sampled(run: RunDir, network: nn.Module, sampling: Sampling) -> str:
 
     Raises StageFailed that names the first tensor that is not finite.
     """
-    average = average_of(with_sampling(run.spec, sampling).sample.ema_rate)
-    checkpoint = checkpoint_at(run, sampling.step)
-    weights, source = checkpoint.weights(average), checkpoint.path / weights_name(average)
+    weights, source = sampled_weights(run, checkpoint_at(run, sampling.step), with_sampling(run.spec, sampling).sample)
     load_weights(network, weights, source)
     if problem := not_finite(weights):
         raise StageFailed(f"{source}: {problem}", kind="not finite")

@@ -27,7 +27,7 @@ class Sampling:
         return hash((self.step, tuple(key for key, _ in self.changes)))  # a value may be a list
 
 
-WEIGHTS_BY = ("ema_rate",)
+WEIGHTS_BY = ("ema_rate", "ema_sigma_rel")
 """Keys of `sample` that choose the weights of a training step."""
 
 
@@ -67,7 +67,8 @@ def listed_contradictions(spec: Spec) -> list[Contradiction]:
     """Return the contradictions that only samplings of evaluate.samplings have, each checked as if it were the main one."""
     if not spec.evaluate.samplings:
         return []
-    alone = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"samplings": []})})
+    alone = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"samplings": []}),
+                                    "sample": spec.sample.model_copy(update={"at": ["last"]})})  # of the last step alone
     kind, found = kind_of(spec), dict[Contradiction, None]()
     known = set(kind.contradictions(alone))
     for each in listed(spec):

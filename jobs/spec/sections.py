@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.quantities import clock, wall_time_s
+from jobs.spec.averages import average_problems
 from jobs.spec.features import metrics_beyond
 from jobs.spec.fields import (
     Compile,
@@ -24,6 +25,7 @@ from jobs.spec.fields import (
     OfAllSamplings,
     OneOf,
     Seed,
+    SigmaRel,
     Text,
     TrainingStep,
     WallTime,
@@ -83,6 +85,11 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     ema_rate: Annotated[list[EmaRate], Field(max_length=100)] = [0.9999]
+    ema_sigma_rel: Annotated[list[SigmaRel], Field(max_length=4)] = []
+    """Lengths of power-function averages that training tracks besides, such as [0.05, 0.1] (Karras et al. 2024). Snapshots of
+    them give averages of other lengths after training: sample.ema_sigma_rel."""
+    ema_snapshots: Annotated[Count, Field(le=64)] = 16
+    """How many snapshots of those averages, evenly over training; each is kept for good."""
     precision: Precision = "fp32"
     compile: Compile = False
     """torch.compile of the network; max-autotune also tries several kernels, and uses CUDA graphs on a GPU."""
@@ -96,6 +103,7 @@ class Train(Section):
 
 
 class Sample(Section):
+    younger = frozenset({"ema_sigma_rel"})
     num_samples: Annotated[Count, OfAllSamplings("metrics of unlike numbers of samples do not compare")] = 50_000
     batch_size: Annotated[Count, OfAllSamplings("equal noise at every point needs chunks of one size")] = 500
     """Samples in one chunk: the unit of work and of file, and part of what makes samples repeatable to the byte.
@@ -108,6 +116,8 @@ class Sample(Section):
     """As train.compile. With max-autotune samples depend on which kernels were found fastest."""
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the weights as trained."""
+    ema_sigma_rel: SigmaRel | None = None
+    """An average of this length instead, made of the snapshots of train.ema_sigma_rel; ema_rate then has no effect."""
     seed: Seed = 0
     at: Annotated[list[TrainingStep], Field(max_length=1000),
                   OfAllSamplings("evaluate.samplings samples the last step's weights")] = ["last"]
@@ -243,7 +253,13 @@ def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
     if isinstance(train.gradient_checkpointing, list) and resolutions:
         found += [("train.gradient_checkpointing", not_a_resolution(size, resolutions))
                   for size in train.gradient_checkpointing if size not in resolutions]
-    if sample.ema_rate is not None and sample.ema_rate not in train.ema_rate:
+    if len({*train.ema_sigma_rel}) < len(train.ema_sigma_rel):
+        found.append(("train.ema_sigma_rel", f"{train.ema_sigma_rel} has an average twice"))
+    elif sample.ema_sigma_rel is not None:
+        steps = dict.fromkeys([train.iterations, *(step for step in sample.at if step != "last" and step < train.iterations)])
+        found += [("sample.ema_sigma_rel", problem) for problem in average_problems(
+            train.iterations, train.ema_sigma_rel, train.ema_snapshots, sample.ema_sigma_rel, list(steps))]
+    elif sample.ema_rate is not None and sample.ema_rate not in train.ema_rate:
         found.append(("sample.ema_rate", f"{sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
     features = spec.evaluate.features
     found += [("evaluate.metrics", f"{metric} needs more than features: {features} has; use classifier or a TorchScript file")

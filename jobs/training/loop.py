@@ -12,12 +12,13 @@ from jobs.run.board import Board
 from jobs.run.directory import RunDir
 from jobs.run.preflight import check_same_data
 from jobs.run.progress import Progress, note
+from jobs.spec.averages import snapshot_steps
 from jobs.spec.samplings import samplings
 from jobs.spec.sections import batch_contradictions
 from jobs.training.batches import Batches
 from jobs.training.divergence import check_steps, check_weights
 from jobs.training.log import Log
-from jobs.training.state import new_state, resume, save
+from jobs.training.state import keep_snapshot, new_state, resume, save
 from jobs.training.step import TrainingState, train_step
 
 
@@ -56,6 +57,7 @@ def _train(run: RunDir, group: Group, interruption: Interruption, progress: Prog
     log = Log(state, board, progress, step)
     agreement = Agreement(interruption)
     sampled = {sampling.step for sampling in samplings(spec)}  # the last step is among them
+    snapshots = snapshot_steps(settings.iterations, settings.ema_snapshots) if settings.ema_sigma_rel else []
     outcome, saved = "done", step
     try:
         for examples in Batches(spec, data, group)(step, settings.iterations):
@@ -69,6 +71,10 @@ def _train(run: RunDir, group: Group, interruption: Interruption, progress: Prog
             if log.is_due(step):
                 check_steps(run, state, result, step, saved)
                 log.write(result, step)
+            if step in snapshots:
+                check_weights(run, state, step, saved)
+                progress.prepare("keeping a snapshot of the averages")
+                keep_snapshot(state, run, step)
             if step % settings.save_interval == 0 or step in sampled:
                 check_weights(run, state, step, saved)
                 progress.prepare("saving a checkpoint")

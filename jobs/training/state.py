@@ -16,7 +16,9 @@ from jobs.randomness import derived_seed
 from jobs.run.checkpoints import Checkpoint, load_weights, newest_checkpoint, save_checkpoint, weights_name
 from jobs.run.directory import RunDir
 from jobs.run.progress import note
+from jobs.run.snapshots import discard_later, save_snapshot
 from jobs.run.start_weights import recorded_start
+from jobs.spec.averages import average_names
 from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec
 from jobs.training.gradient_noise import GradientNoise
@@ -37,8 +39,8 @@ def _part(network: nn.Module, averaged: bool, spec: Spec, group: Group) -> Part:
     ddp = DistributedDataParallel(compiled(network, spec, group), device_ids=device_ids, gradient_as_bucket_view=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(group.device.type, enabled=spec.train.precision == "fp16")
-    averages = {str(rate): {key: value.detach().clone() for key, value in network.named_parameters()}
-                for rate in spec.train.ema_rate if averaged}
+    averages = {rate: {key: value.detach().clone() for key, value in network.named_parameters()}
+                for rate in average_names(spec.train.ema_rate, spec.train.ema_sigma_rel) if averaged}
     none = torch.zeros((), dtype=torch.int64, device=group.device)
     return Part(network, ddp, optimizer, scaler, averages, bad_steps=none, skipped=none.clone())
 
@@ -65,6 +67,7 @@ def resume(state: TrainingState, run: RunDir) -> int:
     """
     checkpoint: Checkpoint | None = on_main(lambda: newest_checkpoint(run, report=note))
     settle_buckets(state)
+    on_main(lambda: discard_later(run, checkpoint.step if checkpoint else 0))
     if checkpoint is None:
         start_from_file(state, run)
         return 0
@@ -85,6 +88,7 @@ def resume(state: TrainingState, run: RunDir) -> int:
         part.skipped.fill_(saved.get("skipped", saved["bad_steps"])[name])
     state.kind.load_state_dict(saved["kind"])
     state.noise = GradientNoise(**saved["gradient_noise"])
+    state.snapshots = dict(checkpoint.snapshots)
     if state.group.is_main:
         note(f"resuming from {checkpoint.path}")
     return checkpoint.step
@@ -138,4 +142,13 @@ def save(state: TrainingState, run: RunDir, step: int) -> None:
                 "skipped": {name: int(part.skipped) for name, part in parts.items()},
                 "kind": state.kind.state_dict(), "gradient_noise": vars(state.noise)}
     weights = {name: {None: part.network.state_dict(), **part.averages} for name, part in parts.items()}
-    save_checkpoint(run, step, weights, training)
+    save_checkpoint(run, step, weights, training, state.snapshots)
+
+
+def keep_snapshot(state: TrainingState, run: RunDir, step: int) -> None:
+    """Keep the power-function averages after `step` updates for good. The main rank alone writes."""
+    if not state.group.is_main:
+        return
+    names = average_names([], state.spec.train.ema_sigma_rel)
+    averages = {network: {name: part.averages[name] for name in names} for network, part in state.parts.items() if part.averages}
+    state.snapshots[step] = save_snapshot(run, step, averages)

@@ -17,6 +17,7 @@ from jobs.kinds.protocol import Draw, Examples, Inputs, Network, Trainable, micr
 from jobs.parallel.group import Group
 from jobs.parallel.precision import autocasting
 from jobs.randomness import derived_seed
+from jobs.spec.averages import rate_at
 from jobs.spec.kinds import MODEL
 from jobs.spec.sections import Spec, Train
 from jobs.training.batches import share_of
@@ -32,7 +33,7 @@ class Part:
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     averages: dict[str, dict[str, Tensor]]
-    """Moving averages of the parameters, by rate as text, such as "0.9999"."""
+    """Moving averages of the parameters, by name (jobs.spec.averages): "0.9999" or "sigma_rel-0.05"."""
     bad_steps: Tensor
     """int64 [] on the device: how many of the latest updates in a row had a gradient that was not finite, and were skipped."""
     skipped: Tensor
@@ -53,6 +54,8 @@ class TrainingState:
     parts: dict[str, Part]
     """By name of the network."""
     noise: GradientNoise = field(default_factory=GradientNoise)
+    snapshots: dict[int, str] = field(default_factory=dict)
+    """The snapshots so far, on the main rank; see `Checkpoint.snapshots`."""
 
     def draw(self, step: int) -> Draw:
         """Return the randomness of training step `step`, counted from 0."""
@@ -104,8 +107,8 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
         losses |= {term_name(name, key): torch.cat([each[key] for each in terms]) for key in terms[0]}
         grad_norms[name] = apply_gradients(part, train)
         bad = (part.bad_steps > 0).float()
-        for rate, average in part.averages.items():
-            update_ema(list(average.values()), part.parameters, float(rate), skip=bad)
+        for average, values in part.averages.items():
+            update_ema(list(values.values()), part.parameters, rate_at(average, step), skip=bad)
     kind.learn(inputs, losses)
     return StepResult(inputs, losses, grad_norms)
 

@@ -248,11 +248,13 @@ def import_(checkpoint: Path, spec: Path, step: int | None, overrides: tuple[str
 @RUN
 @OUTPUT
 @click.option("--ema-rate", type=float, help="The average to export.  [default: the spec's sample.ema_rate]")
+@click.option("--ema-sigma-rel", type=float, help="A power-function average of this length instead, made of the run's snapshots.")
 @click.option("--raw", is_flag=True, help="Export the weights themselves, not an average.")
-def export(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
+@click.option("--at", "step", type=click.IntRange(1), metavar="STEP", help="Training step.  [default: the last one]")
+def export(run: Path, output: Path, ema_rate: float | None, ema_sigma_rel: float | None, raw: bool, step: int | None) -> None:
     """Write the weights of RUN to OUTPUT: .safetensors with the spec inside, or .pt as the reference code reads it."""
     from slurm.cli.weights import export_run
-    export_run(run, output, ema_rate, raw)
+    export_run(run, output, ema_rate, ema_sigma_rel, raw, step)
 
 
 cli.add_command(data)

@@ -24,6 +24,9 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
     if earlier := [step for step in study.runs[0].spec.sample.at if step not in ("last", last)]:
         raise UserError(f"{spec}: sample.at names step {', '.join(map(str, earlier))}, but an imported run has weights of its "
                         f"last step alone, {last}; give sample.at=[last]")
+    if study.runs[0].spec.train.ema_sigma_rel:
+        raise UserError(f"{spec}: train.ema_sigma_rel: such averages begin with the first step of training and have snapshots on "
+                        "the way, and imported weights have neither; leave train.ema_sigma_rel out")
     found = open_weights(checkpoint, study.runs[0].spec, read)
     notes = [f"{checkpoint}: {note}" for note in found.notes] + check_step(found, checkpoint, study.runs[0].spec, step)
     run = freeze(study, runs_folder)[0]
@@ -37,12 +40,17 @@ def import_run(checkpoint: Path, spec: Path, overrides: Sequence[str], runs_fold
     print(f"{run.path}: imported; `{again}` samples and evaluates it")
 
 
-def export_run(run: Path, output: Path, ema_rate: float | None, raw: bool) -> None:
-    """Write weights of `run` to `output`: the average of `ema_rate` (None: the spec's sample.ema_rate), or the raw ones."""
+def export_run(run: Path, output: Path, ema_rate: float | None, sigma_rel: float | None, raw: bool, step: int | None) -> None:
+    """Write weights of `run` to `output`: the average of one of the rates, or the raw ones; by default as the spec samples.
+
+    `step`: of which checkpoint; None: the last one.
+    """
     from jobs.kinds.weight_files import export_weights
-    if raw and ema_rate is not None:
-        raise UserError("--raw and --ema-rate exclude each other")
+    if raw + (ema_rate is not None) + (sigma_rel is not None) > 1:
+        raise UserError("--raw, --ema-rate and --ema-sigma-rel exclude each other")
     directory = RunDir(run)
-    rate = None if raw else ema_rate if ema_rate is not None else directory.spec.sample.ema_rate
-    export_weights(directory, output, rate)
+    sample = directory.spec.sample
+    if not raw and ema_rate is None and sigma_rel is None:
+        ema_rate, sigma_rel = sample.ema_rate, sample.ema_sigma_rel
+    export_weights(directory, output, ema_rate, sigma_rel=sigma_rel, step=step)
     print(output)

@@ -76,7 +76,7 @@ class DiffusionTrain(Train):
 
 
 class DiffusionSample(Sample):
-    younger = frozenset({"dynamic_thresholding_ratio"})
+    younger = Sample.younger | {"dynamic_thresholding_ratio"}
 
     sampler: Annotated[str, OneOf(SAMPLERS)] = "ancestral"
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0

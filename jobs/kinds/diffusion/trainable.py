@@ -16,6 +16,7 @@ from jobs.kinds.diffusion.previews import STRIP, denoising_preview, noising_prev
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.kinds.protocol import Draw, Examples, Preview, Weights
 from jobs.parallel.group import gather_rows
+from jobs.spec.averages import average_names
 from jobs.spec.kinds import MODEL
 
 
@@ -89,5 +90,5 @@ class DiffusionTrainable:
 
     def previews(self, averages: Mapping[str, Weights]) -> dict[str, Preview]:
         samples, strip = denoising_preview(self.spec, self.network, averages[MODEL], self.device)
-        rate = self.spec.train.ema_rate[0]
-        return {f"samples_ema_{rate}": Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}
+        average = average_names(self.spec.train.ema_rate, self.spec.train.ema_sigma_rel)[0]
+        return {f"samples_ema_{average}": Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}
