@@ -49,6 +49,7 @@ def _run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     outlive_output()
     os.environ[ATTEMPT] = meeting
     run = RunDir(Path(run_path))
+    run = run.trainer if stage == STAGES[0] else run
     meeting_file = run.path / f".meeting-{meeting}"
     try:
         state, message = _in_group(stage, run, meeting_file, interruption), ""

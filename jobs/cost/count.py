@@ -96,11 +96,16 @@ def run_cost(spec: Spec) -> Cost:
     )
 
 
-def stored_bytes(spec: Spec) -> int:
+def stored_bytes(spec: Spec, trains_for: Sequence[Spec] | None = ()) -> int:
     """Count the bytes that a run leaves on disk: the kept checkpoints, the snapshots of averages, and all samples as chunks,
-    samples.h5 and one .npz."""
+    samples.h5 and one .npz.
+
+    `trains_for`: the specs of the runs that share the run's training; None where another run trains for this one.
+    """
     cost, sampled = run_cost(spec), samplings(spec)
-    kept = 2 + len({sampling.step for sampling in sampled})
+    if trains_for is None:
+        return (2 * len(sampled) + 1) * cost.samples_bytes
+    kept = 2 + len({sampling.step for each in (spec, *trains_for) for sampling in samplings(each)})
     kept += spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
     snapshots = len(snapshot_steps(spec.train.iterations, spec.train.ema_snapshots))
     return kept * cost.checkpoint_bytes + snapshots * cost.snapshot_bytes + (2 * len(sampled) + 1) * cost.samples_bytes

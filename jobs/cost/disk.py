@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs.cost.count import stored_bytes
 from jobs.errors import UserError
 from jobs.quantities import size
+from jobs.run.study.sharing import shared_in
 from jobs.spec.sections import Spec
 
 
@@ -17,13 +18,22 @@ def check_disk(specs: Mapping[str, Spec], study: Path) -> str:
 
     Raises UserError where the runs will write more than is free.
     """
-    wanted = sum(max(stored_bytes(spec) - bytes_below(study / name), 0) for name, spec in specs.items())
+    wanted = sum(max(stored - bytes_below(study / name), 0) for name, stored in bytes_by_run(specs).items())
     existing = next(parent for parent in (study, *study.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:
         raise UserError(f"{study}: the runs will store about {size(wanted)} more, but {size(free)} are free there; free some "
                         "space, lower sample.num_samples, raise train.keep_interval, or choose another folder (--runs)")
     return f"about {size(wanted)} more on disk ({size(free)} free)"
+
+
+def bytes_by_run(specs: Mapping[str, Spec]) -> dict[str, int]:
+    """Bytes that each run leaves on disk, by name. The checkpoints of a training that runs share count once."""
+    shared = shared_in(specs)
+    trained_for: dict[str, list[Spec]] = {}
+    for name, trainer in shared.items():
+        trained_for.setdefault(trainer, []).append(specs[name])
+    return {name: stored_bytes(spec, None if name in shared else trained_for.get(name, [])) for name, spec in specs.items()}
 
 
 def bytes_below(folder: Path) -> int:

@@ -12,7 +12,8 @@ from jobs.cost.bench.file import Bench, batch_in_network
 from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
 from jobs.spec.kinds import OwnNumber, kind_of
 from jobs.spec.precisions import Precision
-from jobs.spec.samplings import by_weights, samplings, with_sampling
+from jobs.spec.sampling_names import in_words
+from jobs.spec.samplings import Sampling, by_weights, differing, samplings, with_sampling
 from jobs.spec.sections import Spec, ranks_to_use
 
 START_S = 60.0  # allowed in each job for loading torch, meeting the other ranks and reading the data
@@ -38,6 +39,18 @@ class StagePlan:
     """One sentence for each setting that was not measured as the spec has it."""
 
 
+@dataclass(frozen=True)
+class SamplingPlan:
+    """One sampling of a run."""
+
+    name: str
+    """The step, and what differs from the main sampling."""
+    evaluations: int
+    """Of the network, for one sample."""
+    seconds: Band
+    """With the ranks of the stage for this sampling alone."""
+
+
 def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float]) -> dict[str, StagePlan]:
     """Plans by stage. `usable_s`: by stage, the seconds of work in one job.
 
@@ -60,11 +73,24 @@ def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     """Ranks take chunk after chunk; a chunk that is interrupted is resumed in the middle."""
     ranks, sample = spec.resources.sample.world_size, spec.sample
     step, assumed = seconds_per_image(spec, bench, "sample", sample.precision, min(sample.batch_size, sample.num_samples))
-    work = chunk_steps(spec)
+    work = chunk_steps(spec, bench)
     seconds = step * longest_queue(work, ranks)
     least = fewest_ranks(lambda number: step.median * longest_queue(work, number) <= usable_s, len(work))
     return StagePlan("sample", ranks, seconds, usable_s, jobs_for(seconds, usable_s), step * max(work), len(work), least,
                      tuple(assumed))
+
+
+def plan_samplings(spec: Spec, bench: Bench) -> list[SamplingPlan]:
+    """Plan each sampling of a run, in the order of evaluation.json. Raises UserError as `plan_run` does."""
+    sample, ranks = spec.sample, spec.resources.sample.world_size
+    step, _ = seconds_per_image(spec, bench, "sample", sample.precision, min(sample.batch_size, sample.num_samples))
+    found, last = [], spec.train.iterations
+    for sampling in samplings(spec):
+        words = [in_words(differing(spec, sampling)) or "main settings",
+                 *([f"step {sampling.step:,}"] if sampling.step != last else [])]
+        found.append(SamplingPlan(", ".join(words), kind_of(spec).evaluations(with_sampling(spec, sampling)),
+                                  step * longest_queue(chunks_of(spec, sampling, bench), ranks)))
+    return found
 
 
 def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
@@ -98,19 +124,28 @@ _STAGES = {"train": plan_train, "sample": plan_sample, "evaluate": plan_evaluate
 
 # The work to do
 
-def chunk_steps(spec: Spec) -> list[int]:
+def chunk_steps(spec: Spec, bench: Bench) -> list[float]:
     """Image-steps of every chunk of every sampling, in the order in which ranks take chunks (`jobs.sampling.loop`)."""
-    sample = spec.sample
+    return [steps for sampling in by_weights(spec) for steps in chunks_of(spec, sampling, bench)]
+
+
+def chunks_of(spec: Spec, sampling: Sampling, bench: Bench) -> list[float]:
+    """Image-steps of every chunk of one sampling. Where its precision is another, they count by what these steps take."""
+    own, sample = with_sampling(spec, sampling), spec.sample
     sizes = [min(sample.batch_size, sample.num_samples - first) for first in range(0, sample.num_samples, sample.batch_size)]
-    return [size * kind_of(spec).evaluations(with_sampling(spec, sampling))
-            for sampling in by_weights(spec) for size in sizes]
+    pace = 1.0
+    if own.sample.precision != sample.precision:
+        ours, main = (seconds_per_image(spec, bench, "sample", precision, sizes[0])[0].median
+                      for precision in (own.sample.precision, sample.precision))
+        pace = ours / main
+    return [size * kind_of(spec).evaluations(own) * pace for size in sizes]
 
 
-def longest_queue(work: Sequence[int], ranks: int) -> int:
+def longest_queue(work: Sequence[float], ranks: int) -> float:
     """The sum of the pieces of the last of `ranks` to end, where a rank that is free takes the next piece of `work`."""
     if ranks >= len(work):
         return max(work)
-    busy_until = [0] * ranks
+    busy_until = [0.0] * ranks
     for piece in work:
         heapq.heapreplace(busy_until, busy_until[0] + piece)
     return max(busy_until)

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.cost.bench.file import Bench, network_fingerprint, read_bench
-from jobs.cost.count import stored_bytes
-from jobs.cost.plan import START_S, StagePlan, plan_run, seconds_per_step
+from jobs.cost.disk import bytes_by_run
+from jobs.cost.plan import START_S, SamplingPlan, StagePlan, plan_run, plan_samplings, seconds_per_step
 from jobs.cost.rates import NOTHING, Band
 from jobs.errors import UserError
 from jobs.quantities import plural, size, three_digits
+from jobs.run.study.sharing import shared_in
 from jobs.spec.reading.sweep import Study
 from jobs.spec.sections import Spec, StageResources, with_ends
 from jobs.spec.stages import STAGES
@@ -20,6 +21,10 @@ from jobs.storage.files import write_json
 @dataclass(frozen=True)
 class StudyPlan:
     runs: int
+    sharing: int
+    """Runs whose training another run does; it counts once."""
+    samplings: list[SamplingPlan]
+    """Of the first run."""
     stages: dict[StagePlan, int]
     """Number of runs that have a stage with this plan, in the order of the stages. Elastic stages have their most nodes here."""
     fewest: dict[StagePlan, int]
@@ -69,24 +74,29 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
     fewest: Counter[StagePlan] = Counter()
     paces = {}
     gpu_hours = cpu_hours = NOTHING
+    specs = {run.name: run.spec for run in study.runs}
+    shared = shared_in(specs)
     for run in study.runs:
+        own = STAGES[1:] if run.name in shared else STAGES
         resources = {stage: getattr(run.spec.resources, stage) for stage in STAGES}
         usable = {stage: usable_s(study, stage, each, signal_lead_s) for stage, each in resources.items()}
-        elastic = [stage for stage, each in resources.items() if each.is_elastic]
+        elastic = [stage for stage in own if resources[stage].is_elastic]
         planned = plan_run(_at_end(run.spec, 0), bench, usable)
-        stages.update(planned.values())
+        stages.update(planned[stage] for stage in own)
         if elastic:
             least = plan_run(_at_end(run.spec, -1), bench, usable)
             fewest.update(least[stage] for stage in elastic)
         # A speed to compare with is known where the number of ranks is.
         paces[run.name] = {stage: pace for stage, pace in seconds_per_step(run.spec, planned).items() if stage not in elastic}
-        for stage, each in resources.items():
+        for stage in own:
+            each = resources[stage]
             if each.gpus_per_node:
                 gpu_hours += planned[stage].seconds * (each.most_nodes * each.gpus_per_node / 3600)
             else:
                 cpu_hours += planned[stage].seconds * (each.world_size * each.threads / 3600)
-    stored = sum(stored_bytes(run.spec) for run in study.runs)
-    return StudyPlan(len(study.runs), _ordered(stages), _ordered(fewest), gpu_hours, cpu_hours, stored, paces)
+    stored = sum(bytes_by_run(specs).values())
+    return StudyPlan(len(study.runs), len(shared), plan_samplings(study.runs[0].spec, bench), _ordered(stages), _ordered(fewest),
+                     gpu_hours, cpu_hours, stored, paces)
 
 
 def _at_end(spec: Spec, which: int) -> Spec:
@@ -118,7 +128,9 @@ def remarks(plan: StudyPlan) -> list[str]:
                "give the stage more ranks, more time, or fewer nll_examples"] * any(stage.jobs is None for stage in both)
     elastic = ["a stage with a range of nodes has two rows, with the most and with the fewest; the totals are those with the "
                "most"] * bool(plan.fewest)
-    return [*(f"assumed, {', '.join(stages)}: {text}" for text, stages in stages_of.items()), *endless, *elastic,
+    shared = [f"{plural(plan.sharing, 'run')} differ{'s' if plan.sharing == 1 else ''} from another in nothing that training "
+              "depends on, and share its training, which counts once"] * bool(plan.sharing)
+    return [*shared, *(f"assumed, {', '.join(stages)}: {text}" for text, stages in stages_of.items()), *endless, *elastic,
             "longest piece: a chunk of samples, or a chain of bits/dim; one job: ranks with which the stage needs no requeue",
             f"not planned: queueing, saving, features of images; a job's start, {START_S:.0f} s, only where jobs are counted"]
 
@@ -134,7 +146,8 @@ def totals(plan: StudyPlan) -> str:
 def as_numbers(plan: StudyPlan, file: Path, bench: Bench) -> dict:
     """For scripts: seconds and hours as {low, median, high}."""
     stages, fewest = ([{**asdict(stage), "runs": runs} for stage, runs in each.items()] for each in (plan.stages, plan.fewest))
-    return {"bench": str(file), "made": bench.made, "device": bench.device, "runs": plan.runs, "stages": stages,
+    return {"bench": str(file), "made": bench.made, "device": bench.device, "runs": plan.runs, "sharing": plan.sharing,
+            "stages": stages, "samplings": [asdict(each) for each in plan.samplings],
             "fewest_nodes": fewest,
             "gpu_hours": asdict(plan.gpu_hours), "cpu_hours": asdict(plan.cpu_hours), "requeues": plan.requeues,
             "stored_bytes": plan.stored_bytes}

@@ -91,6 +91,8 @@ def read_run(path: Path, differs: dict[str, Any], left: bool = False) -> RunRepo
     report = RunReport(run, differs, left=left)
     if left:
         report.remarks.append("left the sweep, so it counts in no comparison")
+    if shares := run.shares:
+        report.remarks.append(f"samples from the training of {shares}, which it shares")
     if not os.path.isdir(path):
         report.remarks.append("its folder is missing")
         return report

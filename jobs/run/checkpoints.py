@@ -28,11 +28,11 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir, weights_name
 from jobs.run.directory import average_of as average_of  # for readers of weights
 from jobs.run.study.changes import FREE_TO_CHANGE, NEEDS_LENGTH
+from jobs.run.study.sharing import sampled_steps
 from jobs.spec.averages import described
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import MODEL
 from jobs.spec.reading.frozen import difference, dump, parse_frozen
-from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
 from jobs.storage.names import shortened
@@ -107,7 +107,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], spec: Spec, notes: d
 def _prune(run: RunDir, newest: int) -> None:
     """Remove old checkpoints. Ignore those after step `newest`: they are damaged, since training did not resume from them."""
     folders = [folder for folder in run.checkpoint_folders() if _step_of(folder) <= newest]
-    every, sampled = run.spec.train.keep_interval, {sampling.step for sampling in samplings(run.spec)}
+    every, sampled = run.spec.train.keep_interval, sampled_steps(run)
     for folder in folders[:-KEPT]:
         step = _step_of(folder)
         if not (step in sampled or every and step % every == 0):

@@ -38,6 +38,18 @@ def average_of(ema_rate: float | None) -> str | None:
     return None if ema_rate is None else str(ema_rate)
 
 
+def shares_of(run: Path) -> str | None:
+    """Return the name of the run whose training the run in the folder `run` shares; None where it has its own.
+
+    `checkpoints` is then a link, see jobs/run/study/sharing.py.
+    """
+    try:
+        parts = Path(os.readlink(run / "checkpoints")).parts
+    except OSError:
+        return None
+    return parts[1] if len(parts) == 3 and (parts[0], parts[2]) == ("..", "checkpoints") else None
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The directory runs/STUDY/RUN."""
@@ -45,6 +57,8 @@ class RunDir:
     path: Path
     known: Spec | None = field(default=None, compare=False, repr=False)
     """The spec, if the caller knows it: it will be frozen here, or equals the frozen spec."""
+    will_share: str | None = field(default=None, compare=False, repr=False)
+    """The run whose training this one will share, of a run that is not made yet."""
 
     @classmethod
     def expected(cls, path: Path, spec: Spec) -> "RunDir":
@@ -55,6 +69,17 @@ class RunDir:
     @property
     def spec_file(self) -> Path:
         return self.path / "spec.yaml"
+
+    @property
+    def shares(self) -> str | None:
+        """The name of the run of this study whose training this run shares; None where it has its own."""
+        return self.will_share or shares_of(self.path)
+
+    @property
+    def trainer(self) -> "RunDir":
+        """The run that trains the weights of this one: itself, or the one whose training it shares."""
+        name = self.shares
+        return self if name is None else RunDir(self.path.parent / name)
 
     @property
     def checkpoints(self) -> Path:

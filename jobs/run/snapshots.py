@@ -27,7 +27,7 @@ from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_jso
 
 def snapshot_folder(run: RunDir, step: int) -> Path:
     """Return the folder of the snapshot after `step` updates."""
-    return run.path / "snapshots" / f"step-{step:08}"
+    return run.trainer.path / "snapshots" / f"step-{step:08}"
 
 
 def save_snapshot(run: RunDir, step: int, averages: Mapping[str, Mapping[str, Weights]]) -> str:
@@ -47,7 +47,7 @@ def save_snapshot(run: RunDir, step: int, averages: Mapping[str, Mapping[str, We
 
 def discard_later(run: RunDir, step: int) -> None:
     """Remove the snapshots after `step` updates, from which training continues: they belong to steps that are done again."""
-    for folder in (run.path / "snapshots").glob("step-*"):
+    for folder in (run.trainer.path / "snapshots").glob("step-*"):
         number = folder.name.removeprefix("step-")
         if number.isdecimal() and int(number) > step:
             shutil.rmtree(folder)

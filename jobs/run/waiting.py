@@ -12,15 +12,24 @@ from jobs.spec.references import Reference, naming_fields, references
 from jobs.spec.sections import Spec
 from jobs.storage.files import read_bytes
 
+TRAINING = "training"
+"""The key of a reference that is none of the spec: to the run whose training is shared."""
+
 
 def named_run(run: RunDir, reference: Reference) -> RunDir:
     """Return the run that `run` names: beside it, or in another study."""
     return RunDir(run.path.parent / reference.run if reference.in_study else Path(reference.run))
 
 
+def references_of(run: RunDir) -> list[Reference]:
+    """Return the runs that the spec of `run` names, and the one whose training it shares."""
+    shares = run.shares
+    return [*references(run.spec), *([Reference(TRAINING, shares, "sample", "train")] if shares else [])]
+
+
 def waits_for(run: RunDir, stage: str) -> list[tuple[Reference, RunDir]]:
     """Return the runs that must do a stage before `stage` of `run` can start, without those that have done that stage."""
-    named = [(reference, named_run(run, reference)) for reference in references(run.spec) if reference.stage == stage]
+    named = [(reference, named_run(run, reference)) for reference in references_of(run) if reference.stage == stage]
     return [(reference, other) for reference, other in named
             if not (other.spec_file.is_file() and other.is_done(reference.needs))]
 
@@ -51,8 +60,9 @@ def named_by(runs: Collection[RunDir], studies: Path) -> list[tuple[RunDir, Refe
     names = {run.path.name for run in runs}
     for file in sorted(studies.glob("*/*/spec.yaml")):
         with suppress(OSError, ValueError, UserError):  # a spec that cannot be read starts no stage, and waits for no run
-            if names.isdisjoint(map(_last_word, read_bytes(file).decode("utf-8").splitlines())):
-                continue
+            text = read_bytes(file).decode("utf-8")
+            if names.isdisjoint(map(_last_word, text.splitlines())) and "\n  samplings: [{" not in text:
+                continue  # evaluate.samplings may name a run in the middle of its line
             other = RunDir(file.parent)
             found += [(wanted[path], each, other) for each in references(other.spec)
                       if (path := named_run(other, each).path.resolve()) in wanted]

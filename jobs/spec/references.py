@@ -15,9 +15,14 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel
 
 from jobs.spec.fields import File, is_name
-from jobs.spec.keys import sections_in
+from jobs.spec.keys import place_of, sections_in
+from jobs.spec.sampling_list import listed
+from jobs.spec.samplings import with_changes
 from jobs.spec.sections import Contradiction, Spec
 from jobs.spec.stages import STAGES
+
+SAMPLE = "sample"
+"""The stage and the section of the same name."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,15 @@ def references(spec: Spec) -> list[Reference]:
     """Return the runs that `spec` names."""
     if not naming_fields(type(spec)):  # large sweeps ask for each of their runs
         return []
-    return [Reference(key, run, key.split(".")[0] if key.split(".")[0] in STAGES else "train", needs)
-            for key, run, needs in _named(spec, "")]
+    named = dict.fromkeys((key, run, key.split(".")[0] if key.split(".")[0] in STAGES else STAGES[0], needs)
+                          for key, run, needs in _named(spec, ""))
+    known = {(run, needs) for _, run, stage, needs in named if stage == SAMPLE}
+    for each in listed(spec):  # what only these samplings need
+        for key, run, needs in _named(with_changes(spec, each.changes).sample, ""):
+            if (run, needs) not in known:
+                known.add((run, needs))
+                named[each.key(place_of(key)), run, SAMPLE, needs] = None
+    return [Reference(*each) for each in named]
 
 
 @cache

@@ -12,8 +12,8 @@ from jobs.run.board import Board
 from jobs.run.directory import RunDir
 from jobs.run.preflight import check_same_data
 from jobs.run.progress import Progress, note
+from jobs.run.study.sharing import sampled_steps
 from jobs.spec.averages import snapshot_steps
-from jobs.spec.samplings import samplings
 from jobs.spec.sections import batch_contradictions
 from jobs.training.batches import Batches
 from jobs.training.divergence import check_steps, check_weights
@@ -56,7 +56,7 @@ def _train(run: RunDir, group: Group, interruption: Interruption, progress: Prog
     progress.start(settings.iterations, step)
     log = Log(state, board, progress, step)
     agreement = Agreement(interruption)
-    sampled = {sampling.step for sampling in samplings(spec)}  # the last step is among them
+    sampled = sampled_steps(run)  # the last step is among them
     snapshots = snapshot_steps(settings.iterations, settings.ema_snapshots) if settings.ema_sigma_rel else []
     outcome, saved = "done", step
     try:

@@ -8,8 +8,9 @@ from rich.table import Table
 
 from jobs.cost.count import Cost, run_cost
 from jobs.kinds.start_fit import start_problems
-from jobs.quantities import amount, size
+from jobs.quantities import amount, plural, size
 from jobs.run.preflight import all_input_problems
+from jobs.run.study.sharing import shared_in
 from jobs.spec.kinds import kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump
@@ -34,9 +35,12 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
     cost = run_cost(first.spec)
     console().print(cost_table(first.spec, cost))
     if len(study.runs) > 1:
-        costs = [run_cost(run.spec) for run in study.runs]
-        total = sum(cost.training_flops + cost.sampling_flops + evaluation_flops(cost) for cost in costs)
+        costs, shared = [run_cost(run.spec) for run in study.runs], shared_in({run.name: run.spec for run in study.runs})
+        total = sum(cost.training_flops * (run.name not in shared) + cost.sampling_flops + evaluation_flops(cost)
+                    for run, cost in zip(study.runs, costs, strict=True))
         print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
+        if shared:
+            print(f"{plural(len(study.runs) - len(shared), 'training')}: {len(shared):,} of the runs share that of another")
     for note in study.notes:
         print(f"note: {note}")
     specs = [run.spec for run in study.runs]

@@ -105,13 +105,13 @@ def _packages(run: Path, remarks: list[str]) -> dict[str, Any]:
 
 def _data(run: Path, remarks: list[str]) -> dict[str, Any]:
     """The data set that the run was trained on. None before training."""
-    data = read_if_whole(run / "data.json", DataFile, remarks)
+    data = read_if_whole(RunDir(run).trainer.path / "data.json", DataFile, remarks)
     return {"data: images": data.images if data else None, "data: sha256": data.sha256[:12] if data else None}
 
 
 def _start(run: Path, remarks: list[str]) -> dict[str, Any]:
     """The weights that training started from. None for random ones."""
-    origin = read_if_whole(run / "provenance.json", ProvenanceFile, remarks) or ProvenanceFile()
+    origin = read_if_whole(RunDir(run).trainer.path / "provenance.json", ProvenanceFile, remarks) or ProvenanceFile()
     sha256 = origin.init_from.get("sha256")
     return {"start weights: sha256": str(sha256)[:12] if sha256 else None}
 

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from jobs.cost.bench.file import HOW, bench_to_plan_by, read_bench
+from jobs.cost.plan import SamplingPlan
 from jobs.cost.study_plan import StudyPlan, as_numbers, plan_study, remarks, totals
 from jobs.errors import UserError
 from jobs.quantities import count_span, plural, span
@@ -17,6 +18,7 @@ from slurm.cli.console import console
 from slurm.launch.profiles import load_profile
 
 MAX_ROWS = 12
+MAX_SAMPLINGS = 40
 
 
 def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cluster: str | None, as_json: bool) -> None:
@@ -37,9 +39,24 @@ def print_plan(path: Path, overrides: Sequence[str], bench_file: Path | None, cl
     screen.print(f"measured: {file} of {bench.made[:10]}: {bench.processor if bench.device == 'cpu' else bench.device}, torch "
                   f"{bench.torch}, {bench.spec}", soft_wrap=True)
     screen.print(plan_table(plan))
+    if len(plan.samplings) > 1:
+        print(f"samplings{f' of {study.runs[0].name}' if len(study.runs) > 1 else ''}:")
+        screen.print(samplings_table(plan.samplings))
     report = f"report: the last job, one process, at most {study.runs[0].spec.resources.of_report.time}"
     for line in (*remarks(plan), report, *(f"note: {note}" for note in study.notes), totals(plan)):
         screen.print(line, soft_wrap=True)
+
+
+def samplings_table(samplings: Sequence[SamplingPlan]) -> Table:
+    """One row for each sampling of a run: the evaluations of the network for one sample, and the time for all samples."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("sampling", "evaluations", "time", "quartiles"):
+        table.add_column(column, justify="left" if column == "sampling" else "right")
+    for each in samplings[:MAX_SAMPLINGS]:
+        table.add_row(each.name, f"{each.evaluations:,}", span(each.seconds.median), span(each.seconds.low, each.seconds.high))
+    if len(samplings) > MAX_SAMPLINGS:
+        table.add_row(f"... {len(samplings) - MAX_SAMPLINGS:,} more (--json)")
+    return table
 
 
 def plan_table(plan: StudyPlan) -> Table:

@@ -10,6 +10,7 @@ import click
 
 from jobs.errors import UserError
 from jobs.quantities import plural, size
+from jobs.run.directory import RunDir
 from jobs.run.study.removal import (
     Doomed,
     chosen_runs,
@@ -19,10 +20,12 @@ from jobs.run.study.removal import (
     lines_of,
     named_elsewhere,
     refuse_busy,
+    refuse_shared,
     remove_runs,
     remove_study,
     runs_of,
 )
+from jobs.run.study.sharing import names_of, needed_by
 from jobs.run.study.study_file import left_of
 from slurm.launch.records import changing_jobs, jobs_by_run, reports
 from slurm.launch.squeue import live_jobs
@@ -44,7 +47,7 @@ def remove(path: Path, wanted: Sequence[str], runs_folder: Path, left: bool, yes
         raise UserError("--left chooses the runs that left the sweep; do not name runs as well")
     if study.is_symlink() and not wanted and not left:
         return _remove_link(study, yes)
-    names = left_of(study) if left else chosen_runs(study, wanted) if wanted else runs_of(study)
+    names = _left(study) if left else chosen_runs(study, wanted) if wanted else runs_of(study)
     if left and not names:
         print(f"{study}: no run left the sweep")
         return 0
@@ -59,6 +62,15 @@ def remove(path: Path, wanted: Sequence[str], runs_folder: Path, left: bool, yes
         kept = remove_study(study)
         print(f"{study}: kept, with files that iddpm did not write: {', '.join(kept)}" if kept else f"{study}: removed")
     return 0
+
+
+def _left(study: Path) -> list[str]:
+    """Return the runs that left the sweep, without those whose training others share; name these."""
+    names = left_of(study)
+    kept = needed_by([RunDir(study / name) for name in names], names)
+    for name, others in kept.items():
+        print(f"{study / name}: stays, since its training is shared by {names_of(others)}")
+    return [name for name in names if name not in kept]
 
 
 def _study_and_runs(path: Path, wanted: Sequence[str], runs_folder: Path) -> tuple[Path, list[str]]:
@@ -82,6 +94,7 @@ def refuse(study: Path, names: Collection[str]) -> None:
                 raise UserError(f"{study}: the report's job {waiting[0].id} is in the queue; `iddpm cancel {study}` first")
         else:
             print("note: no SLURM here, so jobs of this study that wait in a queue are not known", file=sys.stderr)
+    refuse_shared(study, names)
     refuse_busy(study, names)
     if named := named_elsewhere(study, names):
         raise UserError("\n".join(f"{study / name}: run {other} names this run; remove that one first, or both together"

@@ -52,8 +52,12 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     print(f"{study.name}: {plural(len(runs), 'run')} in {runs_folder / study.name}", flush=True)
     if planned := plan_ahead(study, runs_folder / study.name, bench_to_plan_by(None), 0):
         print(planned, flush=True)
-    status, states = 0, {}
+    status, states = 0, dict[Path, str]()
     for run in runs:
+        if states.get(run.trainer.path) == "failed" and run.shares and not run.is_done(STAGES[0]):
+            print(f"{run.path.name}: left out, since the training failed that it shares with {run.shares}", flush=True)
+            states[run.path] = "failed"
+            continue
         try:
             for stage in STAGES if only is None else (only,):
                 os.environ[FOLLOWED] = "1" if only is None and stage != STAGES[-1] else ""
@@ -94,7 +98,7 @@ def run_one_stage(path: Path, stage: str) -> int:
     outlive_output()
     run = RunDir(path)
     try:
-        _do(run, stage)
+        _do(run.trainer if stage == STAGES[0] else run, stage)
     except Interrupted as stopped:
         print(stopped, flush=True)
         return INTERRUPTED
@@ -105,7 +109,15 @@ def run_one_stage(path: Path, stage: str) -> int:
 
 
 def _do_with_named_runs(run: RunDir, stage: str) -> None:
-    """Do `stage` of `run`, and before it the stages of other runs of the study that it waits for."""
+    """Do `stage` of `run`, and before it the stages of other runs of the study that it waits for.
+
+    The training of a run that shares one is that of its trainer.
+    """
+    if stage == STAGES[0] and run.shares:
+        if not run.is_done(stage):
+            _do_with_named_runs(run.trainer, stage)
+        print(f"{run.path.name:<9} {stage:<9} shared with {run.shares}", flush=True)
+        return
     for reference, other in waits_for(run, stage):
         if reference.in_study:
             for earlier in STAGES[:STAGES.index(reference.needs) + 1]:

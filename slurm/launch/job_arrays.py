@@ -1,7 +1,7 @@
 """Plan the job arrays of a study: the elements of each, its dependencies, and how many elements may run at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 
@@ -66,6 +66,9 @@ class Chain:
     """Id of an array in the queue: element i of the first stage waits for element i of that array."""
     needs: Mapping[str, frozenset[Need]] = field(default_factory=dict)
     """What every run of the chain waits for before a stage, beside its own stages. Stages that wait for nothing may be absent."""
+    aligned: bool = False
+    """Whether each run waits before its first stage for its own one of the needs alone: element i for element i of an array in
+    the plan. So runs that share trainings wait for these."""
 
 
 def chains_of(left: Mapping[RunDir, tuple[Spec, Sequence[str]]], max_size: int,
@@ -78,9 +81,28 @@ def chains_of(left: Mapping[RunDir, tuple[Spec, Sequence[str]]], max_size: int,
     for run, (spec, stages) in left.items():
         key = tuple((stage, getattr(spec.resources, stage), (needs or {}).get((run, stage), frozenset())) for stage in stages)
         groups.setdefault(key, []).append(run)
-    return [Chain(tuple((stage, resources) for stage, resources, _ in key), tuple(runs[start:start + max_size]),
-                  needs={stage: needed for stage, _, needed in key if needed})
-            for key, runs in groups.items() for start in range(0, len(runs), max_size)]
+    return _aligned([Chain(tuple((stage, resources) for stage, resources, _ in key), tuple(runs[start:start + max_size]),
+                           needs={stage: needed for stage, _, needed in key if needed})
+                     for key, runs in groups.items() for start in range(0, len(runs), max_size)])
+
+
+def _aligned(chains: Sequence[Chain]) -> list[Chain]:
+    """Return the chains with runs that share the trainings of an array side by side: one such run of each in one array."""
+    place = {run: (number, element) for number, chain in enumerate(chains) if STAGES[0] in dict(chain.stages)
+             for element, run in enumerate(chain.runs)}
+    rows: dict[tuple, dict[int, RunDir]] = {}
+    for chain in chains:
+        trainer = chain.runs[0].trainer
+        if chain.runs[0].shares and chain.needs == {chain.stages[0][0]: frozenset([Need(trainer, STAGES[0])])}:
+            number, element = place[trainer]
+            for rank, run in enumerate(chain.runs):
+                rows.setdefault((number, chain.stages, rank), {})[element] = run
+    whole = {key: row for key, row in rows.items() if len(row) == len(chains[key[0]].runs) > 1}
+    taken = {run for row in whole.values() for run in row.values()}
+    rest = [replace(chain, runs=runs) for chain in chains if (runs := tuple(run for run in chain.runs if run not in taken))]
+    return rest + [Chain(stages, tuple(row[element] for element in sorted(row)), aligned=True,
+                         needs={stages[0][0]: frozenset(Need(run.trainer, STAGES[0]) for run in row.values())})
+                   for (_, stages, _), row in whole.items()]
 
 
 def build_arrays(chains: Sequence[Chain], report: StageResources, max_parallel: int | None,
@@ -99,6 +121,8 @@ def build_arrays(chains: Sequence[Chain], report: StageResources, max_parallel: 
     for number, stage in _in_order(chains):
         chain, resources = chains[number], dict(chains[number].stages)[stage]
         needed = chain.needs.get(stage, frozenset())
+        if chain.aligned and needed:
+            last[number], needed = places[next(iter(needed)).run, STAGES[0]][0], frozenset()
         for follow_up in range(follow_ups + 1):
             arrays.append(Array(
                 stage, resources, chain.runs, after_own=last.get(number),

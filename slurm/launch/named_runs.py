@@ -5,8 +5,8 @@ from functools import cache
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.run.waiting import named_run
-from jobs.spec.references import references
+from jobs.run.waiting import named_run, references_of
+from jobs.spec.stages import STAGES
 from slurm.launch.job_arrays import Need
 from slurm.launch.records import all_jobs
 from slurm.launch.squeue import Job
@@ -22,12 +22,14 @@ def needs(runs: Iterable[RunDir], planned: Mapping[RunDir, Sequence[str]],
     has_done = cache(lambda run, stage: run.spec_file.is_file() and run.is_done(stage))
     # The last job of a stage: where follow-ups resume it, the jobs before also end with success when they have saved.
     queue = cache(lambda study: {(run, stage): job for run, stage, job in all_jobs(study, live)})
+    trainers = {run: run.trainer for run in planned}  # some are not made yet
     found: dict[tuple[RunDir, str], frozenset[Need]] = {}
     missing: dict[str, None] = {}
     for run in runs:
-        for each in references(run.spec):
+        for each in references_of(run):
             other = named_run(run, each)
             other = other if each.in_study else RunDir(other.path.resolve())
+            other = trainers.get(other, other.trainer) if each.needs == STAGES[0] else other
             if each.stage not in planned[run] or has_done(other, each.needs):
                 continue
             job = queue(other.path.parent).get((other.path.name, each.needs))

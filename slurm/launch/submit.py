@@ -69,8 +69,10 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     profile = with_queue_limit(profile, limits)
     queued = {run for run, _ in jobs_by_run(folder, live)}
     notes = [f"note: {note}" for note in (*study.notes, left_note(study, runs_folder), avoided) if note]
-    redo = {change.run.path.name: change.redo for change in refuse_changes(study, runs_folder, queued) if change.redo}
-    arrays, waiting = arrays_for(folder, specs, live, profile, limits, options.max_parallel, redo)
+    changes = refuse_changes(study, runs_folder, queued)
+    redo = {change.run.path.name: change.redo for change in changes if change.redo}
+    shares = {change.run.path.name: change.shares for change in changes}
+    arrays, waiting = arrays_for(folder, specs, live, profile, limits, options.max_parallel, redo, shares)
     if variables := left_out([script(executor(array, folder, profile, "test", folder, None), 1) for array in arrays]):
         notes.append(f"note: {variables}")
     disk = check_disk(specs, folder)
@@ -101,10 +103,12 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
 
 
 def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profile: Profile, limits: Limits,
-               max_parallel: int | None, redo: Mapping[str, str] | None = None) -> tuple[list[Array], list[str]]:
+               max_parallel: int | None, redo: Mapping[str, str] | None = None,
+               shares: Mapping[str, str | None] | None = None) -> tuple[list[Array], list[str]]:
     """The arrays to submit now for these runs of the study in `folder`, and the runs that wait for the next wave.
 
-    `redo`: by run, the first stage whose results will not count any more, although they are still there.
+    `redo`: by run, the first stage whose results will not count any more, although they are still there. `shares`: the trainers
+    of runs that are not made yet. A trainer that is not among the runs, because it left the sweep, is trained all the same.
     Skips runs that have `live` jobs. Completes submissions that were interrupted. Stages wait for the runs that their specs
     name. Raises UserError as `build_arrays` and `needs` do.
     """
@@ -114,12 +118,15 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profi
     for name, spec in specs.items():
         if name in queued:
             continue
-        run = RunDir(folder / name, spec)
-        first = STAGES.index((redo or {}).get(name, STAGES[-1]))
-        stages = [stage for number, stage in enumerate(STAGES)
-                  if not (run.spec_file.is_file() and run.is_done(stage)) or name in (redo or {}) and number >= first]
+        run = RunDir(folder / name, spec, (shares or {}).get(name))
+        first, own = STAGES.index((redo or {}).get(name, STAGES[-1])), STAGES[1:] if run.shares else STAGES
+        stages = [stage for stage in own if not (run.spec_file.is_file() and run.is_done(stage))
+                  or name in (redo or {}) and STAGES.index(stage) >= first]
         if stages:
             left[run] = spec, stages
+    for trainer in [run.trainer for run in left if run.shares]:
+        if trainer.path.name not in specs and trainer.path.name not in queued and not trainer.is_done(STAGES[0]):
+            left[trainer] = trainer.spec, [STAGES[0]]
     waiting = _wait_for_room(folder, left, incomplete, live, profile)
     planned = {run: [stage for stage, _ in chain.stages] for chain in incomplete for run in chain.runs}
     planned |= {run: stages for run, (_, stages) in left.items()}

@@ -6,14 +6,15 @@ Made for studies of ten thousand runs: one call of squeue, at most one of sacct,
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.run.directory import MOST_SPEC_BYTES, RunDir
+from jobs.run.directory import MOST_SPEC_BYTES, RunDir, shares_of
 from jobs.run.failures import Failure
 from jobs.run.records import EvaluationFile, HeldFile, PlanFile, ProgressFile
+from jobs.run.study.sharing import names_of
 from jobs.run.study.study_file import left_words, study_as_found
 from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
@@ -33,6 +34,7 @@ STILL_S = 3600  # a stage that lives, but finishes no step for so long, waits fo
 NEXT_STAGE_S = 30  # `iddpm run` starts the next stage within this time
 NOT_STARTED = ("pending", "held", "stopped", "new", "unknown")  # states in which a stage may wait for another run
 IDLE = ("stopped", "new", "interrupted", "failed")  # states in which nothing happens to a run until a user asks for it
+SHARED = 5  # sentences about runs that share a training
 LOGS_READ = 100  # at most, to find out how jobs ended
 
 
@@ -77,6 +79,8 @@ class RunStatus:
     """Of an evaluated run: training steps that were skipped, because their gradient was not finite."""
     remarks: tuple[str, ...] = ()
     """The run's files that cannot be read, and why."""
+    shares: str | None = None
+    """The run whose training this run shares; None where it has its own."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
     planned = plan.seconds_per_step if plan else {}
     runs = [run_status(RunDir(study / name), {stage: jobs[name, stage] for stage in STAGES if (name, stage) in jobs}, live,
                        planned.get(name, {})) for name in names]
+    runs = [replace(run, shares=shares) if (shares := shares_of(study / run.run)) else run for run in runs]
+    notes += shared_notes(runs)
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
     notes += bad_nodes_notes(study)
@@ -133,6 +139,16 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
         runs = [replace(run, state="left", failure=None) if run.run in left and run.state in IDLE else run for run in runs]
     held = read_if_whole(study / "held.json", HeldFile, notes)
     return StudyStatus(study, with_waits(runs, study), held, notes)
+
+
+def shared_notes(runs: Sequence[RunStatus]) -> list[str]:
+    """Return a sentence for each run that trains for others."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if run.shares:
+            found.setdefault(run.shares, []).append(run.run)
+    notes = [f"one training: that of {trainer}, shared by {names_of(others)}" for trainer, others in found.items()]
+    return notes[:SHARED] + ([f"... and {len(notes) - SHARED:,} more trainings that runs share"] if len(notes) > SHARED else [])
 
 
 def stage_jobs(study: Path, submissions: list[Submission], live: Mapping[str, Job]) -> dict[tuple[str, str], StageJob]:
@@ -198,7 +214,7 @@ def _evaluated(run: RunDir, evaluation: EvaluationFile, failure: Failure | None,
 
 def _stage(run: RunDir, progress: ProgressFile | None, remarks: list[str]) -> str:
     """The first stage that is not done. progress.json often answers without a look at checkpoints and samples."""
-    began = progress.stage if progress else STAGES[0]
+    began = progress.stage if progress else STAGES[1] if run.shares else STAGES[0]
     for stage in STAGES[STAGES.index(began):]:
         if progress and stage == began:
             if progress.state != "done" and not (_is_silent(progress) and _is_done(run, stage, remarks)):

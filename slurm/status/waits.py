@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import MOST_SPEC_BYTES, RunDir
-from jobs.run.waiting import named_run
+from jobs.run.waiting import TRAINING, named_run
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.frozen import parse_frozen
 from jobs.spec.references import Reference, naming_fields, references
@@ -28,7 +28,7 @@ def unmet(study: Path, stages: Mapping[str, str | None], waiting: Iterable[str])
         stage = stages.get(reference.run, STAGES[0])
         return stage is None or STAGES.index(stage) > STAGES.index(reference.needs)
 
-    found = {run: tuple(reference for reference in _named_in(study / run / "spec.yaml")
+    found = {run: tuple(reference for reference in _named_by(RunDir(study / run))
                         if reference.stage == stages[run] and not is_met(run, reference)) for run in waiting}
     return {run: named for run, named in found.items() if named}
 
@@ -38,6 +38,12 @@ def _is_done(run: RunDir, stage: str) -> bool:
         return run.is_done(stage)
     except (UserError, OSError):  # there is no such run (here), or its spec is damaged
         return False
+
+
+def _named_by(run: RunDir) -> tuple[Reference, ...]:
+    """As `references_of`, without the parser of YAML where the spec names no run."""
+    shares = run.shares
+    return (*_named_in(run.spec_file), *([Reference(TRAINING, shares, STAGES[1], STAGES[0])] if shares else []))
 
 
 def _named_in(file: Path) -> tuple[Reference, ...]:
@@ -53,6 +59,6 @@ def _references(text: str) -> tuple[Reference, ...]:
     kind = re.search(r"^kind: (\S+)$", text, re.M)
     fields = naming_fields(kind_named(kind[1]).resolved) if kind and kind[1] in KINDS else ()
     # jobs.spec.reading.frozen.dump wrote the text: one field a line.
-    if not any(re.search(rf"^ *{field}: (?!null$)", text, re.M) for field in fields):
+    if not any(re.search(rf"(^ *|[{{ ]){field}: (?!null\b)", text, re.M) for field in fields):
         return ()
     return tuple(references(parse_frozen(text, "spec.yaml")))

@@ -46,7 +46,11 @@ class Change:
     regather: bool = False
     """Whether samples.h5 holds another number of samples than the spec asks for now."""
     careful: bool = False
-    """Whether no stage of the run may be at work, since it would not know of the change."""
+    """Whether no stage of the run, or of the run that trains for it, may be at work, since it would not know of the change."""
+    longer: bool = False
+    """Whether the number of training steps changes."""
+    shares: str | None = None
+    """Of a new run, the run whose training it shares; see jobs/run/study/sharing.py."""
 
     @property
     def writes(self) -> bool:
@@ -78,7 +82,7 @@ def planned_change(run: RunDir, spec: Spec) -> Change:
                             "keeps its number of steps and samples. Give the study another name")
     unsaved = old.sample.at != spec.sample.at and reached < old.train.iterations
     return Change(run, spec, redo=redo, keeps=keeps, regather=regather,
-                  careful=longer or unsaved or old.sample.num_samples != spec.sample.num_samples)
+                  careful=longer or unsaved or old.sample.num_samples != spec.sample.num_samples, longer=longer)
 
 
 def _length_problems(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterator[str]:
@@ -89,7 +93,7 @@ def _length_problems(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterato
     what = f"train.iterations: {before} -> {after}"
     if after < reached:
         yield (f"{what}: training is at step {reached} already, and cannot be shortened; `sample.at` takes samples of earlier "
-               f"steps, here of {_steps_there(run)}. Or give the study another name")
+               f"steps, here of {steps_there(run)}. Or give the study another name")
     for key, reason in NEEDS_LENGTH.items():
         if value_at(old, key):
             yield f"{what}: {reason}, so the {reached} steps that were trained belong to {before}. Give the study another name"
@@ -106,10 +110,10 @@ def _missing_steps(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterator[
     if gone:
         later = ", and later steps" if reached < new.train.iterations else ""
         yield (f"sample.at: no checkpoint of step {', '.join(map(str, gone))} is there any more, and training is at step "
-               f"{reached}. sample.at can name {_steps_there(run)}{later}")
+               f"{reached}. sample.at can name {steps_there(run)}{later}")
 
 
-def _steps_there(run: RunDir) -> str:
+def steps_there(run: RunDir) -> str:
     """Return the steps whose checkpoints are there, in words."""
     steps = [folder.name.removeprefix("step-").lstrip("0") for folder in run.checkpoint_folders()]
     return f"step {', '.join(steps)}" if steps else "no step"
@@ -158,7 +162,7 @@ def make_room(change: Change) -> Spec:
     if change.regather:
         for file in [*_sampled(run), run.samples / "samples.npz", run.samples_png, run.samples / "samples-grid.png"]:
             file.unlink(missing_ok=True)
-    if change.redo == "train":
+    if change.redo == "train" and not run.shares:
         set_back(run.progress, "train", run.trained_steps(), spec.train.iterations, "steps")
     else:
         set_back(run.progress, "sample", 0, spec.sample.num_samples, "samples")

@@ -1,6 +1,7 @@
 """Write the specs of a study's runs into their directories, and refuse specs that would change existing results."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jobs.errors import UserError
@@ -8,6 +9,7 @@ from jobs.run.directory import RunDir
 from jobs.run.provenance import provenance
 from jobs.run.start_weights import origin
 from jobs.run.study.changes import Change, make_room, planned_change
+from jobs.run.study.sharing import link, with_trainers
 from jobs.run.study.study_file import changing, is_recorded, record_study
 from jobs.spec.reading.frozen import dump
 from jobs.spec.reading.sweep import Study
@@ -26,11 +28,27 @@ def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()
         if change.redo and run.name in queued:
             raise UserError(f"{study.source}: run {change.run.path} has jobs in the queue, which rely on the old number of steps "
                             f"or samples; `iddpm cancel {change.run.path}` first, or wait for them")
-        if change.careful:
-            with change.run.exclusively():  # a busy run raises here, before anything is written
-                pass
         changes.append(change)
+    try:
+        changes = with_trainers(changes, runs_folder / study.name)
+    except UserError as error:
+        raise UserError(f"{study.source}: {error}") from error
+    for change in changes:
+        if change.careful:
+            with _undisturbed(change):  # a busy run raises here, before anything is written
+                pass
     return changes
+
+
+@contextmanager
+def _undisturbed(change: Change) -> Iterator[None]:
+    """Lock the run, and the run that trains for it, as far as they exist. Raises Busy where a stage is at work."""
+    trainer = RunDir(change.run.path.parent / change.shares) if change.shares else change.run.trainer
+    with ExitStack() as held:
+        for run in dict.fromkeys([change.run, trainer]):
+            if run.spec_file.is_file():
+                held.enter_context(run.exclusively())
+        yield
 
 
 def _planned(study: Study, run: RunDir, spec: Spec) -> Change:
@@ -50,17 +68,22 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
         return [RunDir(change.run.path) for change in changes]
     with changing(make_dir(runs_folder / study.name)):
         # Another process may have been faster. What is planned again are the changes that would harm its runs.
-        changes = [change if not (change.is_new or change.careful) else
-                   _planned(study, RunDir.expected(change.run.path, run.spec), run.spec)
-                   for change, run in zip(changes, study.runs, strict=True)]
+        changes = with_trainers([change if not (change.is_new or change.careful) else
+                                 _planned(study, RunDir.expected(change.run.path, run.spec), run.spec)
+                                 for change, run in zip(changes, study.runs, strict=True)], runs_folder / study.name)
         came_from = provenance()
         files = {change.run.path / "provenance.json": json_text(came_from | origin(change.spec))
                  for change in changes if change.is_new}
         for change in changes:
             if change.is_new:
+                link(change.run.path, change.shares)
+            if change.is_new and change.careful:
+                with _undisturbed(change):
+                    write_texts({change.run.spec_file: dump(change.spec)})
+            elif change.is_new:
                 files[change.run.spec_file] = dump(change.spec)
             elif change.careful:
-                with change.run.exclusively():
+                with _undisturbed(change):
                     write_text(change.run.spec_file, dump(make_room(change)))
             elif change.writes:
                 files[change.run.spec_file] = dump(change.spec)

@@ -16,6 +16,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.quantities import plural, size
 from jobs.run.directory import RunDir
+from jobs.run.study.sharing import names_of, needed_by
 from jobs.run.study.study_file import changing, forget_runs, study_as_found, study_file
 from jobs.run.waiting import named_by
 from jobs.storage.disk_errors import disk_errors_explained
@@ -40,6 +41,8 @@ class Doomed:
     checkpoints: int
     has_samples: bool
     is_evaluated: bool
+    shares: str | None = None
+    """The run whose training it shares: the checkpoints stay there."""
 
 
 def runs_of(study: Path) -> list[str]:
@@ -76,7 +79,7 @@ def doomed(study: Path, name: str) -> Doomed:
     if run.path.is_symlink():
         return Doomed(run.path, os.readlink(run.path), 0, 0, 0, False, False)
     return Doomed(run.path, None, _size(run.path), run.trained_steps(), len(run.checkpoint_folders()), run.samples_h5.exists(),
-                  run.evaluation.exists())
+                  run.evaluation.exists(), run.shares)
 
 
 def _size(folder: Path) -> int:
@@ -98,6 +101,13 @@ def named_elsewhere(study: Path, names: Collection[str]) -> dict[str, str]:
     return found
 
 
+def refuse_shared(study: Path, names: Collection[str]) -> None:
+    """Raise UserError where one of the runs trains for a run that stays."""
+    if needed := needed_by([RunDir(study / name) for name in names], names):
+        raise UserError("\n".join(f"{study / name}: its training is shared by {names_of(others)}, so it stays; remove "
+                                  "those first, or all together" for name, others in needed.items()))
+
+
 def refuse_busy(study: Path, names: Collection[str]) -> None:
     """Raise Busy where a process is at work on one of the runs."""
     for name in names:
@@ -114,6 +124,7 @@ def remove_runs(study: Path, names: Collection[str]) -> None:
     """Remove these runs of the study, and their entries. Raises Busy, with what came before it removed, for a run at work."""
     gone: list[str] = []
     with changing(study):
+        refuse_shared(study, names)  # a run may have joined since
         try:
             for name in names:
                 _set_aside(study / name)
@@ -167,7 +178,7 @@ def lines_of(runs: Collection[Doomed]) -> Iterator[str]:
         if run.link is not None:
             yield f"  {run.path.name:<{width}}  a link to {run.link}; only the link goes"
             continue
-        words = [size(run.bytes), f"trained to step {run.steps}" if run.steps else "not trained",
-                 plural(run.checkpoints, "checkpoint"),
+        trained = [f"trained to step {run.steps}" if run.steps else "not trained", plural(run.checkpoints, "checkpoint")]
+        words = [size(run.bytes), *([f"the training of {run.shares} stays"] if run.shares else trained),
                  *(["samples"] if run.has_samples else []), *(["evaluated"] if run.is_evaluated else [])]
         yield f"  {run.path.name:<{width}}  {', '.join(words)}"

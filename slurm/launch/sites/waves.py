@@ -12,8 +12,7 @@ from jobs.quantities import plural
 from jobs.run.directory import RunDir
 from jobs.run.records import WaitingFile
 from jobs.run.study.study_file import left_of
-from jobs.run.waiting import named_run
-from jobs.spec.references import references
+from jobs.run.waiting import named_run, references_of
 from jobs.storage.files import remove_file, write_json
 from jobs.storage.typed import read_if_whole
 from slurm.launch.records import Submission
@@ -36,8 +35,8 @@ def first_wave(jobs: Mapping[RunDir, int], named: Callable[[RunDir], Collection[
 
 
 def named_by(run: RunDir) -> list[RunDir]:
-    """The runs of this study that the spec of `run` names."""
-    return [named_run(run, each) for each in references(run.spec) if each.in_study]
+    """The runs of this study that the spec of `run` names, and the one whose training it shares."""
+    return [named_run(run, each) for each in references_of(run) if each.in_study]
 
 
 def in_words(count: int) -> str:

@@ -1,0 +1,132 @@
+"""Runs of a study that share one training: their specs differ in nothing that weights depend on, such as in `sample` alone.
+
+One of them trains. In the folder of each other run, `checkpoints` is a link to ../NAME/checkpoints, which is how a run finds its
+weights and says that it shares (`RunDir.shares`). Runs that exist keep the training that they have; a new run joins one.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.run.directory import RunDir, shares_of
+from jobs.run.study.changes import Change, steps_there
+from jobs.run.study.study_file import recorded_runs
+from jobs.spec.samplings import samplings
+from jobs.spec.sections import Spec
+
+NAMED = 5
+"""Runs that a sentence names."""
+
+
+def training_of(spec: Spec) -> str:
+    """Return all of `spec` that its training depends on, as text: specs of one text share a training."""
+    return spec.model_dump_json(exclude={"sample", "evaluate", "resources"})
+
+
+def shared_in(specs: Mapping[str, Spec]) -> dict[str, str]:
+    """Return, by name, the runs of a new study that another run trains for, and that run: the first of equal training."""
+    if len(specs) < 2:
+        return {}
+    first: dict[str, str] = {}
+    trainers = {name: first.setdefault(training_of(spec), name) for name, spec in specs.items()}
+    return {name: trainer for name, trainer in trainers.items() if name != trainer}
+
+
+def sharers(run: RunDir) -> list[RunDir]:
+    """Return the other runs of the study that take their weights from `run`."""
+    with suppress(OSError), os.scandir(run.path.parent) as entries:
+        return [RunDir(Path(entry.path)) for entry in sorted(entries, key=lambda entry: entry.name)
+                if not entry.name.startswith(".") and shares_of(Path(entry.path)) == run.path.name]
+    return []
+
+
+def sampled_steps(run: RunDir) -> set[int]:
+    """Return the training steps whose checkpoints are kept because `run`, or a run that shares its training, samples them."""
+    steps = {sampling.step for sampling in samplings(run.spec)}
+    for other in sharers(run):
+        with suppress(UserError):  # a spec that cannot be read samples nothing
+            steps |= {sampling.step for sampling in samplings(other.spec)}
+    return steps
+
+
+def with_trainers(changes: Sequence[Change], folder: Path) -> list[Change]:
+    """Give each new run the run that trains for it, if there is one: a run that exists, else the first new one of its kind.
+
+    Raises UserError where the training of a run that exists has passed a step whose checkpoint a new run needs and is gone, or
+    where the number of steps would change for a run whose trainer left the sweep.
+    """
+    names = {change.run.path.name for change in changes}
+    for change in changes:
+        if change.longer and change.run.shares and change.run.shares not in names:
+            raise UserError(f"run {change.run.path} shares the training of {change.run.shares}, which left the sweep, so it "
+                            "keeps its number of steps. Give the study another name")
+    new = [change for change in changes if change.is_new]
+    if not new or len(changes) == 1 and not recorded_runs(folder):
+        return list(changes)
+    trainers = _trainers(changes, folder)
+    found = []
+    for change in changes:
+        if change.is_new:
+            trainer = trainers.setdefault(training_of(change.spec), RunDir(change.run.path, change.spec))
+            if trainer.path != change.run.path:
+                change = _joined(change, trainer)
+        found.append(change)
+    return found
+
+
+def _trainers(changes: Sequence[Change], folder: Path) -> dict[str, RunDir]:
+    """Return the runs that exist and train, by what their training depends on; of several the one that is furthest."""
+    there = {change.run: change.spec for change in changes if not change.is_new}
+    for name in recorded_runs(folder):
+        run = RunDir(folder / name)
+        if run not in there and all(change.run != run for change in changes):
+            with suppress(UserError):  # a run that left the sweep, and whose spec cannot be read
+                there[run] = run.spec
+    found: dict[str, RunDir] = {}
+    for run, spec in there.items():
+        training = training_of(spec)
+        if training not in found or run.trainer.trained_steps() > found[training].trained_steps():
+            found[training] = run.trainer
+    return found
+
+
+def _joined(change: Change, trainer: RunDir) -> Change:
+    """Return `change` of a new run that joins the training of `trainer`. Raises UserError as `with_trainers` does."""
+    if not trainer.spec_file.is_file():
+        return replace(change, shares=trainer.path.name)
+    reached = trainer.trained_steps()
+    steps = {sampling.step for sampling in samplings(change.spec)}
+    gone = sorted(step for step in steps if step <= reached
+                  and not (trainer.checkpoint_folder(step) / "manifest.json").is_file())
+    if gone:
+        raise UserError(f"run {change.run.path}: sample.at: its training is that of {trainer.path}, which is at step {reached}, "
+                        f"and no checkpoint of step {', '.join(map(str, gone))} is there any more. sample.at can name "
+                        f"{steps_there(trainer)}. Or give the study another name")
+    unsaved = reached < change.spec.train.iterations and not steps <= sampled_steps(trainer)
+    return replace(change, shares=trainer.path.name, careful=unsaved)
+
+
+def link(run: Path, trainer: str | None) -> None:
+    """Let the new run in the folder `run` take its weights from the run `trainer`; None: from its own training."""
+    place = run / "checkpoints"
+    if shares_of(run) == trainer:
+        return
+    if place.is_symlink():  # of a study that was stopped while it was made
+        place.unlink()
+    if trainer is not None:
+        run.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(Path("..", trainer, "checkpoints"))
+
+
+def needed_by(runs: Iterable[RunDir], besides: Collection[str]) -> dict[str, list[str]]:
+    """Return, by name, the runs that train for others than those named `besides`, and these others."""
+    found = {run.path.name: [other.path.name for other in sharers(run) if other.path.name not in besides] for run in runs}
+    return {name: others for name, others in found.items() if others}
+
+
+def names_of(runs: Sequence[str]) -> str:
+    """Return the names of runs for a sentence, the first few of many."""
+    return ", ".join(runs[:NAMED]) + (f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else "")
