@@ -6,7 +6,7 @@ is no answer there: only a setting that is written in the spec counts.
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from jobs.spec.reading.sweep import Study
 from jobs.spec.sections import DEFAULT_KIND
 
 
-def settled(source: Path, read: StateDict, spec: Path, overrides: Sequence[str]) -> tuple[Study, list[str]]:
+def settled(source: Path, read: StateDict, spec: Path, overrides: Sequence[str],
+            also_told: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None) -> tuple[Study, list[str]]:
     """Return the study of `spec` with all settings that the weights `read` in the file `source` tell, and these as overrides.
 
-    Settings that are written stay as they are. Raises UserError for a sweep of several runs and, with a line for each, where
-    settings are not written that no weights tell; weights with a spec inside need none of them.
+    `also_told`: returns the settings that other files tell, by dotted key, for what the spec says. Settings that are written stay
+    as they are. Raises UserError for a sweep of several runs and, with a line for each, where settings are not written that no
+    weights tell; weights with a spec inside need none of them.
     """
     written = _written(spec, overrides)
     if (name := written.get("kind", DEFAULT_KIND)) not in KINDS:
@@ -35,6 +37,8 @@ def settled(source: Path, read: StateDict, spec: Path, overrides: Sequence[str])
         lines = "".join(f"\n  {key}: {hint}" for key, hint in missing.items())
         raise UserError(f"{source}: neither names nor shapes of weights tell these settings, and a wrong one loads and gives "
                         f"garbage; write them in {spec} (a default does not count):{lines}")
+    if also_told is not None:
+        told = {**told, **also_told(written)}
     found = _needed({key: value for key, value in told.items() if not _is_written(written, key)}, spec, overrides)
     return load(spec, [*overrides, *found]), found
 

@@ -88,6 +88,12 @@ def read_state_dict(path: Path, network: int | None = None) -> StateDict:
     return StateDict(_without_prefixes(path, found, notes), metadata, step, notes)
 
 
+def read_pt(path: Path) -> Any:
+    """Return the content of a .pt file: dictionaries, lists, numbers, tensors. Runs no code in the file. Raises UserError."""
+    _check_size(path, None)
+    return _load(path)[0]
+
+
 def read_weights(path: Path, spec: Spec) -> Weights:
     """Return the weights in a .pt or .safetensors file for the network of `spec`, as `open_weights` does."""
     return open_weights(path, spec).weights

@@ -235,11 +235,13 @@ def score(samples: str, reference: str, features: str, metrics: str, batch_size:
 @cli.command(name="import")
 @click.argument("checkpoint", type=PATH)
 @click.option("--spec", required=True, type=PATH, help="Spec that describes the network.")
-@click.option("--step", type=click.IntRange(min=1), help="Training step of the weights, where the file does not tell it right.")
+@click.option("--step", type=click.IntRange(min=1),
+              help="Training step of the weights, where the file does not tell it right; of a folder, the step to take.")
 @OVERRIDES
 @RUNS
 def import_(checkpoint: Path, spec: Path, step: int | None, overrides: tuple[str, ...], runs_folder: Path) -> None:
-    """Make a run from a CHECKPOINT of the reference code (a .pt state dict, or .safetensors), to sample and evaluate it."""
+    """Make a run from a CHECKPOINT of the reference code: a .pt state dict or .safetensors, to sample and evaluate it, or a run
+    folder with model, averages and optimiser, to train on."""
     from slurm.cli.weights import import_run
     import_run(checkpoint, spec, overrides, runs_folder, step)
 
