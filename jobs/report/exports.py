@@ -17,11 +17,11 @@ from jobs.report.evaluation import CurvePoint
 from jobs.report.published import published_for
 from jobs.report.run import RunReport
 from jobs.report.samplings.comparisons import Comparison
-from jobs.report.samplings.names import in_words
 from jobs.report.samplings.ways import FID
 from jobs.report.study import StudyReport
 from jobs.report.verdicts.points import Point, is_seed, label
 from jobs.report.verdicts.ranking import best_points, best_runs, metric_named, ranked
+from jobs.spec.sampling_names import in_words
 from jobs.terminal import printable
 
 COLUMNS = ("run", "table", "quantity", "at", "value")

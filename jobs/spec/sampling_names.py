@@ -64,7 +64,7 @@ def in_words(differs: Mapping[str, Any]) -> str:
 
 def _phrase(key: str, value: Any) -> str:
     if key in ("sampler", "timestep_respacing"):
-        return str(value) or "full chain"
+        return f"{value} steps" if str(value).isdecimal() else str(value) or "full chain"
     if value is None:
         return f"no {key}"
     if isinstance(value, Mapping):

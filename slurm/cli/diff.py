@@ -12,6 +12,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.records import DataFile, EvaluationFile, ProvenanceFile
 from jobs.spec.keys import keys_of, value_at
+from jobs.spec.sampling_names import in_words
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from jobs.storage.files import sha256_of_json
@@ -71,9 +72,19 @@ def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Row]:
 
 
 def outcome(run: Path, remarks: list[str]) -> dict[str, Any]:
-    """The headline metrics, and the checksum of the sampled weights. Empty before evaluation."""
+    """The headline metrics, the checksum of the sampled weights, and FID of other samplings. Empty before evaluation."""
     evaluation = read_if_whole(run / "evaluation.json", EvaluationFile, remarks)
-    return dict(evaluation.headline) | {"weights": (evaluation.weights_sha256 or "")[:12] or None} if evaluation else {}
+    if evaluation is None:
+        return {}
+    return dict(evaluation.headline) | {"weights": (evaluation.weights_sha256 or "")[:12] or None} | dict(_others(evaluation))
+
+
+def _others(evaluation: EvaluationFile) -> Iterator[tuple[str, Any]]:
+    """Yield the FID of each sampling but the main one, named by what differs."""
+    for entry in evaluation.curve:
+        differs, metrics = entry.get("differs"), entry.get("metrics")
+        if differs and isinstance(differs, dict) and isinstance(metrics, dict) and "fid" in metrics:
+            yield f"fid: {in_words(differs)}", metrics["fid"]
 
 
 def _spec(run: RunDir, remarks: list[str]) -> Spec | None:

@@ -13,9 +13,9 @@ from statistics import fmean
 from jobs.report.diffusion_facts import CHAIN
 from jobs.report.run import RunReport
 from jobs.report.samplings.entries import Sampled
-from jobs.report.samplings.names import in_words
 from jobs.report.samplings.ways import FID, Way, mean_error
 from jobs.report.verdicts.points import is_seed, label
+from jobs.spec.sampling_names import in_words
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,11 @@ from jobs.report.cost import StageTime
 from jobs.report.diffusion_facts import CHAIN
 from jobs.report.evaluation import CurvePoint, finite
 from jobs.report.run import RunReport
-from jobs.report.samplings.names import in_words
+from jobs.spec.sampling_names import in_words
 
 PUBLISHED_SAMPLES = 50_000  # behind the figures of papers
 OF_ALL = ("at", "seed")
-"""Keys of `sample` that say nothing of how one sample is drawn."""
+"""Keys of `sample` that count only where a sampling has values of its own: runs may differ in seeds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def seconds_per_evaluation(run: RunReport, times: Mapping[str, StageTime]) -> fl
 def _sampled(run: RunReport, point: CurvePoint, seconds: float | None) -> Sampled:
     main = run.spec.sample.model_dump(mode="json") if run.spec else {}
     chain = {"sampler": point.sampler, "timestep_respacing": point.timestep_respacing} if point.sampler else {}
-    settings = {key: value for key, value in (main | chain | point.differs).items() if key not in OF_ALL}
+    settings = {key: value for key, value in (main | chain).items() if key not in OF_ALL} | point.differs
     swept = dict.fromkeys(key.split(".")[1] for key in run.differs if key.startswith("sample."))
     own = {key: settings[key] for key in swept if key in settings} | point.differs
     return Sampled(run, point, settings, own, None if seconds is None else seconds * point.evaluations)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.report.samplings.names import in_words
 from jobs.report.samplings.ways import Way
+from jobs.spec.sampling_names import in_words
 
 UNGUIDED: Mapping[str, float] = {"classifier_free": 1.0, "autoguidance": 1.0, "classifier": 0.0}
 """The scale at which each kind of guidance is none."""

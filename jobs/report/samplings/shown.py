@@ -42,7 +42,8 @@ def folder_of(entry: Sampled) -> Path | None:
         return None
     spec = entry.run.spec
     for sampling in samplings(spec):
-        own = with_sampling(spec, sampling).sample.model_dump(mode="json")
-        if sampling.step == entry.point.step and entry.settings == {key: own[key] for key in own if key not in OF_ALL}:
+        settings = with_sampling(spec, sampling).sample.model_dump(mode="json")
+        counted = {key: settings[key] for key in settings if key not in OF_ALL or key in dict(sampling.changes)}
+        if sampling.step == entry.point.step and entry.settings == counted:
             return entry.run.run.samples_folder(sampling)
     return None

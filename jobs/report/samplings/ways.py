@@ -1,16 +1,18 @@
 """Ways to sample: the samplings of runs that differ in seeds alone, as one."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
 from statistics import fmean, stdev
+from typing import Any
 
 from jobs.report.diffusion_facts import CHAIN, chain_steps
 from jobs.report.evaluation import t_quantile
 from jobs.report.run import RunReport
 from jobs.report.samplings.entries import Sampled, described, of_last_step
-from jobs.report.samplings.names import family
 from jobs.report.verdicts.points import is_seed, label, swept_fields
+from jobs.spec.sampling_names import in_words
 
 FID = "fid"
 
@@ -38,7 +40,7 @@ class Way:
         """The line of a chart that it is a point of."""
         point = self.first.point
         others = {key: value for key, value in self.first.own.items() if key in CHAIN[2:]}
-        return family(point.sampler, point.timestep_respacing, others)
+        return _family(point.sampler, point.timestep_respacing, others)
 
     @property
     def evaluations(self) -> int:
@@ -68,6 +70,16 @@ class Way:
         """Half of the 95 % interval of `value`: of the measurement, or over seeds if that is larger."""
         errors = [entry.point.error(metric) for entry in self.entries if metric in entry.point.metrics]
         return mean_error(self.values(metric), errors)
+
+
+def _family(sampler: str, timestep_respacing: str, others: Mapping[str, Any]) -> str:
+    """Return the name of a line of a chart: the sampler, how its steps are chosen, and other settings of the chain."""
+    spacing = re.match("[a-z]*", timestep_respacing)
+    word = spacing[0] if spacing else ""
+    if "," in timestep_respacing:
+        word = "sections"
+    return ", ".join(filter(None, [" ".join(filter(None, [sampler, "even stride" if word == "ddim" else word])),
+                                   in_words(others)]))
 
 
 def mean_error(values: Sequence[float], errors: Sequence[float | None]) -> float | None:

@@ -147,7 +147,7 @@ def test_folders_say_what_differs(listed):
         "step-00001000,ddim,10", "step-00001000,ddim,full", "step-00001000,ancestral,full,ema_rate=none,seed=2",
         "step-00001000,ancestral,full,clip_denoised=false"]
     assert [in_words(differing(spec, sampling)) for sampling in samplings(spec)] == [
-        "", "ddim, 10", "ddim", "no ema_rate, seed 2", "clip_denoised false"]
+        "", "ddim, 10 steps", "ddim", "no ema_rate, seed 2", "clip_denoised false"]
 
 
 def test_sections_are_named_by_their_values():

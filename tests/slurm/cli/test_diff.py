@@ -87,3 +87,14 @@ def test_a_damaged_file_is_named_and_is_no_difference(pair, capsys):
     print_diff(pair[0].path, pair[1].path)
     text = capsys.readouterr().out
     assert "Nothing else differs." in text and f"{pair[1].path / 'data.json'}: not valid JSON" in text
+
+
+def test_further_samplings_stand_side_by_side_by_name(pair, capsys):
+    for run, fid in zip(pair, (5.0, 4.0), strict=True):
+        evaluated(run, fid)
+        curve = [{"differs": {}, "metrics": {"fid": fid}}, {"differs": 5, "metrics": {"fid": 1.0}},
+                 {"differs": {"sampler": "ddim", "timestep_respacing": "10"}, "metrics": {"fid": fid + 0.25, "kid": 0.1}}]
+        change(run, "evaluation.json", curve=curve)
+    print_diff(pair[0].path, pair[1].path)
+    rows = {line.split("  ")[1].strip() for line in capsys.readouterr().out.splitlines() if "fid" in line}
+    assert any(row.startswith("fid: ddim, 10 steps") for row in rows) and len(rows) == 2

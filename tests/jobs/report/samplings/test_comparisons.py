@@ -46,8 +46,8 @@ def test_the_cheapest_within_its_interval_is_named_with_what_it_saves_and_others
     assert "The full chain (ancestral: 40 evaluations) has 1.000 ± 0.050." in verdict
     assert "It saves 0:10 of 0:12 minutes for 100 samples, 1.35 of 1.68 hours for 50,000 (80 % of the evaluations" in verdict
     passes = {way.name: comparison.passes(way) for way in comparison.shorter}
-    assert passes == {"unipc, logsnr4": False, "5": False, "ddim, 5": False, "heun, quad4": False, "unipc, logsnr8": True,
-                      "ddim, 10": True, "20": True}
+    assert passes == {"unipc, logsnr4": False, "5 steps": False, "ddim, 5 steps": False, "heun, quad4": False,
+                      "unipc, logsnr8": True, "ddim, 10 steps": True, "20 steps": True}
 
 
 @pytest.mark.parametrize("fid, half, passes", [(1.05, 0.0500001, True), (1.06, 0.05, False), (0.5, 0.01, True), (1.0, 0.0, True)])
@@ -133,6 +133,6 @@ def test_evaluations_of_earlier_versions_are_read(one):
     study = one([main, *({key: value for key, value in each.items() if key not in ("evaluations", "differs", "intervals")}
                          for each in others)])
     [comparison] = study.comparisons
-    assert [way.name for way in comparison.ways][:4] == ["main", "20", "5", "ddim, 10"]
+    assert [way.name for way in comparison.ways][:4] == ["main", "20 steps", "5 steps", "ddim, 10 steps"]
     assert [way.evaluations for way in comparison.ways][:4] == [40, 20, 5, 10]
     assert comparison.cheapest is None and all(comparison.passes(way) is None for way in comparison.shorter)

@@ -82,7 +82,7 @@ def test_pictures_of_each_sampling_whose_samples_are_there(run):
     assert "<h3>Samples by sampling</h3>" in page
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     # unipc and heun are not in the spec, so nobody knows their folders.
-    assert [caption.partition(": a row")[0] for caption in captions[1:5]] == ["main", "20", "5", "ddim, 5"]
+    assert [caption.partition(": a row")[0] for caption in captions[1:5]] == ["main", "20 steps", "5 steps", "ddim, 5 steps"]
     assert all("a row for each class (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)" in caption for caption in captions[1:5])
 
 
@@ -95,7 +95,7 @@ def test_of_many_samplings_those_that_tell_have_pictures(make_run):
     names = [one.name for one in to_show(study.runs[0], study.ways, study.comparisons)]
     assert len(names) == PICTURES and names[0] == "main" and "unipc, logsnr8" in names
     everything = ways_of(sampled(study.runs, {}))
-    assert [one.name for one in to_show(study.runs[0], {"": everything[""][:3]}, [])] == ["main", "20", "5"]
+    assert [one.name for one in to_show(study.runs[0], {"": everything[""][:3]}, [])] == ["main", "20 steps", "5 steps"]
 
 
 def test_the_exports_have_every_sampling_by_name(run):
