@@ -81,9 +81,10 @@ def figures_of_the_same_setting(config: str) -> tuple[str, list[tuple]]:
 def test_the_papers_rows_stand_beside_their_configs_only():
     assert figures_of_the_same_setting("cifar10") == ("CIFAR-10", [(3.17, 3.19)])
     found = {config: figures_of_the_same_setting(config)[1]
-             for config in ("cifar10-vlb", "ddpm-cifar10", "imagenet64", "imagenet64-cond", "quickstart")}
+             for config in ("cifar10-vlb", "ddpm-cifar10", "imagenet64", "imagenet64-cond", "imagenet64-adm",
+                            "quickstart")}
     assert found == {"cifar10-vlb": [(2.94, 11.47)], "ddpm-cifar10": [(None, 3.17)], "imagenet64": [(3.57, 19.2)],
-                     "imagenet64-cond": [(None, 2.92)], "quickstart": []}
+                     "imagenet64-cond": [(None, 2.92)], "imagenet64-adm": [(None, 2.07)], "quickstart": []}
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,57 @@
+"""The specs in configs/ against the flags of the published checkpoints that they name."""
+
+import json
+
+import pytest
+import torch
+from paths import GOLDEN, ROOT
+
+from jobs.cost.count import run_cost
+from jobs.kinds.diffusion.build import build_network
+from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.kinds.diffusion.told_by_shapes import untold_by_weights
+from jobs.spec.reading.file import load, written_values
+
+PUBLISHED = {name: flags for file in ("published_configs", "published_configs_adm")
+             for name, flags in json.loads((GOLDEN / f"{file}.json").read_text()).items()}
+CONFIGS = {"cifar10": "cifar10_uncond_50M_500K", "imagenet64": "imagenet64_uncond_100M_1500K",
+           "imagenet64-cond": "imagenet64_cond_270M_250K", "imagenet64-adm": "64x64_diffusion"}
+LOSSES = {(True, True): "hybrid", (True, False): "hybrid_unscaled", (False, False): "simple"}
+"""By learn_sigma and rescale_learned_sigmas."""
+MULTIPLIERS = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4]}
+
+
+def spec_of(config: str) -> DiffusionSpec:
+    return load(ROOT / "configs" / f"{config}.yaml").runs[0].spec
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_has_the_flags_of_its_published_checkpoint(config):
+    spec, flags = spec_of(config), PUBLISHED[CONFIGS[config]]
+    model = spec.model.model_dump()
+    for name in ("num_channels", "num_res_blocks", "dropout", "learn_sigma", "use_scale_shift_norm"):
+        assert model[name] == flags[name], name
+    assert model["resblock_updown"] == flags.get("resblock_updown", False)
+    assert model["use_new_attention_order"] == flags.get("use_new_attention_order", False)
+    for name in ("num_head_channels", "num_heads_upsample"):
+        assert model[name] == (None if flags.get(name, -1) == -1 else flags[name]), name
+    if model["num_head_channels"] is None:
+        assert model["num_heads"] == flags["num_heads"]
+    assert model["channel_mult"] == flags.get("channel_mult", MULTIPLIERS[flags["image_size"]])
+    assert model["attention_resolutions"] == [int(size) for size in flags["attention_resolutions"].split(",")]
+    if "diffusion_steps" in flags:  # the older file has the networks alone
+        process = spec.diffusion
+        assert (process.diffusion_steps, process.noise_schedule) == (flags["diffusion_steps"], flags["noise_schedule"])
+        assert process.predict == "epsilon" and process.rescale_timesteps == flags["rescale_timesteps"]
+        assert process.loss == LOSSES[flags["learn_sigma"], flags["rescale_learned_sigmas"]]
+    assert (spec.data.image_size, spec.data.class_cond) == (flags["image_size"], flags["class_cond"])
+    cost = run_cost(spec)
+    assert (cost.parameters, cost.tensors) == (flags["parameters"], flags["keys"])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_writes_all_that_its_checkpoint_does_not_tell(config):
+    written = written_values(ROOT / "configs" / f"{config}.yaml")
+    assert untold_by_weights(written, {}, decoder=True) == {}
+    with torch.device("meta"):
+        assert build_network(spec_of(config)).num_classes == spec_of(config).data.classes
