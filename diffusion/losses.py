@@ -11,10 +11,14 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion.gaussian import GaussianDiffusion, Network, Prediction
 from diffusion.lookup import look_up
 from diffusion.objectives import LOSSES
+
+TOP = 5
+"""A classifier's label should be among so many classes of the largest logits."""
 
 
 def mean_flat(values: Tensor) -> Tensor:
@@ -127,3 +131,25 @@ def bits_per_dim(diffusion: GaussianDiffusion, network: Network, x_start: Tensor
         on_step()
     prior = prior_bits_per_dim(diffusion, x_start)
     return BitsPerDim(vb.sum(dim=1) + prior, prior, vb, mse, xstart_mse)
+
+
+# A classifier of noisy images (Dhariwal & Nichol 2021, section 4)
+
+def classification_terms(classes: int) -> tuple[str, ...]:
+    """Return the names of the values of `classification_losses`. Among TOP classes or fewer, the label always is in the top."""
+    return ("loss", "accuracy", *([f"accuracy_top{TOP}"] if classes > TOP else []))
+
+
+def classification_losses(diffusion: GaussianDiffusion, network: Network, x_start: Tensor, t: Tensor, noise: Tensor,
+                          labels: Tensor, **model_kwargs: Tensor) -> dict[str, Tensor]:
+    """Return the cross entropy `loss` of the network at x_t, in nats, and whether its guess is right: float32 [N] each.
+
+    `network`(x_t, time) -> logits [N, K]; x_start and noise [N, C, H, W], t and labels int64 [N]. `accuracy` is 1 where the
+    label has the largest logit, `accuracy_top5` where its logit is among the five largest; else 0.
+    """
+    x_t = diffusion.q_sample(x_start, t, noise)
+    logits = network(x_t, diffusion.network_times[t], **model_kwargs).float()
+    values = {"loss": F.cross_entropy(logits, labels, reduction="none"), "accuracy": (logits.argmax(dim=1) == labels).float()}
+    if logits.shape[1] > TOP:
+        values[f"accuracy_top{TOP}"] = (logits.topk(TOP, dim=1).indices == labels[:, None]).any(dim=1).float()
+    return {name: values[name] for name in classification_terms(logits.shape[1])}

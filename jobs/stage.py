@@ -15,7 +15,7 @@ from jobs.errors import Busy, UserError
 from jobs.parallel.devices import node_name
 from jobs.parallel.interruption import Interruption
 from jobs.parallel.terminal import outlive_output
-from jobs.run.directory import RunDir
+from jobs.run.directory import NoSuchStage, RunDir
 from jobs.run.failures import Failure, describe, remove_failure, write_failure
 from jobs.run.progress import ATTEMPT, note
 from jobs.run.records import ProgressFile
@@ -52,8 +52,9 @@ def _run_stage(stage: str, run_path: str, meeting: str) -> dict[str, str]:
     run = run.trainer if stage == STAGES[0] else run
     meeting_file = run.path / f".meeting-{meeting}"
     try:
+        run.check_has(stage)
         state, message = _in_group(stage, run, meeting_file, interruption), ""
-    except Busy as error:  # the run is fine: somebody else is at work on it
+    except (Busy, NoSuchStage) as error:  # the run is fine: somebody else is at work on it, or there is no such work
         state, message = "refused", str(error)
     except Exception as raised:
         reason = explained(raised) if isinstance(raised, OSError) else raised

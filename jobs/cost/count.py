@@ -10,10 +10,10 @@ from itertools import chain
 from math import ceil
 
 from jobs.spec.averages import snapshot_steps
-from jobs.spec.kinds import MODEL, kind_of
+from jobs.spec.kinds import MODEL, draws_samples, kind_of
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.precisions import PRECISIONS
-from jobs.spec.samplings import samplings, with_sampling
+from jobs.spec.samplings import samplings, steps_kept_for_good, with_sampling
 from jobs.spec.sections import Spec, Train, ranks_to_use
 
 FP32 = PRECISIONS["fp32"].bytes
@@ -68,7 +68,7 @@ class Cost:
 
 def run_cost(spec: Spec) -> Cost:
     """Count the cost of a run. `spec` must be without contradictions."""
-    data, train, sample, kind = spec.data, spec.train, spec.sample, kind_of(spec)
+    train, kind = spec.train, kind_of(spec)
     networks = kind.layers(spec)
     layers = list(chain.from_iterable(networks.values()))
     parameters = sum(layer.parameters for layer in layers)
@@ -76,8 +76,6 @@ def run_cost(spec: Spec) -> Cost:
     # A backward pass has two products for each of the forward's: one for the weights, one for the input.
     recomputed = sum(layer.recomputed_flops for layer in layers if _is_checkpointed(layer, train))
     step = (3 * sum(layer.flops for layer in layers) + recomputed) * train.batch_size
-    evaluations = [kind.evaluations(with_sampling(spec, sampling)) for sampling in samplings(spec)]
-    bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
     return Cost(
         parameters=parameters,
         tensors=sum(layer.tensors for layer in layers),
@@ -85,15 +83,23 @@ def run_cost(spec: Spec) -> Cost:
         recomputed_flops=recomputed,
         training_step_flops=step,
         training_flops=step * train.iterations,
-        sampling_steps=kind.steps(spec),
-        sampling_flops=forward * sample.num_samples * sum(evaluations),
+        **_sampling(spec, forward),
         evaluate_forward_passes=sum(number.examples * number.passes for number in kind.numbers(spec)),
         training_memory=_training_memory(spec, layers),
-        chunks=ceil(sample.num_samples / sample.batch_size),
-        samples_bytes=sample.num_samples * bytes_per_sample,
         checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + len(train.ema_sigma_rel) + 2),
         snapshot_bytes=FP32 * parameters * len(train.ema_sigma_rel),
     )
+
+
+def _sampling(spec: Spec, forward_flops: int) -> dict[str, int]:
+    """Return what `Cost` says of sampling, all 0 for a kind that draws no samples."""
+    if not draws_samples(spec):
+        return dict.fromkeys(("sampling_steps", "sampling_flops", "chunks", "samples_bytes"), 0)
+    data, sample, kind = spec.data, spec.sample, kind_of(spec)
+    evaluations = sum(kind.evaluations(with_sampling(spec, sampling)) for sampling in samplings(spec))
+    bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
+    return {"sampling_steps": kind.steps(spec), "sampling_flops": forward_flops * sample.num_samples * evaluations,
+            "chunks": ceil(sample.num_samples / sample.batch_size), "samples_bytes": sample.num_samples * bytes_per_sample}
 
 
 def stored_bytes(spec: Spec, trains_for: Sequence[Spec] | None = ()) -> int:
@@ -105,7 +111,7 @@ def stored_bytes(spec: Spec, trains_for: Sequence[Spec] | None = ()) -> int:
     cost, sampled = run_cost(spec), samplings(spec)
     if trains_for is None:
         return (2 * len(sampled) + 1) * cost.samples_bytes
-    kept = 2 + len({sampling.step for each in (spec, *trains_for) for sampling in samplings(each)})
+    kept = 2 + len({step for each in (spec, *trains_for) for step in steps_kept_for_good(each)})
     kept += spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
     snapshots = len(snapshot_steps(spec.train.iterations, spec.train.ema_snapshots))
     return kept * cost.checkpoint_bytes + snapshots * cost.snapshot_bytes + (2 * len(sampled) + 1) * cost.samples_bytes

@@ -10,7 +10,7 @@ from math import ceil
 
 from jobs.cost.bench.file import Bench, batch_in_network
 from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
-from jobs.spec.kinds import OwnNumber, kind_of
+from jobs.spec.kinds import OwnNumber, kind_of, stages_of
 from jobs.spec.precisions import Precision
 from jobs.spec.sampling_names import in_words
 from jobs.spec.samplings import Sampling, by_weights, differing, samplings, with_sampling
@@ -56,7 +56,7 @@ def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float]) -> dict[st
 
     Raises UserError where `bench` has no rate for the settings of `spec`.
     """
-    return {stage: plan(spec, bench, usable_s[stage]) for stage, plan in _STAGES.items()}
+    return {stage: _STAGES[stage](spec, bench, usable_s[stage]) for stage in stages_of(spec)}
 
 
 def plan_train(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
@@ -114,6 +114,8 @@ def plan_evaluate(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, float]:
     """Seconds of a step as progress.json counts steps: of an update, and of one step of a chunk. Evaluation has no such plan."""
     train = {"train": planned["train"].seconds.median / spec.train.iterations}
+    if "sample" not in planned:
+        return train
     lengths = [kind_of(spec).steps(with_sampling(spec, sampling)) for sampling in samplings(spec)]
     chunk_steps = planned["sample"].pieces * sum(lengths) / len(lengths)
     return train | {"sample": planned["sample"].seconds.median / chunk_steps}

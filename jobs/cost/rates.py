@@ -47,7 +47,7 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: Precision
     _check_device(bench, stage, resources.gpus_per_node)
     wanted = Variant(work="train" if training else "sample", precision=precision, batch_size=batch_size,
                      gradient_checkpointing=training and checkpointing(spec.train),
-                     compiled=bool({"train": spec.train.compile, "sample": spec.sample.compile}.get(stage)),
+                     compiled=stage != "evaluate" and bool(getattr(spec, stage).compile),
                      cuda_graph=stage == "sample" and kind_of(spec).records_steps(spec) and bench.device != "cpu")
     rate = measured_rate(bench, wanted)
     assumed, factor = list(rate.assumed), 1.0

@@ -12,6 +12,7 @@ from jobs.cost.rates import NOTHING, Band
 from jobs.errors import UserError
 from jobs.quantities import plural, size, three_digits
 from jobs.run.study.sharing import shared_in
+from jobs.spec.kinds import stages_of
 from jobs.spec.reading.sweep import Study
 from jobs.spec.sections import Spec, StageResources, with_ends
 from jobs.spec.stages import STAGES
@@ -77,8 +78,8 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
     specs = {run.name: run.spec for run in study.runs}
     shared = shared_in(specs)
     for run in study.runs:
-        own = STAGES[1:] if run.name in shared else STAGES
-        resources = {stage: getattr(run.spec.resources, stage) for stage in STAGES}
+        resources = {stage: getattr(run.spec.resources, stage) for stage in stages_of(run.spec)}
+        own = [stage for stage in resources if not (run.name in shared and stage == STAGES[0])]
         usable = {stage: usable_s(study, stage, each, signal_lead_s) for stage, each in resources.items()}
         elastic = [stage for stage in own if resources[stage].is_elastic]
         planned = plan_run(_at_end(run.spec, 0), bench, usable)

@@ -43,6 +43,22 @@ def mirrored(images: Tensor, flip: Tensor | None) -> Tensor:
     return images if flip is None else images.flip(3).where(flip[:, None, None, None], images)
 
 
+def cropped(x: Tensor, windows: Tensor) -> Tensor:
+    """Windows of the images x [n, C, S, S] in [-1, 1], enlarged to S x S by cubic interpolation; values stay in [-1, 1].
+
+    `windows` [n, 3]: (side, left, top) of each image's window, in shares of S.
+    """
+    from torch.nn import functional as F  # a login node reads this file, too
+
+    side, left, top = windows.to(x.dtype).T
+    # affine_grid counts from -1 to 1, from edge to edge: a window's middle is at 2 left + side - 1.
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, 0, 2], theta[:, 1, 2] = 2 * left + side - 1, 2 * top + side - 1
+    places = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, places, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
+
+
 def grid(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
     """Tile `images`, uint8 [N, H, W, C], row by row on white: uint8 [rows, pixels, C]. Small images are enlarged, unsmoothed."""
     scale = _enlargement(images.shape[1])

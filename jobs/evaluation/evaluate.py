@@ -7,13 +7,14 @@ stopped resumes with the next piece, and changed settings compute again only the
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jobs.data.dataset import open_data
 from jobs.data.sources import Reference, open_reference, reference_problems
 from jobs.errors import StageFailed, UserError
 from jobs.evaluation.extraction import own_batches
@@ -29,9 +30,10 @@ from jobs.run.checkpoints import skipped_steps
 from jobs.run.directory import RunDir
 from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
-from jobs.spec.kinds import OwnNumber, kind_of
+from jobs.spec.kinds import OwnNumber, draws_samples, kind_of, number_labels
 from jobs.spec.metrics import labelled
 from jobs.spec.samplings import Sampling, main_sampling, sampling_facts, samplings, weights_of, with_changes, with_sampling
+from jobs.spec.sections import Spec
 from jobs.storage.cache import cache_folder
 from jobs.storage.files import atomic_path, write_json
 from jobs.storage.opening import open_hdf5
@@ -68,14 +70,15 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
     spec, settings = run.spec, run.spec.evaluate
     steps.prepare("checking the samples")
     sampled_with = on_main(lambda: check_sampled(run))
-    numbers = kind_of(spec).numbers(spec)
-    batches = own_batches(spec.sample.num_samples, settings.batch_size, group)
-    measured = samplings(spec) if settings.metrics else []
+    numbers: list[OwnNumber] = on_main(lambda: numbers_of(spec))
+    count = spec.sample.num_samples if draws_samples(spec) else None
+    batches = own_batches(count or 0, settings.batch_size, group)
+    measured = samplings(spec) if count and settings.metrics else []
     total = len(measured) * batches + sum(passes_of_rank(number, group) for number in numbers)
     # A batch of features and a pass of the network take unlike times: the time left is not known before both were seen.
     steps.start(total, certain=not numbers, doing="opening the reference")
     found = Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
-    result = {"weights_sha256": sampled_with[main_sampling(spec)]["weights_sha256"], "samples": spec.sample.num_samples,
+    result = {"weights_sha256": sampled_with[main_sampling(spec)]["weights_sha256"], "samples": count,
               "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {},
                   "skipped_steps": on_main(lambda: skipped_steps(run))}
     if measured:
@@ -87,8 +90,8 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
         found.numbers[number] = compute_number(found, number, main=is_main(number, numbers))
         steps.reach(done, certain=True)
     result |= own_numbers(found, numbers)
-    headline = result.pop("named", {}) | {number.name: found.numbers[number]["value"] for number in numbers
-                                          if is_main(number, numbers)}
+    headline = result.pop("named", {}) | {name: result[key]["value"] for number in numbers if is_main(number, numbers)
+                                          for key, name in named_keys(number).items()}
     result |= {"headline": headline, "curve": [curve_entry(found, sampling) for sampling in samplings(spec)]}
     if group.is_main:
         record_hparams(run, headline)
@@ -96,9 +99,9 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
 
 
 def check_sampled(run: RunDir) -> dict[Sampling, dict]:
-    """Return the settings of each sampling. Raises UserError where samples are missing, damaged or of other weights."""
+    """Return what `settings_of` does. Raises UserError where samples are missing, damaged or of other weights."""
     settings = settings_of(run, model_of(run.spec).network(run.spec))
-    for sampling in settings:
+    for sampling in samplings(run.spec):
         check_samples(run, settings[sampling], sampling)
     return settings
 
@@ -174,6 +177,21 @@ def is_main(number: OwnNumber, numbers: Any) -> bool:
     return number == next(other for other in numbers if other.key == number.key)
 
 
+def numbers_of(spec: Spec) -> list[OwnNumber]:
+    """Return the kind's own numbers, each of no more examples than there are in its data set."""
+    def there(number: OwnNumber) -> OwnNumber:
+        if number.of is None:
+            return number
+        data = open_data(number.of, spec.data.image_size, spec.data.channels)
+        return replace(number, examples=min(number.examples, len(data)))
+    return [there(number) for number in kind_of(spec).numbers(spec)]
+
+
+def named_keys(number: OwnNumber) -> dict[str, str]:
+    """Return the name of `number`, and of the numbers beside it, by key in evaluation.json."""
+    return {number.key: number.name} | {key: number_labels()[key].label for key in number.beside}
+
+
 def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str, Any]:
     """Return the summary of a number. Write the terms of a `main` number to KEY.npz."""
     run, group, spec = found.run, found.group, found.run.spec
@@ -202,7 +220,12 @@ def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str
 
 def own_numbers(found: Evaluation, numbers: Any) -> dict[str, Any]:
     """Return the entries of evaluation.json for the main numbers. Remove the .npz files of numbers no longer asked for."""
-    kept = {number.key: found.numbers[number] for number in numbers if is_main(number, numbers)}
+    kept: dict[str, Any] = {}
+    for number in numbers:
+        if is_main(number, numbers):
+            summary = found.numbers[number]
+            kept |= {number.key: {key: value for key, value in summary.items() if key not in number.beside}}
+            kept |= {key: summary[key] for key in number.beside}
     if found.group.is_main:
         for key in {key for key in kind_of(found.run.spec).number_labels if key not in kept}:
             (found.run.path / f"{key}.npz").unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from jobs.cost.count import FP32, Cost
 from jobs.report.board import BoardLog
 from jobs.report.diffusion_facts import cost_of, doubled, layers_of, sampling_lengths
 from jobs.report.run import Attempt, RunReport
+from jobs.spec.kinds import draws_samples
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.precisions import Precision
 from jobs.spec.sections import Spec
@@ -52,8 +53,8 @@ def _recorded(attempts: list[Attempt]) -> StageTime:
 
 def stage_flops(cost: Cost) -> dict[str, int]:
     """Return the counted operations of each whole stage. Sampling has every checkpoint and sampler that is evaluated."""
-    return {"train": cost.training_flops, "sample": cost.sampling_flops,
-            "evaluate": cost.forward_flops * cost.evaluate_forward_passes}
+    sampling = {"sample": cost.sampling_flops} if cost.sampling_flops else {}  # not every kind draws samples
+    return {"train": cost.training_flops, **sampling, "evaluate": cost.forward_flops * cost.evaluate_forward_passes}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class SamplingCost:
 def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[SamplingCost]:
     """Return the costs of shorter chains, the run's own and the full one."""
     spec, cost = run.known_spec, cost_of(run.spec)
-    if cost is None:
+    if cost is None or not draws_samples(spec):
         return []
     measured = run.state == "done" and "sample" in times and times["sample"].recorded
     per_flop = times["sample"].seconds / cost.sampling_flops if measured else None

@@ -50,7 +50,8 @@ class NoisedStrip:
 
 
 def _process(spec: Spec | None) -> Diffusion | None:
-    return getattr(spec, "diffusion", None)
+    process = getattr(spec, "diffusion", None)
+    return process if isinstance(process, Diffusion) else None  # a classifier has no more than the process of noise
 
 
 def _network(spec: Spec | None) -> Model | None:

@@ -44,6 +44,8 @@ class Metric:
     """What the metric was computed from, in words."""
     error: float | None = None
     """Half of the 95 % interval of the value, where an interval or a standard error is known."""
+    quarters: tuple[float, ...] = ()
+    """The value in each quarter of the timesteps, from the least noise to the most, where that is known."""
 
     @property
     def text(self) -> str:
@@ -135,8 +137,16 @@ def _of_kind(evaluation: dict) -> list[Metric]:
         if (value := finite(detail.get("value"))) is not None:
             examples = f"{detail['examples']} examples of {detail.get('data')}" if "examples" in detail else ""
             basis = ", ".join(filter(None, [number.basis, examples]))
-            found.append(Metric(number.label, key, value, *_spread(detail), None, basis, _error(value, detail)))
+            found.append(Metric(number.label, key, value, *_spread(detail), None, basis, _error(value, detail),
+                                _quarters(detail)))
     return found
+
+
+def _quarters(detail: dict) -> tuple[float, ...]:
+    """Return Metric.quarters; none where one of them is not a finite number."""
+    given = detail.get("quarters") or []
+    found = tuple(value for each in given if (value := finite(each)) is not None)
+    return found if len(found) == len(given) else ()
 
 
 def _spread(detail: dict) -> tuple[str, str]:

@@ -110,6 +110,7 @@ def _numbers(study: StudyReport) -> Iterator[tuple]:
 def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
     for name, metric in run.metrics.items():
         yield run.name, "metric", name, "", metric.value
+        yield from ((run.name, "quarter", name, number, value) for number, value in enumerate(metric.quarters, 1))
     for point in run.curve:
         way = _way(point)
         for name, value in point.metrics.items():

@@ -22,6 +22,7 @@ from jobs.report.verdicts.points import Point, points_of, swept_fields
 from jobs.report.verdicts.ranking import metric_names, ranked
 from jobs.run.study.study_file import study_as_found
 from jobs.spec.keys import keys_of, value_at
+from jobs.spec.kinds import draws_samples
 from jobs.storage.disk_errors import why_missing
 
 SAID = 4  # sentences on samplings in the answer; their section has all
@@ -66,9 +67,11 @@ class StudyReport:
 
     @property
     def main(self) -> RunReport | None:
-        """The run that stands for the study: the best by the first metric, or else the first that has a spec."""
+        """The run that stands for the study: the best by the first metric, or else the first that has a spec; one that draws
+        samples, if any does."""
         best = ranked([run for run in self.runs if not run.left], self.metrics[0]) if self.metrics else []
-        return next((run for run in [*best, *self.runs] if run.spec), None)
+        known = [run for run in [*best, *self.runs] if run.spec]
+        return next((run for run in known if draws_samples(run.known_spec)), next(iter(known), None))
 
 
 def read_study(folder: Path) -> StudyReport:
@@ -82,7 +85,7 @@ def read_study(folder: Path) -> StudyReport:
     fields = swept_fields([run for point in compared for run in point.runs])
     ways = ways_of(sampled([run for run in runs if not run.left], times))
     sampling = comparisons(ways)
-    return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(compared),
+    return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(_asked_about(compared)),
                        [*answer(compared, found), *verdicts(sampling)[:SAID]], [*remarks, *cautions(compared)], shown, times,
                        ways, sampling, guided(ways), logs, bounds)
 
@@ -96,6 +99,7 @@ def _read_runs(folder: Path) -> tuple[str, str, list[RunReport], list[str]]:
     runs = [read_run(folder / name, entry.differs, entry.left) for name, entry in found.runs.items()]
     if remarks:  # the swept settings are not known, but the specs are
         _find_differences(runs)
+    _fill_differences(runs)
     return found.name or folder.resolve().name, found.source, runs, remarks
 
 
@@ -106,6 +110,19 @@ def _find_differences(runs: list[RunReport]) -> None:
     swept = [key for key in keys if any(value_at(spec, key) != value_at(specs[0], key) for spec in specs)]
     for run in runs:
         run.differs = {key: value_at(run.spec, key) for key in swept} if run.spec else {}
+
+
+def _asked_about(points: list[Point]) -> list[Point]:
+    """Return the points that draw samples, if any does: in a study of several kinds a classifier serves the others."""
+    return [point for point in points if (spec := point.runs[0].spec) and draws_samples(spec)] or points
+
+
+def _fill_differences(runs: list[RunReport]) -> None:
+    """Give each run its value of every key that another run sets: the points of a `list:` may set different keys."""
+    swept = dict.fromkeys(key for run in runs for key in run.differs)
+    for run in runs:
+        if run.spec and len(swept) > len(run.differs):
+            run.differs = {key: run.differs[key] if key in run.differs else value_at(run.spec, key) for key in swept}
 
 
 def _read_log(run: RunReport) -> BoardLog | None:

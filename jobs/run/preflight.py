@@ -11,7 +11,7 @@ from jobs.run.extractor_check import extractor_problem
 from jobs.run.records import DataFile
 from jobs.run.waiting import missing_runs
 from jobs.spec.features import BUILT_IN, CHOICES
-from jobs.spec.kinds import kind_of
+from jobs.spec.kinds import draws_samples, kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import write_json
@@ -36,6 +36,8 @@ def input_problems(spec: Spec) -> list[str]:
             problems[path] = str(error)
     if data.classes is not None:
         problems |= _class_problems(spec, names)
+    if not draws_samples(spec):
+        return list(problems.values())
     if evaluate.metrics and evaluate.reference not in problems:
         try:
             reference = open_reference(evaluate.reference, data.image_size, data.channels)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -21,8 +22,17 @@ from jobs.run.checkpoints import Checkpoint, Weights, save_weights
 from jobs.run.directory import RunDir, average_of, weights_name
 from jobs.spec.averages import combination, described, power_name
 from jobs.spec.kinds import MODEL
-from jobs.spec.sections import Sample
 from jobs.storage.files import atomic_path, read_json, sha256_of_file, write_json
+
+
+class AveragedBy(Protocol):
+    """A section `sample` of any kind: which weights are used."""
+
+    @property
+    def ema_rate(self) -> float | None: ...
+
+    @property
+    def ema_sigma_rel(self) -> float | None: ...
 
 
 def snapshot_folder(run: RunDir, step: int) -> Path:
@@ -53,7 +63,7 @@ def discard_later(run: RunDir, step: int) -> None:
             shutil.rmtree(folder)
 
 
-def sampled_weights(run: RunDir, checkpoint: Checkpoint, sample: Sample) -> tuple[Weights, Path]:
+def sampled_weights(run: RunDir, checkpoint: Checkpoint, sample: AveragedBy) -> tuple[Weights, Path]:
     """Return the weights that the settings `sample` choose at a checkpoint of the run, and the file or folder that has them."""
     if sample.ema_sigma_rel is not None:
         return power_average(run, checkpoint, sample.ema_sigma_rel), checkpoint.path

@@ -35,7 +35,8 @@ def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
     The device is recorded beside these settings, because a run may continue on another kind of device, which rounds
     differently.
     """
-    return {"weights_sha256": weights_sha256, "kind": spec.kind, "data": spec.data.model_dump(exclude={"path", "random_flip"}),
+    return {"weights_sha256": weights_sha256, "kind": spec.kind,
+            "data": spec.data.model_dump(exclude={"path", "random_flip", "random_crop"}),
             **kind_of(spec).identity(spec), "sample": spec.sample.identity(exclude={"num_samples", "at"})}
 
 

@@ -34,12 +34,12 @@ def load_sampled(run: RunDir, network: nn.Module, sampling: Sampling) -> str:
 
 
 def settings_of(run: RunDir, network: nn.Module) -> dict[Sampling, dict]:
-    """Return the sampling settings of each sampling of the run.
+    """Return the sampling settings of each sampling of the run; where its kind draws no samples, of its final weights.
 
     Loads the weights of each into `network`. Raises UserError where a checkpoint is missing or does not fit.
     """
     spec, sha256, found = run.spec, dict[tuple, str](), {}
-    for sampling in samplings(spec):
+    for sampling in samplings(spec) or [main_sampling(spec)]:
         weights = weights_of(spec, sampling)
         if weights not in sha256:
             sha256[weights] = load_sampled(run, network, sampling)

@@ -17,6 +17,7 @@ from jobs.spec.sections import Contradiction, Spec, SpecAsWritten
 
 KINDS: dict[str, str] = {
     "diffusion": "jobs.kinds.diffusion.kind",
+    "noisy_classifier": "jobs.kinds.noisy_classifier.kind",
 }
 """By each name that `kind:` may have, the module that holds KIND. A command imports only the kinds that it needs."""
 
@@ -43,6 +44,10 @@ class OwnNumber:
     batch_size: int
     passes: int
     """Evaluations of the network for one batch of examples."""
+    of: str | None = None
+    """Path of a data set that may have fewer than `examples` images: then all of these are used."""
+    beside: tuple[str, ...] = ()
+    """Keys of further numbers that are measured with this one: its summary holds theirs under these keys."""
 
     def batches(self, rank: int, world_size: int) -> range:
         """Return the numbers of the batches of examples that this rank evaluates."""
@@ -69,6 +74,9 @@ class Kind(Protocol):
     """The spec as a person writes it. Sections that jobs.spec.sections.Spec lacks belong to this kind."""
     resolved: type[Spec]
     """The spec with every default filled in."""
+    stages: Sequence[str]
+    """The stages that runs of this kind have, in the order of jobs.spec.stages.STAGES. A kind without the stage `sample` draws no
+    samples: nothing asks its functions about samples, and its sections `sample` and `evaluate` are its own."""
     number_labels: Mapping[str, Number]
     """What tables say of the kind's own numbers, by the numbers' keys in evaluation.json."""
 
@@ -133,6 +141,16 @@ def kind_named(name: str) -> Kind:
 def kind_of(spec: SpecAsWritten) -> Kind:
     """Return the kind that `spec` names."""
     return kind_named(spec.kind)
+
+
+def stages_of(spec: SpecAsWritten) -> Sequence[str]:
+    """Return the stages that a run of `spec` has."""
+    return kind_of(spec).stages
+
+
+def draws_samples(spec: SpecAsWritten) -> bool:
+    """Return whether a run of `spec` has the stage `sample`."""
+    return "sample" in stages_of(spec)
 
 
 def number_labels() -> dict[str, Number]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel
 
 from jobs.spec.fields import File, is_name
 from jobs.spec.keys import place_of, sections_in
+from jobs.spec.kinds import stages_of
 from jobs.spec.sampling_list import listed
 from jobs.spec.samplings import with_changes
 from jobs.spec.sections import Contradiction, Spec
@@ -116,8 +117,13 @@ def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradictio
         return found
     for run, ours in named.items():
         for reference in ours:
-            if reference.in_study and reference.run not in specs:
+            if not reference.in_study:
+                continue
+            if reference.run not in specs:
                 found.setdefault(run, []).append((reference.key, _unknown(reference.run, list(specs))))
+            elif reference.needs not in stages_of(other := specs[reference.run]):
+                lacks = f"run {reference.run} is of kind {other.kind}, which has no stage {reference.needs}"
+                found.setdefault(run, []).append((reference.key, lacks))
     waits = {(run, stage): [(run, before) for before in STAGES[:STAGES.index(stage)]]
              + [(each.run, each.needs) for each in ours if each.stage == stage]
              for run, ours in named.items() for stage in STAGES}

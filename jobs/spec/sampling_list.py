@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.spec.fields import OfAllSamplings
 from jobs.spec.keys import Place, dotted, merged, sections_in
-from jobs.spec.kinds import Changes
+from jobs.spec.kinds import Changes, draws_samples
 from jobs.spec.sections import Sample, SpecAsWritten
 
 MOST = 1000
@@ -60,7 +60,7 @@ def nearest(places: Mapping[Place, Place], path: Place) -> Place:
 
 def listed(spec: SpecAsWritten) -> tuple[Listed, ...]:
     """Return the samplings of evaluate.samplings. Raises WrongList where the list is not in order."""
-    entries = spec.evaluate.samplings
+    entries = spec.evaluate.samplings if draws_samples(spec) else None
     return _read(type(spec.sample), spec.sample.model_dump_json(), json.dumps(entries)) if entries else ()
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from jobs.spec.keys import place_of
-from jobs.spec.kinds import Changes, kind_of
+from jobs.spec.kinds import Changes, draws_samples, kind_of
 from jobs.spec.sampling_list import Listed, listed
 from jobs.spec.sections import Contradiction, Spec
 
@@ -37,7 +37,10 @@ def main_sampling(spec: Spec) -> Sampling:
 
 
 def samplings(spec: Spec) -> list[Sampling]:
-    """Return the main sampling, then those of `sample.at`, then those that `evaluate` needs; each once."""
+    """Return the main sampling, then those of `sample.at`, then those that `evaluate` needs; each once. A kind that draws no
+    samples has none."""
+    if not draws_samples(spec):
+        return []
     return list(dict.fromkeys([main_sampling(spec), *_without_listed(spec), *(_of_listed(spec, each) for each in listed(spec))]))
 
 
@@ -54,6 +57,8 @@ def _of_listed(spec: Spec, each: Listed) -> Sampling:
 
 def listed_twice(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield the entries of evaluate.samplings that add no sampling: the dotted key, and a sentence."""
+    if not draws_samples(spec):
+        return
     places = {sampling: "evaluate.respacings" for sampling in _without_listed(spec)} | {main_sampling(spec): "the main sampling"}
     for each in listed(spec):
         sampling, key = _of_listed(spec, each), f"evaluate.samplings[{each.number}]"
@@ -65,7 +70,7 @@ def listed_twice(spec: Spec) -> Iterator[tuple[str, str]]:
 
 def listed_contradictions(spec: Spec) -> list[Contradiction]:
     """Return the contradictions that only samplings of evaluate.samplings have, each checked as if it were the main one."""
-    if not spec.evaluate.samplings:
+    if not listed(spec):
         return []
     alone = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"samplings": []}),
                                     "sample": spec.sample.model_copy(update={"at": ["last"]})})  # of the last step alone
@@ -91,6 +96,11 @@ def by_weights(spec: Spec) -> list[Sampling]:
     for number, sampling in enumerate(samplings(spec)):
         first.setdefault(weights_of(spec, sampling), number)
     return sorted(samplings(spec), key=lambda sampling: (-sampling.step, first[weights_of(spec, sampling)]))
+
+
+def steps_kept_for_good(spec: Spec) -> set[int]:
+    """Return the training steps whose checkpoints are kept for good: the last one, and those that are sampled from."""
+    return {spec.train.iterations, *(sampling.step for sampling in samplings(spec))}
 
 
 def _differing(spec: Spec, changes: Changes) -> Changes:

@@ -62,6 +62,8 @@ class Data(Section):
     class_cond: bool = False
     num_classes: Count | None = None
     random_flip: bool = False
+    random_crop: bool = False
+    """Train on random square windows of the images, of 0.8 to 1 of the side, enlarged to image_size."""
 
     @property
     def classes(self) -> int | None:
@@ -242,10 +244,22 @@ class Spec(SpecAsWritten):
 
 
 def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
-    """Return the contradictions in the sections that every kind has.
+    """Return the contradictions in the sections that every kind has that draws samples.
 
     `resolutions`: the image sizes at which the network works, in pixels; empty where they are unknown.
     """
+    found, sample, features = contradictions_of_training(spec, resolutions), spec.sample, spec.evaluate.features
+    found += [("evaluate.metrics", f"{metric} needs more than features: {features} has; use classifier or a TorchScript file")
+              for metric in metrics_beyond(features, spec.evaluate.metrics)]
+    found += [("sample.num_samples", f"{sample.num_samples}, but metric {metric} needs at least {METRICS[metric].least} samples")
+              for metric in spec.evaluate.metrics if sample.num_samples < METRICS[metric].least]
+    found += [("sample.at", f"step {step} is beyond train.iterations {spec.train.iterations}")
+              for step in sample.at if step != "last" and step > spec.train.iterations]
+    return found
+
+
+def contradictions_of_training(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
+    """As `contradictions`, without those about samples: for a kind that draws none."""
     found: list[Contradiction] = []
     data, train, sample = spec.data, spec.train, spec.sample
     if data.class_cond and data.num_classes is None:
@@ -256,22 +270,16 @@ def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
     if len({*train.ema_sigma_rel}) < len(train.ema_sigma_rel):
         found.append(("train.ema_sigma_rel", f"{train.ema_sigma_rel} has an average twice"))
     elif sample.ema_sigma_rel is not None:
-        steps = dict.fromkeys([train.iterations, *(step for step in sample.at if step != "last" and step < train.iterations)])
+        at = getattr(sample, "at", [])  # of a kind that draws samples
+        steps = dict.fromkeys([train.iterations, *(step for step in at if step != "last" and step < train.iterations)])
         found += [("sample.ema_sigma_rel", problem) for problem in average_problems(
             train.iterations, train.ema_sigma_rel, train.ema_snapshots, sample.ema_sigma_rel, list(steps))]
     elif sample.ema_rate is not None and sample.ema_rate not in train.ema_rate:
         found.append(("sample.ema_rate", f"{sample.ema_rate} is not among train.ema_rate {train.ema_rate}"))
-    features = spec.evaluate.features
-    found += [("evaluate.metrics", f"{metric} needs more than features: {features} has; use classifier or a TorchScript file")
-              for metric in metrics_beyond(features, spec.evaluate.metrics)]
-    found += [("sample.num_samples", f"{sample.num_samples}, but metric {metric} needs at least {METRICS[metric].least} samples")
-              for metric in spec.evaluate.metrics if sample.num_samples < METRICS[metric].least]
     resources = spec.resources.train
     fewest = resources.fewest_nodes * resources.tasks
     if not resources.is_elastic or not ranks_to_use(train, fewest):
         found += batch_contradictions(train, 1 if resources.is_elastic else resources.world_size)
-    found += [("sample.at", f"step {step} is beyond train.iterations {train.iterations}")
-              for step in sample.at if step != "last" and step > train.iterations]
     return found
 
 

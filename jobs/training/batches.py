@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from jobs.data.dataset import ImageData, load_batch
-from jobs.data.order import batch_indices, flip_mask
-from jobs.data.pictures import mirrored, to_x
+from jobs.data.order import batch_indices, crop_windows, flip_mask
+from jobs.data.pictures import cropped, mirrored, to_x
 from jobs.kinds.protocol import Examples
 from jobs.parallel.group import Group
 from jobs.spec.sections import Spec
@@ -44,21 +44,27 @@ class Batches:
                     upcoming = reader.submit(self._read, step + 1)
                 yield self._assemble(*read)
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return images uint8 [n, C, H, W], or indices [n] where images are on the device; which to mirror [n]; labels [n]."""
-        train, data = self.spec.train, self.data
+    def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Return images uint8 [n, C, H, W], or indices [n] where images are on the device; which to mirror [n]; their windows
+        [n, 3]; labels [n]."""
+        train, data, augment = self.spec.train, self.data, self.spec.data
         indices = batch_indices(len(data), train.batch_size, step, train.seed)[self.share]
-        flip = flip_mask(train.batch_size, step, train.seed)[self.share] if self.spec.data.random_flip else None
-        labels = self._pinned(data.labels[indices]) if self.spec.data.class_cond and data.labels is not None else None
+        flip = self._pinned(flip_mask(train.batch_size, step, train.seed)[self.share]) if augment.random_flip else None
+        windows = None
+        if augment.random_crop:
+            windows = self._pinned(crop_windows(train.batch_size, step, train.seed, augment.image_size)[self.share])
+        labels = self._pinned(data.labels[indices]) if augment.class_cond and data.labels is not None else None
         images = load_batch(data, indices) if self.images is None else indices
-        return self._pinned(images), None if flip is None else self._pinned(flip), labels
+        return self._pinned(images), flip, windows, labels
 
-    def _assemble(self, images: Tensor, flip: Tensor | None, labels: Tensor | None) -> Examples:
+    def _assemble(self, images: Tensor, flip: Tensor | None, windows: Tensor | None, labels: Tensor | None) -> Examples:
         images = self._send(images)
         if self.images is not None:
             images = self.images[images].permute(0, 3, 1, 2).contiguous()
-        images = mirrored(images, None if flip is None else self._send(flip))
-        return Examples(to_x(images), None if labels is None else self._send(labels))
+        x = to_x(mirrored(images, None if flip is None else self._send(flip)))
+        if windows is not None:
+            x = cropped(x, self._send(windows))
+        return Examples(x, None if labels is None else self._send(labels))
 
     def _pinned(self, array: np.ndarray) -> Tensor:
         """Return the array in page-locked memory, which a GPU reads while this process continues."""

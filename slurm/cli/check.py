@@ -11,7 +11,7 @@ from jobs.kinds.start_fit import start_problems
 from jobs.quantities import amount, plural, size
 from jobs.run.preflight import all_input_problems
 from jobs.run.study.sharing import shared_in
-from jobs.spec.kinds import kind_of
+from jobs.spec.kinds import draws_samples, kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump
 from jobs.spec.samplings import samplings
@@ -54,11 +54,10 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
     """The cost of one run: parameters, FLOP, memory, and the work of each stage."""
     table = Table(box=box.SIMPLE, show_header=False)
     memory, precision = cost.training_memory, spec.train.precision
-    likelihood = "no bits/dim"
+    own = "no bits/dim"
     if numbers := kind_of(spec).numbers(spec):
-        likelihood = f"{numbers[0].name} of {numbers[0].examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
-    others = len(samplings(spec)) - 1
-    besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
+        most = "at most " if numbers[0].of else ""
+        own = f"{numbers[0].name} of {most}{numbers[0].examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
     rows = [
         ("parameters", f"{cost.parameters:,} in {cost.tensors} tensors"),
         ("forward pass", f"{amount(cost.forward_flops)}FLOP an image"),
@@ -67,16 +66,28 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
                    f"optimiser {size(memory.optimizer)}, EMA {size(memory.ema)}"),
         ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
                   f"a checkpoint is {size(cost.checkpoint_bytes)}"),
-        ("sample", f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
-                   f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; "
-                   f"{size(cost.samples_bytes)}"),
-        ("evaluate", f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; {likelihood}; "
-                     f"on {where(spec.resources.evaluate)}"),
+        *([("sample", _sampling(spec, cost))] if draws_samples(spec) else []),
+        ("evaluate", f"{_metrics(spec)}{own}; on {where(spec.resources.evaluate)}"),
         ("report", f"the last job of `iddpm submit`: one process, {spec.resources.of_report.time} at most"),
     ]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _sampling(spec: Spec, cost: Cost) -> str:
+    others = len(samplings(spec)) - 1
+    besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
+    return (f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
+            f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; "
+            f"{size(cost.samples_bytes)}")
+
+
+def _metrics(spec: Spec) -> str:
+    """The metrics of samples; empty for a kind that draws none."""
+    if not draws_samples(spec):
+        return ""
+    return f"{', '.join(spec.evaluate.metrics) or 'no metrics'} by {spec.evaluate.features}; "
 
 
 def evaluation_flops(cost: Cost) -> int:

@@ -25,6 +25,7 @@ from jobs.run.start_weights import still_to_start
 from jobs.run.study.freezing import freeze
 from jobs.run.study.study_file import left_note
 from jobs.run.waiting import waits_for
+from jobs.spec.kinds import draws_samples, stages_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.sweep import Study
 from jobs.spec.stages import STAGES
@@ -59,7 +60,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
             states[run.path] = "failed"
             continue
         try:
-            for stage in STAGES if only is None else (only,):
+            for stage in stages_of(run.spec) if only is None else (only,):
                 os.environ[FOLLOWED] = "1" if only is None and stage != STAGES[-1] else ""
                 _do_with_named_runs(run, stage)
         except (UserError, StageFailed) as error:
@@ -97,6 +98,7 @@ def run_one_stage(path: Path, stage: str) -> int:
     """Do one stage of the run in the folder `path`. Returns the exit status: 0, or 130 after Ctrl-C."""
     outlive_output()
     run = RunDir(path)
+    run.check_has(stage)
     try:
         _do(run.trainer if stage == STAGES[0] else run, stage)
     except Interrupted as stopped:
@@ -121,12 +123,16 @@ def _do_with_named_runs(run: RunDir, stage: str) -> None:
     for reference, other in waits_for(run, stage):
         if reference.in_study:
             for earlier in STAGES[:STAGES.index(reference.needs) + 1]:
-                _do_with_named_runs(other, earlier)
+                if other.has_stage(earlier):
+                    _do_with_named_runs(other, earlier)
     _do(run, stage)
 
 
 def _do(run: RunDir, stage: str) -> None:
     label = f"{run.path.name:<9} {stage:<9}"
+    if not run.has_stage(stage):  # --only, in a study of several kinds
+        print(f"{label} not a stage of kind {run.spec.kind}", flush=True)
+        return
     if run.is_done(stage):
         print(f"{label} done before", flush=True)
         return
@@ -144,6 +150,7 @@ def gather_run(path: Path) -> None:
     """Gather the chunks of the run in the folder `path` into samples.h5."""
     from jobs.sampling import gather
     run = RunDir(path)
+    run.check_has("sample")
     if run.is_done("sample"):
         print(f"{run.samples_h5}: done before")
         return
@@ -164,7 +171,7 @@ def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
         numbers = evaluations.get(run.path, EvaluationFile()).headline
         state = states.get(run.path) or ("done" if run.is_done("evaluate") else "not evaluated")
         values = ["" if (value := numbers.get(name)) is None else f"{value:.4g}" for name in names]
-        table.add_row(run.path.name, state, str(run.spec.sample.num_samples) if run.is_done("sample") else "", *values)
+        table.add_row(run.path.name, state, _samples(run), *values)
     console().print(table)
     for result in evaluations.values():
         if result.features and (text := result.features.get("note")):
@@ -172,11 +179,16 @@ def print_summary(runs: Sequence[RunDir], states: dict[Path, str]) -> None:
             break
     study = runs[0].path.parent
     for run in runs[:3]:
-        if run.is_done("sample"):
+        if _samples(run):
             print(f"pictures     {run.samples_png}, {run.samples / 'samples-grid.png'}\nsamples      {run.samples_h5}")
-    if len(runs) > 3:
+    if len(runs) > 3 and any(map(_samples, runs[3:])):
         print("... and more in samples/ of each run")
     print(f"TensorBoard  {command_beside_python('tensorboard')} --logdir {study}")
+
+
+def _samples(run: RunDir) -> str:
+    """Return the number of the run's samples; empty where it has none yet, or draws none."""
+    return str(run.spec.sample.num_samples) if draws_samples(run.spec) and run.is_done("sample") else ""
 
 
 def print_settings(report: Path) -> None:

@@ -9,6 +9,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.study.freezing import freeze
 from jobs.spec.keys import value_at
+from jobs.spec.kinds import draws_samples
 from jobs.spec.sections import Spec
 
 
@@ -24,7 +25,7 @@ def import_run(source: Path, spec: Path, overrides: Sequence[str], runs_folder: 
         goal = f"trains on from step {run.trained_steps()}"
     else:
         run, told, notes = _import_file(source, spec, overrides, runs_folder, step)
-        goal = "samples and evaluates it"
+        goal = "samples and evaluates it" if draws_samples(run.spec) else "evaluates it"
     for note in notes:
         print(f"note: {note}")
     if told:

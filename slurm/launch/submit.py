@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from jobs.run.preflight import check_inputs
 from jobs.run.start_weights import still_to_start
 from jobs.run.study.freezing import freeze, refuse_changes
 from jobs.run.study.study_file import left_note
+from jobs.spec.kinds import stages_of
 from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
@@ -120,7 +121,8 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profi
             continue
         run = RunDir(folder / name, spec, (shares or {}).get(name))
         first, own = STAGES.index((redo or {}).get(name, STAGES[-1])), STAGES[1:] if run.shares else STAGES
-        stages = [stage for stage in own if not (run.spec_file.is_file() and run.is_done(stage))
+        stages = [stage for stage in own if stage in stages_of(spec)
+                  if not (run.spec_file.is_file() and run.is_done(stage))
                   or name in (redo or {}) and STAGES.index(stage) >= first]
         if stages:
             left[run] = spec, stages
@@ -176,7 +178,7 @@ def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
     for submission in newest.values():
         elements = {RunDir(folder / name): submission.element(index) for index, name in enumerate(submission.runs)}
         queued = [run for run, element in elements.items() if element in live]
-        later = STAGES[STAGES.index(submission.stage) + 1:] if submission.runs else ()
+        later = _later_stages(submission, elements)
         if not queued or not later or any((run, stage) in jobs for run in submission.runs for stage in later):
             continue
         if all(run in queued or run.spec_file.is_file() and run.is_done(submission.stage) for run in elements):
@@ -187,6 +189,14 @@ def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
             stages = tuple((stage, getattr(runs[0].spec.resources, stage)) for stage in later)
             incomplete.append(Chain(stages, runs, behind=id))
     return incomplete
+
+
+def _later_stages(submission: Submission, runs: Iterable[RunDir]) -> tuple[str, ...]:
+    """Return the stages behind that of the submission. Its runs have the same stages, or they would not share an array."""
+    first = next(iter(runs), None)
+    if first is None:
+        return ()
+    return tuple(stage for stage in STAGES[STAGES.index(submission.stage) + 1:] if first.has_stage(stage))
 
 
 def last_in_queue(folder: Path, live: dict[str, Job]) -> list[str]:

@@ -198,7 +198,7 @@ def run_status(run: RunDir, jobs: Mapping[str, StageJob], live: Mapping[str, Job
     done, total, unit = (ours.done, ours.total, ours.unit) if ours else (None, None, "")
     return RunStatus(run.path.name, state, stage, last, job.state if job else "", job.reason if job else "", node,
                      job.restarts if job else None, done, total, unit, rate, ours.loss if ours else None,
-                     left, age, None if stage == STAGES[0] else _samples(run), {}, failure,
+                     left, age, _samples(run) if stage != STAGES[0] and run.has_stage("sample") else None, {}, failure,
                      of_plan, doing=ours.doing if ours and state == "running" else "", remarks=tuple(remarks))
 
 

@@ -9,6 +9,7 @@ from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.references import TrainedRun
 from jobs.spec.sections import Evaluate, Section, Spec, SpecAsWritten, contradictions
+from jobs.spec.stages import STAGES
 
 ADD = ("linear", "linear_kind")
 STEPS = 20  # a sample is drawn, then encoded and decoded so often
@@ -30,6 +31,7 @@ class LinearSpec(LinearSpecAsWritten, Spec):
 
 class LinearKind:
     model, written, resolved = "linear_model", LinearSpecAsWritten, LinearSpec
+    stages = STAGES
     number_labels = {"reconstruction": Number("reconstruction error", basis="mean squared error")}
 
     def resolve(self, written):

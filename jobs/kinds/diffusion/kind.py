@@ -20,6 +20,7 @@ from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.samplings import WEIGHTS_BY, samplings, with_sampling
 from jobs.spec.sections import Contradiction
+from jobs.spec.stages import STAGES
 
 BITS, BITS_KEY = "bits/dim", "bits_per_dim"
 CHAIN = ("sampler", "timestep_respacing")
@@ -29,6 +30,7 @@ class DiffusionKind:
     model = "jobs.kinds.diffusion.model"
     written = DiffusionSpecAsWritten
     resolved = DiffusionSpec
+    stages = STAGES
     number_labels = {BITS_KEY: Number(BITS, basis="variational bound over all timesteps")}
 
     def resolve(self, written: DiffusionSpecAsWritten) -> DiffusionSpec:

@@ -9,13 +9,13 @@ from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS
 from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
-from diffusion.schedules import SCHEDULES
 from jobs.kinds.diffusion.network_section import (
     Multiplier,
     NetworkAsWritten,
     default_channel_mult,
     network_resolutions,
 )
+from jobs.kinds.diffusion.process_section import Process, process_contradictions
 from jobs.spec.fields import Clipping, Count, CountOrZero, File, Fraction, OfAllSamplings, OneOf, Respacing
 from jobs.spec.metrics import labelled
 from jobs.spec.sections import (
@@ -23,7 +23,6 @@ from jobs.spec.sections import (
     Evaluate,
     EvaluateAsWritten,
     Sample,
-    Section,
     Spec,
     SpecAsWritten,
     Train,
@@ -44,9 +43,7 @@ class Model(ModelAsWritten):
     learn_sigma: bool
 
 
-class Diffusion(Section):
-    diffusion_steps: Annotated[Count, Field(ge=2, le=1_000_000)] = 4000
-    noise_schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
+class Diffusion(Process):
     loss: Annotated[str, OneOf(LOSSES)] = "hybrid"
     loss_weight: Annotated[str, OneOf(LOSS_WEIGHTS)] = "none"
     """Of the mean squared error at each step. A learned variance keeps its own term, which has no weight."""
@@ -60,8 +57,6 @@ class Diffusion(Section):
     predict: Annotated[str, OneOf(PARAMETERISATIONS)] = "epsilon"
     sigma_small: bool = False
     """Fixed variance only: the posterior's (small) instead of beta (large)."""
-    rescale_timesteps: bool = True
-    """Give the network t * 1000 / diffusion_steps. No checkpoint records this setting; README has it for published ones."""
 
 
 OF_TRAINING = ("loss", "loss_weight", "min_snr_gamma", "p2_gamma", "p2_k", "input_perturbation")
@@ -166,11 +161,7 @@ def _loss_weight(spec: DiffusionSpec) -> list[Contradiction]:
 
 
 def _chains(spec: DiffusionSpec) -> list[Contradiction]:
-    steps, found = spec.diffusion.diffusion_steps, []
-    name = spec.diffusion.noise_schedule
-    if steps < (fewest := SCHEDULES[name].fewest_steps):
-        found.append(("diffusion.diffusion_steps", f"{steps} is too few for noise_schedule: {name}, which is scaled to reach "
-                      f"equal noise for any number of steps; it needs at least {fewest}"))
+    if found := process_contradictions(spec.diffusion):
         return found
     chains = [("sample.timestep_respacing", spec.sample.timestep_respacing),
               *(("evaluate.respacings", chain) for chain in spec.evaluate.respacings)]

@@ -18,6 +18,7 @@ from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Ro
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 from jobs.run.progress import duration
+from jobs.spec.kinds import draws_samples
 from jobs.spec.sections import Spec
 
 WITHIN_F = ("Within F, convolutions grow with pixels × num_channels²; attention's products with pixels² × num_channels at each "
@@ -36,7 +37,7 @@ def cost_blocks(study: StudyReport) -> list[Block]:
     return [Paragraph(f"Counted from the spec of {run.name}, without running it; one operation is half a multiply-add.{others}"),
             Heading("Counted and measured"), _stages(study), Paragraph(_speed(study, run)),
             Heading("How it grows"), Bullets(_statements(spec, cost)), _growth(spec),
-            Heading("Sampling by length of the chain"), _sampling(spec, sampling_costs(run, study.times[run.name])),
+            *_chain_lengths(spec, sampling_costs(run, study.times[run.name])),
             Heading("Where the network spends it"), _layers(layer_groups(spec)),
             Heading("Memory of one training process"), _memory(spec), Paragraph(_measured_memory(study, run), "note")]
 
@@ -86,6 +87,8 @@ def _training_statement(spec: Spec, cost: Cost) -> str:
 
 
 def _sampling_statements(spec: Spec, cost: Cost) -> list[str]:
+    if not draws_samples(spec):
+        return []
     F, samples = amount(cost.forward_flops), spec.sample.num_samples
     main = cost.forward_flops * samples * cost.sampling_steps
     others = cost.sampling_flops // (cost.forward_flops * samples) - cost.sampling_steps
@@ -113,11 +116,14 @@ def _growth(spec: Spec) -> Table:
     return Table(["what doubles", "parameters", "FLOP of F", "activations"], rows)
 
 
-def _sampling(spec: Spec, costs: list[SamplingCost]) -> Table:
+def _chain_lengths(spec: Spec, costs: list[SamplingCost]) -> list[Block]:
+    if not draws_samples(spec):
+        return []
     rows: list[Row] = [[f"{cost.steps:,}", Cell(amount(cost.flops), value=float(cost.flops)),
                         "" if cost.seconds is None else Cell(duration(cost.seconds), value=cost.seconds)] for cost in costs]
-    return Table(["steps", Cell("FLOP", f"{spec.sample.num_samples:,} samples"),
-                  Cell("wall time", "in proportion to the measured time")], rows)
+    return [Heading("Sampling by length of the chain"),
+            Table(["steps", Cell("FLOP", f"{spec.sample.num_samples:,} samples"),
+                   Cell("wall time", "in proportion to the measured time")], rows)]
 
 
 def _layers(groups: list[LayerGroup]) -> Table:

@@ -9,7 +9,7 @@ from jobs.report.page.cost_section import cost_blocks
 from jobs.report.page.curves_sections import bound_blocks, curves_blocks, effects_blocks, training_blocks
 from jobs.report.page.pictures_section import pictures_blocks
 from jobs.report.page.render import render
-from jobs.report.page.runs_sections import problems_blocks, runs_blocks
+from jobs.report.page.runs_sections import problems_blocks, quarters_blocks, runs_blocks
 from jobs.report.page.samplings_section import samplings_blocks
 from jobs.report.page.sources_sections import published_blocks, reproduce_blocks
 from jobs.report.study import StudyReport
@@ -20,6 +20,7 @@ def study_page(study: StudyReport) -> str:
     drawn = styles(study.shown)
     others = [Section("effects", "What the swept fields do", effects_blocks(study)),
               Section("training", "Training", training_blocks(study, drawn)),
+              Section("quarters", "Accuracy by quarter of the timesteps", quarters_blocks(study)),
               Section("likelihood", "Likelihood and schedules", bound_blocks(study, drawn)),
               Section("curves", "Quality over training and compute", curves_blocks(study, drawn)),
               Section("samplings", "Samplings", samplings_blocks(study)),

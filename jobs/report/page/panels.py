@@ -16,8 +16,9 @@ from jobs.report.run import RunReport
 from jobs.report.verdicts.effects import Effect
 
 TITLES = {"loss": "Loss", "mse": "Squared error of the prediction", "vb": "Term of the bound", "grad_norm": "Gradient norm",
-          "images_per_second": "Images per second", "lr": "Learning rate"}
-NOT_LOGARITHMIC = ("images_per_second", "lr")
+          "images_per_second": "Images per second", "lr": "Learning rate", "accuracy": "Accuracy",
+          "accuracy_top5": "Accuracy of the top 5"}
+NOT_LOGARITHMIC = ("images_per_second", "lr", "accuracy", "accuracy_top5")
 
 
 def training_panels(logs: dict[str, BoardLog], drawn: dict[str, Style]) -> list[Markup]:
@@ -33,14 +34,15 @@ def training_panels(logs: dict[str, BoardLog], drawn: dict[str, Style]) -> list[
 
 
 def quartile_panels(logs: dict[str, BoardLog]) -> list[Markup]:
-    """The loss of each run by the quarter of the chain that t fell into."""
+    """The loss of each run by the quarter of the chain that t fell into, and a classifier's accuracy."""
     panels = []
     for name, log in logs.items():
-        series = [Series(*smoothed(log.scalars[f"loss_q{q}"]), Style(COLOURS[q], MARKERS[q], DASHES[q]),
-                         f"t in quarter {q + 1}")
-                  for q in range(4) if f"loss_q{q}" in log.scalars]
-        if any(len(one.x) for one in series):
-            panels.append(panel(name, "iteration", "loss", series, "y"))
+        for tag in ("loss", "accuracy"):
+            series = [Series(*smoothed(log.scalars[f"{tag}_q{q}"]), Style(COLOURS[q], MARKERS[q], DASHES[q]),
+                             f"t in quarter {q + 1}")
+                      for q in range(4) if f"{tag}_q{q}" in log.scalars]
+            if any(len(one.x) for one in series):
+                panels.append(panel(name, "iteration", tag, series, "" if tag in NOT_LOGARITHMIC else "y"))
     return panels
 
 

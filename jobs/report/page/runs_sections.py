@@ -15,6 +15,7 @@ from jobs.report.verdicts.points import Point, is_seed, label
 from jobs.report.verdicts.ranking import best_points, best_runs, ranked
 from jobs.run.failures import Failure
 from jobs.run.progress import duration
+from jobs.spec.kinds import draws_samples
 from jobs.spec.stages import STAGES
 
 
@@ -97,6 +98,24 @@ def _swept(run: RunReport, key: str) -> Cell:
 
 def _wall_time(time: StageTime) -> Cell:
     return Cell(("" if time.recorded else "≈ ") + duration(time.seconds), time.device, time.seconds)
+
+
+def quarters_blocks(study: StudyReport) -> list[Block]:
+    """The numbers that are known by quarter of the timesteps: those of classifiers of noisy images."""
+    rows = [_quarters_row(run, metric) for run in study.runs for metric in run.metrics.values() if metric.quarters]
+    if not rows:
+        return []
+    width = max(len(row) for row in rows)
+    heads: Row = ["run", "number", "all t", *(f"quarter {number}" for number in range(1, width - 2))]
+    chances = {run.spec.data.num_classes or 1 for run in study.runs if run.spec and not draws_samples(run.spec)}
+    chance = f" Guessing is right in {' or '.join(f'{100 / classes:.3g}' for classes in sorted(chances))} % of cases."
+    return [Table(heads, [[*row, *[""] * (width - len(row))] for row in rows]),
+            Paragraph("The quarter of the chain that t is from: the first is the least noisy, and in the last hardly anything of "
+                      f"an image is left.{chance if chances else ''}", "note")]
+
+
+def _quarters_row(run: RunReport, metric: Metric) -> list[str | Cell]:
+    return [run.name, metric.name, *(Cell(figure(value), value=value) for value in (metric.value, *metric.quarters))]
 
 
 def problems_blocks(study: StudyReport) -> list[Block]:

@@ -122,7 +122,8 @@ def _over_seeds(runs: Sequence[RunReport], name: str) -> Metric:
         return replace(measured[0], spread=count, spread_is="")
     deviation = stdev(values)
     facts = vars(measured[0]) | {
-        "value": fmean(values), "spread": f"± {deviation:,.{decimals(deviation)}f} {count}", "spread_is": OVER_SEEDS,
+        "value": fmean(values), "quarters": (),
+        "spread": f"± {deviation:,.{decimals(deviation)}f} {count}", "spread_is": OVER_SEEDS,
         "error": max(t_quantile(n - 1) * deviation / sqrt(n), of_each or 0.0)}
     return OverSeeds(**facts, deviation=deviation)
 

@@ -8,6 +8,7 @@ from jobs.report.evaluation import Metric
 from jobs.report.gaps import gap_error
 from jobs.report.run import RunReport
 from jobs.report.verdicts.points import Point, scatter_of
+from jobs.spec.metrics import NUMBERS
 
 
 class Measured(Protocol):
@@ -31,7 +32,10 @@ def leaders(values: Sequence[float], higher_is_better: bool) -> list[int]:
 
 
 def metric_names(runs: Sequence[Measured]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.metrics))
+    """Return the names of all metrics: first those of samples, then the kinds' own. Runs are compared by metrics that both have,
+    so a classifier is never compared with a FID."""
+    found = {name: metric for run in runs for name, metric in run.metrics.items()}
+    return sorted(found, key=lambda name: found[name].key not in NUMBERS)
 
 
 def metric_named(runs: Sequence[Measured], name: str) -> Metric:

@@ -17,6 +17,7 @@ from jobs.run.progress import set_back
 from jobs.run.provenance import recorded_provenance
 from jobs.run.waiting import named_by
 from jobs.spec.keys import value_at
+from jobs.spec.kinds import draws_samples
 from jobs.spec.reading.frozen import difference
 from jobs.spec.samplings import Sampling
 from jobs.spec.sections import Spec
@@ -73,16 +74,17 @@ def planned_change(run: RunDir, spec: Spec) -> Change:
         raise UserError(f"run {run.path}: {problem}")
     samples = _sampled(run)
     longer = old.train.iterations != spec.train.iterations
-    regather = bool(samples) and old.sample.num_samples != spec.sample.num_samples
+    recount = value_at(old, "sample.num_samples") != value_at(spec, "sample.num_samples")  # both None where none are drawn
+    regather = bool(samples) and recount
     keeps = old.train.iterations if longer and reached >= old.train.iterations and _main_samples(run) else None
     redo = "train" if longer and reached else "sample" if regather else None
     for _, reference, other in named_by([run], run.path.parent.parent) if redo else ():
         if STAGES.index(reference.needs) >= STAGES.index(redo or STAGES[0]) and other.trained_steps():
             raise UserError(f"run {run.path}: run {other.path} names this run ({reference.key}) and has used its results, so it "
                             "keeps its number of steps and samples. Give the study another name")
-    unsaved = old.sample.at != spec.sample.at and reached < old.train.iterations
+    unsaved = value_at(old, "sample.at") != value_at(spec, "sample.at") and reached < old.train.iterations
     return Change(run, spec, redo=redo, keeps=keeps, regather=regather,
-                  careful=longer or unsaved or old.sample.num_samples != spec.sample.num_samples, longer=longer)
+                  careful=longer or unsaved or recount, longer=longer)
 
 
 def _length_problems(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterator[str]:
@@ -104,6 +106,8 @@ def _length_problems(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterato
 
 def _missing_steps(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterator[str]:
     """Yield the steps that sample.at names now, that training has passed, and whose checkpoints are not there."""
+    if not draws_samples(new):
+        return
     known = {*old.sample.at, old.train.iterations}
     gone = [step for step in new.sample.at if step != "last" and step not in known and step <= reached
             and not (run.checkpoint_folder(step) / "manifest.json").is_file()]
@@ -121,6 +125,8 @@ def steps_there(run: RunDir) -> str:
 
 def _with_kept_steps(run: RunDir, spec: Spec) -> Spec:
     """Return `spec` with the earlier last steps of the run, whose samples are kept, in sample.at."""
+    if not draws_samples(spec):
+        return spec
     steps = [step for step in _kept_steps(run) if step not in spec.sample.at and step < spec.train.iterations]
     return _with_steps(spec, steps) if steps else spec
 
@@ -157,7 +163,7 @@ def make_room(change: Change) -> Spec:
     run.evaluation.unlink(missing_ok=True)
     if change.keeps is not None:
         spec = _keep(run, spec, change.keeps)
-    elif change.redo == "train" and run.trained_steps() == spec.train.iterations:
+    elif change.redo == "train" and draws_samples(spec) and run.trained_steps() == spec.train.iterations:
         _bring_back(run, spec)
     if change.regather:
         for file in [*_sampled(run), run.samples / "samples.npz", run.samples_png, run.samples / "samples-grid.png"]:

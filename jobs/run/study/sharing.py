@@ -14,7 +14,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir, shares_of
 from jobs.run.study.changes import Change, steps_there
 from jobs.run.study.study_file import recorded_runs
-from jobs.spec.samplings import samplings
+from jobs.spec.samplings import steps_kept_for_good
 from jobs.spec.sections import Spec
 
 NAMED = 5
@@ -44,11 +44,11 @@ def sharers(run: RunDir) -> list[RunDir]:
 
 
 def sampled_steps(run: RunDir) -> set[int]:
-    """Return the training steps whose checkpoints are kept because `run`, or a run that shares its training, samples them."""
-    steps = {sampling.step for sampling in samplings(run.spec)}
+    """Return the training steps whose checkpoints are kept because `run`, or a run that shares its training, uses them."""
+    steps = steps_kept_for_good(run.spec)
     for other in sharers(run):
         with suppress(UserError):  # a spec that cannot be read samples nothing
-            steps |= {sampling.step for sampling in samplings(other.spec)}
+            steps |= steps_kept_for_good(other.spec)
     return steps
 
 
@@ -98,7 +98,7 @@ def _joined(change: Change, trainer: RunDir) -> Change:
     if not trainer.spec_file.is_file():
         return replace(change, shares=trainer.path.name)
     reached = trainer.trained_steps()
-    steps = {sampling.step for sampling in samplings(change.spec)}
+    steps = steps_kept_for_good(change.spec)
     gone = sorted(step for step in steps if step <= reached
                   and not (trainer.checkpoint_folder(step) / "manifest.json").is_file())
     if gone:

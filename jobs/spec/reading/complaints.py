@@ -40,7 +40,8 @@ def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None,
     """Return the spec in plain `values`, or None and the complaints. `resolved`: the values are those of a resolved spec."""
     name = values.get("kind", DEFAULT_KIND)
     if not isinstance(name, str) or name not in KINDS:
-        return None, [(("kind",), f"must be {' or '.join(map(repr, KINDS))} (got {_shown(name)})")]
+        *names, last = map(repr, KINDS)
+        return None, [(("kind",), f"must be {', '.join(names)} or {last} (got {_shown(name)})")]
     kind = kind_named(name)
     spec_type: type[SpecAsWritten] = kind.resolved if resolved else kind.written
     try:

@@ -39,16 +39,17 @@ def test_another_kind_has_its_own_sections(write):
     ("difusion", "difusion"), ("null", "null"), ("3", "3"), ("[diffusion]", "[diffusion]"), ("{diffusion: 1}", "{diffusion: 1}"),
     ("Diffusion", "Diffusion")])
 def test_an_unknown_kind_is_refused(write, kind, shown):
-    expected = f"x.yaml:4: kind: must be 'diffusion' or 'linear' (got {shown})"
+    expected = f"x.yaml:4: kind: must be 'diffusion', 'noisy_classifier' or 'linear' (got {shown})"
     assert complaints_about(write(SMALLEST + f"kind: {kind}\nlinear: {{}}\n")) == [expected]
-    swept = f"x.yaml:4: kind: must be 'diffusion' or 'linear' (got {shown}); in run "
+    swept = f"x.yaml:4: kind: must be 'diffusion', 'noisy_classifier' or 'linear' (got {shown}); in run "
     assert complaints_about(write(SMALLEST + f"sweep: {{grid: {{kind: [diffusion, {kind}]}}}}\n"))[0].startswith(swept)
 
 
 @pytest.mark.parametrize("line, expected", [
     ("linear: {latent: 3}", f"linear: {FOREIGN}"),
     ("linear:", f"linear: {FOREIGN}"),
-    ("kind: linear\nmodel: {num_heads: 2}", f"model: {FOREIGN_TO_LINEAR}"),
+    ("kind: linear\nmodel: {num_heads: 2}",
+     "model: belongs to kind: diffusion or noisy_classifier, but this spec is of kind: linear"),
     ("kind: linear\nsample: {seed: 1, ddim_eta: 1}", f"sample.ddim_eta: {FOREIGN_TO_LINEAR}"),
     ("kind: linear\nevaluate: {respacings: []}", f"evaluate.respacings: {FOREIGN_TO_LINEAR}"),
     ("kind: linear\nlinear: {latnt: 3}", "linear.latnt: unknown key; did you mean `latent`?"),

@@ -1,0 +1,83 @@
+"""The kind `noisy_classifier`, as a login node knows it: the classifier that guides a diffusion model (Dhariwal & Nichol 2021).
+
+Its runs have the stages train and evaluate.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.kinds.diffusion.layer_costs import half_unet_layers
+from jobs.kinds.diffusion.network_section import network_identity
+from jobs.kinds.noisy_classifier.quarters import quarters
+from jobs.kinds.noisy_classifier.sections import (
+    ClassifierSpec,
+    ClassifierSpecAsWritten,
+    classifier_contradictions,
+    resolve,
+)
+from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
+from jobs.spec.layer_cost import LayerCost
+from jobs.spec.metrics import Number
+from jobs.spec.sections import Contradiction
+
+ACCURACY, TOP5, CROSS_ENTROPY = "accuracy", "accuracy_top5", "cross_entropy"
+"""Keys in evaluation.json."""
+BASIS = "of noisy images, at a uniform timestep"
+
+
+class ClassifierKind:
+    model = "jobs.kinds.noisy_classifier.model"
+    written = ClassifierSpecAsWritten
+    resolved = ClassifierSpec
+    stages = ("train", "evaluate")
+    number_labels: Mapping[str, Number] = {
+        ACCURACY: Number("accuracy", higher_is_better=True, basis=BASIS),
+        TOP5: Number("accuracy of the top 5", higher_is_better=True, basis=BASIS),
+        CROSS_ENTROPY: Number("cross entropy", basis=f"in nats, {BASIS}")}
+
+    def resolve(self, written: ClassifierSpecAsWritten) -> ClassifierSpec:
+        return resolve(written)
+
+    def contradictions(self, spec: ClassifierSpec) -> list[Contradiction]:
+        return classifier_contradictions(spec)
+
+    def samplings(self, spec: ClassifierSpec) -> list[Changes]:
+        return []
+
+    def steps(self, spec: ClassifierSpec) -> int:
+        return 0
+
+    def evaluations(self, spec: ClassifierSpec) -> int:
+        return 0
+
+    def records_steps(self, spec: ClassifierSpec) -> bool:
+        return False
+
+    def sampling_facts(self, spec: ClassifierSpec) -> dict[str, Any]:
+        return {}
+
+    def sampling_attributes(self, spec: ClassifierSpec) -> dict[str, Any]:
+        return {}
+
+    def identity(self, spec: ClassifierSpec) -> dict[str, dict]:
+        return {"model": network_identity(spec.model), "diffusion": spec.diffusion.model_dump()}
+
+    def layers(self, spec: ClassifierSpec) -> dict[str, list[LayerCost]]:
+        return {MODEL: half_unet_layers(spec.model, spec.data, spec.data.num_classes or 0, spec.model.pool)}
+
+    def numbers(self, spec: ClassifierSpec) -> list[OwnNumber]:
+        """Accuracy, and with it the cross entropy: each example once in every quarter of the timesteps."""
+        beside = ([TOP5] if (spec.data.num_classes or 0) > 5 else []) + [CROSS_ENTROPY]
+        return [OwnNumber(self.number_labels[ACCURACY].label, ACCURACY, spec.train.iterations, (), spec.evaluate.examples,
+                          spec.evaluate.batch_size, len(quarters(spec.diffusion.diffusion_steps)),
+                          of=spec.evaluate.data or spec.data.path, beside=tuple(beside))]
+
+    def held_out(self, spec: ClassifierSpec) -> list[HeldOut]:
+        return [] if spec.evaluate.data is None else [HeldOut("evaluate.data", spec.evaluate.data, "evaluate.examples", 1)]
+
+    def headline_settings(self, spec: ClassifierSpec) -> dict[str, Any]:
+        return {"noise_schedule": spec.diffusion.noise_schedule, "diffusion_steps": spec.diffusion.diffusion_steps,
+                "num_channels": spec.model.num_channels, "pool": spec.model.pool}
+
+
+KIND = ClassifierKind()
