@@ -78,8 +78,10 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
 def _sampling(spec: Spec, cost: Cost) -> str:
     others = len(samplings(spec)) - 1
     besides = f" and {others} other sampling{'s' if others > 1 else ''} for curves" if others else ""
-    return (f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{besides}, {amount(cost.sampling_flops)}FLOP, in "
-            f"{cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; "
+    evaluations = kind_of(spec).evaluations(spec)
+    each = f" ({evaluations:,} evaluations)" if evaluations != cost.sampling_steps else ""
+    return (f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{each}{besides}, {amount(cost.sampling_flops)}FLOP, "
+            f"in {cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; "
             f"{size(cost.samples_bytes)}")
 
 

@@ -2,6 +2,7 @@
 
     around     the sampler with a network that costs nothing, against the plain way: tables in float64 on the host, from which
                every step copies its numbers, and the map of timesteps as a list
+    chains     whole chains of each sampler, against as many evaluations of the network alone
     precision  256 samples of a small network, trained here on digits, in bf16 and fp16 against fp32 at equal seeds; for
                comparison also samples of a chain shorter by one step, and of other seeds
     compiled   steps of that network, eager and compiled (minutes)
@@ -26,13 +27,15 @@ from torch import Tensor
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.networks.unet import UNet
 from diffusion.samplers.ancestral import ancestral
+from diffusion.samplers.chain import final
 from diffusion.samplers.denoiser import Denoiser
+from diffusion.samplers.table import SAMPLERS, sampler_function
 from diffusion.schedules import betas_of
 from jobs.cost.bench.timing import Repeats, rates_in_turns
 from jobs.data.dataset import open_data
 from jobs.data.pictures import to_uint8
 from jobs.evaluation.metrics.frechet import GaussianFit, Moments, frechet_distance
-from jobs.kinds.diffusion.build import build_network
+from jobs.kinds.diffusion.build import build_diffusion, build_network
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, resolve
 from jobs.kinds.protocol import Generated
 from jobs.parallel.compiling import compile_options
@@ -117,6 +120,29 @@ def around_batch(diffusion: GaussianDiffusion, plain: Plain, batch_size: int) ->
     with torch.no_grad():
         rates = rates_in_turns({"plain": plain_step, "ours": lambda: next(chain)}, REPEATS, x.device)
     table(f"around, batch {batch_size}", rates)
+
+
+# Chains
+
+def chains() -> None:
+    network = build_network(SPEC).eval()
+    x, y, device = torch.randn(64, 1, 8, 8), torch.arange(64) % 10, torch.device("cpu")
+    for name, sampler in SAMPLERS.items():
+        for steps in (10, 50):
+            diffusion = build_diffusion(SPEC, device, f"logsnr{steps}")
+            number, evaluations = torch.tensor([1]), sampler.evaluations(diffusion.num_timesteps)
+            alone = network.along(diffusion.network_times, y=y)
+            denoise = Denoiser(diffusion, network, model_kwargs={"y": y})
+
+            def evaluate(evaluations=evaluations, alone=alone, number=number) -> None:
+                for _ in range(evaluations):
+                    alone(x, number)
+
+            def chain(name=name, denoise=denoise) -> None:
+                final(sampler_function(name)(denoise, {"x": x}, torch.randn_like))
+            with torch.no_grad():
+                rates = rates_in_turns({"chain": chain, f"{evaluations} alone": evaluate}, Repeats(rounds=9, slice_s=0.1), device)
+            table(f"{name}, {diffusion.num_timesteps} steps", rates)
 
 
 # Precision and compiling
@@ -212,6 +238,8 @@ if __name__ == "__main__":
     wanted = sys.argv[1:] or ["around", "precision"]
     if "around" in wanted:
         around()
+    if "chains" in wanted:
+        chains()
     if "graph" in wanted and not torch.cuda.is_available():
         sys.exit("graph: there is no GPU here")
     if {"precision", "compiled", "graph"} & {*wanted}:
