@@ -13,7 +13,7 @@ ORDER = {
                   "guidance"],
     "jobs": ["errors", "quantities", "randomness", "finite", "terminal", "own_python", "storage",
              "spec", "parallel", "data", "run", "kinds",
-             "training", "sampling", "evaluation", "stage", "cost", "report"],
+             "training", "sampling", "making", "evaluation", "stage", "cost", "report"],
     "slurm": ["testbed", "launch", "status", "cli"],
 }
 MOST_FILES = 16

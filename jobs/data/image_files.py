@@ -114,10 +114,13 @@ def read_header(path: Path) -> Header | str:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """`pixels` uint8 [image_size, image_size, channels]; `done` to the picture; `bits` that grey of 16 bits needs, else None."""
+    """`pixels` uint8 [image_size, image_size, channels]; `done` to the picture; its `size` before that, as EXIF turns it;
+    `bits` that grey of 16 bits needs, else None."""
 
     pixels: np.ndarray
     done: frozenset[Done]
+    size: tuple[int, int]
+    """Width and height."""
     bits: int | None = None
 
 
@@ -137,7 +140,8 @@ def decode_image(path: Path, image_size: int, channels: int, bits: int = 16) -> 
             done.add("turned")
         needed = needed_bits(image) if image.mode.startswith("I") else None
         # Convert to colours before resizing: averaging the palette indices of a GIF makes no sense.
-        rgb, converted = _to_rgb(ImageOps.exif_transpose(image), bits)
+        turned = ImageOps.exif_transpose(image)
+        rgb, converted = _to_rgb(turned, bits)
         done |= converted | ({"grey"} if channels == 3 and _is_grey(image) else set())
         if channels == 1 and not _is_grey(image):
             done = done - {"palette", "cmyk"} | {"colour"}
@@ -146,7 +150,7 @@ def decode_image(path: Path, image_size: int, channels: int, bits: int = 16) -> 
         if image.width != image.height:
             done.add("cropped")
         pixels = _resize_and_crop(rgb if channels == 3 else rgb.convert("L"), image_size)
-        return Decoded(pixels.reshape(image_size, image_size, channels), frozenset(done), needed)
+        return Decoded(pixels.reshape(image_size, image_size, channels), frozenset(done), turned.size, needed)
     return _explained(path, decode)
 
 

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from jobs.data.dataset import ImageData
+from jobs.errors import UserError
 from jobs.parallel.group import Group
 from jobs.randomness import generator_for
-from jobs.spec.kinds import OwnNumber, kind_of
+from jobs.spec.kinds import OwnNumber, editing_kind, kind_of
 from jobs.spec.sections import Spec
 
 Network = Callable[..., Tensor]
@@ -171,6 +172,44 @@ class ModelModule(Protocol):
 
     def measure(self, spec: Any, network: nn.Module, number: OwnNumber, group: Group,
                 on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]: ...
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A way of N images in `steps` steps, which is walked by iterating over `each`."""
+
+    steps: int
+    evaluations: int
+    """Of the network for one image, over all steps."""
+    start: Tensor | None
+    """x before the first step, [N, C, H, W], where that is known."""
+    each: Iterator[Generated]
+
+
+class EditingModule(Protocol):
+    """The functions of the module `EditingKind.editing`: new pictures of given ones.
+
+    Images and latents are [N, C, H, W]; `labels` int64 [N] or None; `steps` of the chain, None for as many as usual.
+    """
+
+    def decoded(self, spec: Any, network: Any, latents: Tensor, labels: np.ndarray | None, steps: int | None) -> Walk: ...
+
+    def encoded(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None, steps: int | None) -> Walk: ...
+
+    def varied(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None, at: float,
+               randn: Callable[[Tensor], Tensor]) -> Walk: ...
+
+    def inpainted(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None, anew: Tensor, steps: int | None,
+                  randn: Callable[[Tensor], Tensor]) -> Walk: ...
+
+
+def editing_of(spec: Spec) -> EditingModule:
+    """Return the editing functions of the spec's kind. Raises UserError for a kind that has none."""
+    kind = editing_kind(spec)
+    if kind is None:
+        raise UserError(f"pictures of kind {spec.kind} cannot be edited")
+    module: Any = import_module(kind.editing)
+    return module
 
 
 def model_of(spec: Spec) -> ModelModule:

@@ -128,6 +128,16 @@ class Kind(Protocol):
         """Return the settings of a run of this kind that TensorBoard's HPARAMS always shows."""
 
 
+class EditingKind(Protocol):
+    """What a kind has, besides `Kind`, whose networks can make new pictures of given ones."""
+
+    editing: str
+    """Name of the module with the functions of jobs.kinds.protocol.EditingModule."""
+
+    def shortened(self, spec: Any, steps: int) -> Any:
+        """Return `spec` with a chain of so many steps in spec.sample. Raises ValueError where there is no such chain."""
+
+
 @cache
 def _load(module: str) -> Kind:
     return import_module(module).KIND
@@ -151,6 +161,12 @@ def stages_of(spec: SpecAsWritten) -> Sequence[str]:
 def draws_samples(spec: SpecAsWritten) -> bool:
     """Return whether a run of `spec` has the stage `sample`."""
     return "sample" in stages_of(spec)
+
+
+def editing_kind(spec: SpecAsWritten) -> EditingKind | None:
+    """Return the kind that `spec` names; None where its networks cannot make new pictures of given ones."""
+    kind: Any = kind_of(spec)
+    return kind if hasattr(kind, "editing") else None
 
 
 def number_labels() -> dict[str, Number]:

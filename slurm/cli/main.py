@@ -19,6 +19,7 @@ from jobs.storage.files import private_to_write
 from jobs.terminal import guarded_output
 from slurm.cli.cluster import cluster
 from slurm.cli.data import data
+from slurm.cli.make import make
 from slurm.cli.paths import PATH, PATH_OR_NAME
 
 RUNS = click.option("--runs", "runs_folder", type=PATH, default=Path("runs"), show_default=True,
@@ -261,6 +262,7 @@ def export(run: Path, output: Path, ema_rate: float | None, ema_sigma_rel: float
 
 cli.add_command(data)
 cli.add_command(cluster)
+cli.add_command(make)
 
 
 def main() -> None:

@@ -28,11 +28,19 @@ def network_settings(model: NetworkAsWritten) -> dict[str, Any]:
     return {name: getattr(model, name) for name in NetworkAsWritten.model_fields}
 
 
-def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_respacing: str = "") -> GaussianDiffusion:
-    """Return the process of a spec, with the chain of `timestep_respacing`; "" is the full chain."""
+def build_diffusion(spec: DiffusionSpec, device: torch.device | str, timestep_respacing: str = "",
+                    below: int | None = None) -> GaussianDiffusion:
+    """Return the process of a spec, with the chain of `timestep_respacing`; "" is the full chain.
+
+    `below`: only with the timesteps of the chain that come before this one. Raises ValueError where there is none.
+    """
     diffusion = spec.diffusion
     variance = "learned_range" if spec.model.learn_sigma else "fixed_small" if diffusion.sigma_small else "fixed_large"
     timesteps = kept_steps(spec, timestep_respacing) if timestep_respacing else None
+    if below is not None:
+        timesteps = [step for step in timesteps or range(diffusion.diffusion_steps) if step < below]
+        if not timesteps:
+            raise ValueError(f"the chain has no step below {below} of {diffusion.diffusion_steps}")
     return GaussianDiffusion(
         betas_of(diffusion.noise_schedule, diffusion.diffusion_steps), predict=diffusion.predict, variance=variance,
         timesteps=timesteps, rescale_timesteps=diffusion.rescale_timesteps, device=device)

@@ -18,7 +18,7 @@ from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_unet, untold_by_
 from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
-from jobs.spec.samplings import WEIGHTS_BY, samplings, with_sampling
+from jobs.spec.samplings import WEIGHTS_BY, samplings, with_changes, with_sampling
 from jobs.spec.sections import Contradiction
 from jobs.spec.stages import STAGES
 
@@ -28,6 +28,7 @@ CHAIN = ("sampler", "timestep_respacing")
 
 class DiffusionKind:
     model = "jobs.kinds.diffusion.model"
+    editing = "jobs.kinds.diffusion.editing"
     written = DiffusionSpecAsWritten
     resolved = DiffusionSpec
     stages = STAGES
@@ -49,6 +50,12 @@ class DiffusionKind:
 
     def evaluations(self, spec: DiffusionSpec) -> int:
         return SAMPLERS[spec.sample.sampler].evaluations(self.steps(spec))
+
+    def shortened(self, spec: DiffusionSpec, steps: int) -> DiffusionSpec:
+        """Return `spec` with a chain of so many steps: even in log-SNR for the solvers, which are made for it."""
+        chain = str(steps) if spec.sample.sampler in ("ancestral", "ddim") else f"logsnr{steps}"
+        chain_length(spec, chain)  # raises ValueError
+        return with_changes(spec, (("timestep_respacing", chain),))
 
     def records_steps(self, spec: DiffusionSpec) -> bool:
         return spec.sample.cuda_graph

@@ -1,0 +1,67 @@
+"""Make pictures for a person from a trained run: what `iddpm make` does once torch is loaded."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.making.folder import is_made, write_folder
+from jobs.making.prepare import Job
+from jobs.making.studio import Studio
+from jobs.making.walking import Watch
+from jobs.making.works import WORKS
+from jobs.parallel.group import Group, process_group
+from jobs.parallel.precision import computing_in
+from jobs.run.progress import Bar
+from jobs.sampling.weights import load_sampler
+from jobs.spec.samplings import Sampling
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, for one line."""
+
+    pictures: int
+    evaluations: int
+    """Of the network for each picture. 0: the pictures were there already."""
+    seconds: float
+    remark: str
+
+
+def make(job: Job, out: Path) -> Outcome:
+    """Make the pictures of `job` and write the folder `out`; nothing is written before all of them are made.
+
+    Raises UserError where `out` holds other pictures, StageFailed for values that are not finite.
+    """
+    began, threads = time.monotonic(), torch.get_num_threads()  # all cores, or OMP_NUM_THREADS
+    with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads) as group, \
+            computing_in(job.spec.sample.precision, group.device):
+        network, settings = load_sampler(job.run, group, Sampling(job.step))
+        record = _record(job, settings["weights_sha256"], group, threads)
+        if is_made(out, record):
+            return Outcome(0, 0, 0.0, "")
+        bar = Bar("make", 0, "steps")
+        try:
+            studio = Studio(job, network, group.device, Watch(bar, job.request.film))
+            made = WORKS[job.request.work](studio)
+        finally:
+            bar.close()
+    write_folder(out, made, studio.watch.frames, record)
+    return Outcome(len(made.pictures), studio.watch.evaluations, time.monotonic() - began, made.remark)
+
+
+def _record(job: Job, weights_sha256: str, group: Group, threads: int) -> dict[str, Any]:
+    """All that the pictures depend on: equal records, equal bytes."""
+    request = job.request
+    return {"run": str(job.run.path), "step": job.step, "weights_sha256": weights_sha256,
+            "sample": job.spec.sample.model_dump(mode="json", exclude={"num_samples", "batch_size", "seed", "at"}),
+            "work": request.work, "count": job.count, "labels": job.labels, "seed": job.seed, "steps": request.steps,
+            "at": job.at, "interpolate": request.interpolate, "film": request.film,
+            "given": {name: picture.sha256 for name, picture in job.given.items()}, "mask": job.mask_sha256,
+            "device": group.device_name, "threads": threads if group.device.type == "cpu" else None,
+            "torch": torch.__version__}

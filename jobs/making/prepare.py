@@ -1,0 +1,97 @@
+"""Everything that `iddpm make` can refuse before it loads torch and the weights."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.errors import UserError
+from jobs.making.given import Given, read_mask, read_picture
+from jobs.making.request import DEFAULT_AT, Request, as_seed
+from jobs.run.directory import RunDir
+from jobs.spec.kinds import draws_samples, editing_kind
+from jobs.spec.sections import Spec
+from jobs.storage.files import sha256_of_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RECORD = "make.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request that fits a run."""
+
+    run: RunDir
+    request: Request
+    spec: Spec
+    """The run's, with the chain of --steps."""
+    step: int
+    """Training step of the weights."""
+    labels: tuple[int, ...] | None
+    """None: there are no classes, or they take turns."""
+    count: int
+    """Pictures to make; of each row, where rows are made."""
+    seed: int | None
+    """None where nothing is drawn at random."""
+    at: float | None
+    """How far the picture of --from is noised."""
+    given: dict[str, Given] = field(default_factory=dict)
+    """The given pictures by their names as the user wrote them."""
+    anew: np.ndarray | None = None
+    """Where the picture of --inpaint is made anew: bool [S, S]."""
+    mask_sha256: str | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know before the pictures are made."""
+        last, found = self.run.spec.train.iterations, []
+        if self.step < last:
+            found.append(f"{self.run.path}: training is at step {self.step:,} of {last:,}; the weights of that step are used")
+        return found + [picture.remark for picture in self.given.values() if picture.remark]
+
+
+def prepare(run: RunDir, request: Request, out: Path) -> Job:
+    """Check that `run` can do what is asked, and read the given pictures. Raises UserError for everything that cannot be."""
+    request.check()
+    spec = run.spec
+    if not draws_samples(spec):
+        raise UserError(f"{run.path}: is of kind {spec.kind}, which makes no pictures")
+    check_folder(out, run)
+    if editing := editing_kind(spec):
+        if request.steps is not None:
+            try:
+                spec = editing.shortened(spec, request.steps)
+            except ValueError as error:
+                raise UserError(f"--steps {request.steps}: {error}") from error
+    elif request.work != "new" or request.steps is not None:
+        option = "steps" if request.work == "new" else request.work
+        raise UserError(f"--{option}: {run.path} is of kind {spec.kind}, of which `iddpm make` shows new pictures only")
+    labels = request.labels_for(spec.data.classes, run.path)
+    step = run.trained_steps()
+    if not step:
+        raise UserError(f"{run.path}: has no weights yet; `iddpm train {run.path}` trains it")
+    names = [str(path) for path in (request.start, request.inpaint, request.encode) if path is not None]
+    names += [end for end in request.interpolate or () if as_seed(end) is None]
+    given = {name: read_picture(Path(name), spec.data) for name in names}
+    anew = read_mask(request.mask, given[str(request.inpaint)]) if request.mask else None
+    random = request.work not in ("interpolate", "encode")
+    seed = None if not random else secrets.randbelow(1_000_000) if request.seed is None else request.seed
+    at = (DEFAULT_AT if request.at is None else request.at) if request.work == "from" else None
+    return Job(run, request, spec, min(step, spec.train.iterations), labels, request.count(labels), seed, at, given, anew,
+               sha256_of_file(request.mask) if request.mask else None)
+
+
+def check_folder(out: Path, run: RunDir) -> None:
+    """Raise UserError unless `out` can become the folder of the pictures, or may be one of an earlier call."""
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise UserError(f"--out {out}: lies in the folder of the run, in which only the run itself writes; name another folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: not a folder; name a new folder")
+    if out.resolve() == Path.cwd().resolve():
+        raise UserError(f"--out {out}: the current folder; name a new folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+        raise UserError(f"--out {out}: has files in it that `iddpm make` did not write; name a new folder")
