@@ -84,6 +84,34 @@ def guidance_panels(lines: Sequence[Guided]) -> list[Markup]:
     return panels
 
 
+def trade_off_panels(lines: Sequence[Guided]) -> list[Markup]:
+    """What guidance gives and takes, all kinds in one panel: precision over recall, and FID over the class that is seen."""
+    drawn = lines[:DRAWN]
+    ways = [way for line in drawn for way in line.ways]
+    panels = []
+    for x, y in (("recall", "precision"), ("label_accuracy", FID)):
+        series = [one for place, line in enumerate(drawn) for one in _traded(line, x, y, place)]
+        if series:
+            across, up = title_of(x, ways), title_of(y, ways)
+            panels.append(panel(f"{up} against {across}", across, up, series))
+    return panels
+
+
+def _traded(line: Guided, x: str, y: str, place: int) -> list[Series]:
+    """A line along the scale, from the ring without guidance on."""
+    points = [(across, up) for way in ([line.unguided] if line.unguided else []) + list(line.ways)
+              if (across := way.value(x)) is not None and (up := way.value(y)) is not None]
+    if not points:
+        return []
+    style = Style(COLOURS[place % 6], MARKERS[place % 6], DASHES[place // 6 % len(DASHES)])
+    name = ", ".join(filter(None, [line.kind, line.name]))
+    series = [Series([across for across, _ in points], [up for _, up in points], style, name)]
+    if line.unguided and line.unguided.value(x) is not None and line.unguided.value(y) is not None:
+        series.append(Series([points[0][0]], [points[0][1]], Style(INK, "o", "none", hollow=True, size=9),
+                             "" if place else "without guidance"))
+    return series
+
+
 def _joined(keys: Sequence[str], ways: Sequence[Way]) -> str:
     """Return "precision, recall, label seen (classifier)"."""
     titles = [title_of(key, ways).partition(" (") for key in keys]

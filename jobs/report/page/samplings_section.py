@@ -4,7 +4,7 @@ from itertools import groupby
 
 from jobs.quantities import figure
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Panels, Row, Table
-from jobs.report.page.samplings_panels import evaluations_panels, guidance_panels, metrics_of, title_of
+from jobs.report.page.samplings_panels import evaluations_panels, guidance_panels, metrics_of, title_of, trade_off_panels
 from jobs.report.samplings.comparisons import Comparison
 from jobs.report.samplings.entries import PUBLISHED_SAMPLES
 from jobs.report.samplings.sentences import noise, rejections, time_for, unknown, verdicts
@@ -17,6 +17,7 @@ ROWS = 400  # of the table; report.csv has all samplings
 SAID = 24  # sentences
 HOW_DRAWN = ("Bars: 95 % intervals. Star and dashed line: the full chain. In FID, a sampling is as good as the full chain if its "
              "bar reaches the dashed line, or if the sampling lies below.")
+ALONG = "Each line goes along the scale, away from the ring: the sampling without guidance."
 RING = "Ring: the sampling without guidance. Bars: 95 % intervals. Scales of different kinds of guidance do not compare."
 
 
@@ -30,6 +31,9 @@ def samplings_blocks(study: StudyReport) -> list[Block]:
     for kind, lines in groupby(study.guided, key=lambda line: line.kind):
         panels = guidance_panels(list(lines))
         blocks += [Heading(f"Guidance: {kind}"), Panels(panels, RING)]
+    if len(study.guided) > 1:
+        blocks += [Heading("Kinds of guidance beside each other"),
+                   Panels(trade_off_panels(study.guided), ALONG)]
     return [*blocks, Heading("All samplings"), _table(study), Bullets(noise(study.comparisons), "note")]
 
 

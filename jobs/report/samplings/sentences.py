@@ -39,9 +39,9 @@ def _verdict(comparison: Comparison) -> str:
     if full is None or all(comparison.passes(way) is None for way in comparison.shorter):
         return ""
     if cheapest is None:
-        return (f"{_about(comparison)}no cheaper sampling has an FID within its interval of the full chain's, {_fid(full)} "
+        return (f"{_about(comparison)}No cheaper sampling has an FID within its interval of the full chain's, {_fid(full)} "
                 f"({full.described}).")
-    return _about(comparison) + _best(cheapest, full)
+    return _about(comparison) + _best(comparison, cheapest, full)
 
 
 def _unknown(comparison: Comparison) -> Iterator[str]:
@@ -65,13 +65,13 @@ def _rejections(comparison: Comparison) -> Iterator[str]:
         yield f"{_about(comparison)}Rejected: {'; '.join(_rejected(comparison, way) for way in named)}{more}."
 
 
-def _best(way: Way, full: Way) -> str:
+def _best(comparison: Comparison, way: Way, full: Way) -> str:
     text = (f"The cheapest sampling as good as the full chain is {way.described}: {way.evaluations:,} network evaluations a "
             f"sample, FID {_fid(way)}. The full chain ({full.first.point.sampler}: {full.evaluations:,} evaluations) has "
             f"{_fid(full)}. {_saving(way, full)}")
-    error, value = way.error(FID), way.value(FID)
-    if error is not None and value and error / value > WIDE:
-        text += f" Its interval is wide, ± {100 * error / value:.0f} %: more samples may decide otherwise."
+    gap, value = comparison.gap(way), full.value(FID)
+    if gap and gap[1] and value and gap[1] / value > WIDE:
+        text += f" The interval is wide, ± {100 * gap[1] / value:.0f} % of FID: more samples may decide otherwise."
     return text
 
 

@@ -58,7 +58,7 @@ def test_within_its_interval_means_no_more_above_than_half_of_it(one, fid, half,
     assert comparison.passes(comparison.shorter[0]) is passes
     assert (comparison.cheapest is not None) is passes
     if not passes:
-        assert "no cheaper sampling has an FID within its interval of the full chain's, 1.00 ± 0.30 (ancestral, full chain)." in \
+        assert "No cheaper sampling has an FID within its interval of the full chain's, 1.00 ± 0.30 (ancestral, full chain)." in \
             study.answer[-1]
 
 
