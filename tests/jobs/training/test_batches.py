@@ -43,7 +43,8 @@ def test_the_ranks_shares_make_up_one_batch(world_size, step, seed, class_cond, 
         "name": "x", "data": {"path": "digits", "image_size": 8, "channels": 1, "class_cond": class_cond, "num_classes": 10,
                               "random_flip": random_flip},
         "model": {"num_channels": 4, "channel_mult": [1], "attention_resolutions": [], "num_heads": 1},
-        "diffusion": {"diffusion_steps": 20}, "train": {"iterations": 1000, "batch_size": 12, "seed": seed}}))
+        "diffusion": {"diffusion_steps": 20, "input_perturbation": 0.1},
+        "train": {"iterations": 1000, "batch_size": 12, "seed": seed}}))
     trainable = trainable_of(spec)
     if warm:
         trainable.timestep_sampler = LossSecondMomentSampler(20, 2)
@@ -54,7 +55,7 @@ def test_the_ranks_shares_make_up_one_batch(world_size, step, seed, class_cond, 
 
     shares, whole = [batch(rank, world_size) for rank in range(world_size)], batch(0, 1)
     assert {len(share.t) for share in shares} == {12 // world_size}
-    for name in ("x_start", "noise", "t", "weights", "quarter"):
+    for name in ("x_start", "noise", "input_noise", "t", "weights", "quarter"):
         joined = torch.cat([getattr(share, name) for share in shares])
         torch.testing.assert_close(joined, getattr(whole, name), rtol=0, atol=0)
     assert whole.quarter.tolist() == [t // 5 for t in whole.t.tolist()]
@@ -104,7 +105,7 @@ def test_noise_timesteps_and_order_differ_between_steps_and_seeds(make_run):
 @pytest.mark.parametrize("labels", [None, torch.arange(6)])
 def test_microbatches_divide_every_tensor_of_the_inputs(labels):
     columns = {"x_start": torch.randn(6, 1, 2, 2), "noise": torch.randn(6, 1, 2, 2), "t": torch.arange(6),
-               "weights": torch.rand(6), "quarter": torch.arange(6) % 4, "labels": labels,
+               "input_noise": torch.randn(6, 1, 2, 2) if labels is not None else None, "weights": torch.rand(6), "quarter": torch.arange(6) % 4, "labels": labels,
                "dropout_keys": torch.arange(6) if labels is not None else None}
     parts = microbatches(DiffusionInputs(**columns), 2)
     assert len(parts) == 3
