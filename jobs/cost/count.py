@@ -62,8 +62,8 @@ class Cost:
     """The arrays of one sampling's samples.h5."""
     checkpoint_bytes: int
     """Weights, their averages and the optimizer's moments, in fp32."""
-    snapshot_bytes: int
-    """One snapshot of the averages of train.ema_sigma_rel, in fp32; 0 where there are none."""
+    snapshots_bytes: int
+    """All snapshots of the averages of train.ema_sigma_rel, in fp32; 0 where there are none."""
 
 
 def run_cost(spec: Spec) -> Cost:
@@ -87,7 +87,7 @@ def run_cost(spec: Spec) -> Cost:
         evaluate_forward_passes=sum(number.examples * number.passes for number in kind.numbers(spec)),
         training_memory=_training_memory(spec, layers),
         checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + len(train.ema_sigma_rel) + 2),
-        snapshot_bytes=FP32 * parameters * len(train.ema_sigma_rel),
+        snapshots_bytes=FP32 * parameters * len(train.ema_sigma_rel) * len(snapshot_steps(train.iterations, train.ema_snapshots)),
     )
 
 
@@ -113,8 +113,7 @@ def stored_bytes(spec: Spec, trains_for: Sequence[Spec] | None = ()) -> int:
         return (2 * len(sampled) + 1) * cost.samples_bytes
     kept = 2 + len({step for each in (spec, *trains_for) for step in steps_kept_for_good(each)})
     kept += spec.train.iterations // (spec.train.keep_interval or spec.train.iterations)
-    snapshots = len(snapshot_steps(spec.train.iterations, spec.train.ema_snapshots))
-    return kept * cost.checkpoint_bytes + snapshots * cost.snapshot_bytes + (2 * len(sampled) + 1) * cost.samples_bytes
+    return kept * cost.checkpoint_bytes + cost.snapshots_bytes + (2 * len(sampled) + 1) * cost.samples_bytes
 
 
 def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.cost.bench.file import Bench, network_fingerprint, read_bench
+from jobs.cost.count import run_cost
 from jobs.cost.disk import bytes_by_run
 from jobs.cost.plan import START_S, SamplingPlan, StagePlan, plan_run, plan_samplings, seconds_per_step
 from jobs.cost.rates import NOTHING, Band
@@ -35,6 +36,8 @@ class StudyPlan:
     cpu_hours: Band
     """Hours of processor cores, of the stages that ask for no GPU."""
     stored_bytes: int
+    snapshots_bytes: int
+    """Of these, the bytes of the snapshots of averages (train.ema_snapshots)."""
     seconds_per_step: dict[str, dict[str, float]]
     """By run and stage, see `jobs.cost.plan.seconds_per_step`."""
 
@@ -96,8 +99,9 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
             else:
                 cpu_hours += planned[stage].seconds * (each.world_size * each.threads / 3600)
     stored = sum(bytes_by_run(specs).values())
+    snapshots = sum(run_cost(run.spec).snapshots_bytes for run in study.runs if run.name not in shared)
     return StudyPlan(len(study.runs), len(shared), plan_samplings(study.runs[0].spec, bench), _ordered(stages), _ordered(fewest),
-                     gpu_hours, cpu_hours, stored, paces)
+                     gpu_hours, cpu_hours, stored, snapshots, paces)
 
 
 def _at_end(spec: Spec, which: int) -> Spec:
@@ -141,7 +145,8 @@ def totals(plan: StudyPlan) -> str:
     hours = [f"{three_digits(band.median)} {unit} ({three_digits(band.low)}–{three_digits(band.high)})"
              for band, unit in ((plan.gpu_hours, "GPU-hours"), (plan.cpu_hours, "CPU-hours")) if band.median]
     requeues = "" if plan.requeues is None else f", {plural(plan.requeues, 'requeue')}"
-    return f"{plural(plan.runs, 'run')}: {' and '.join(hours)}{requeues}, about {size(plan.stored_bytes)} on disk"
+    snapshots = f" ({size(plan.snapshots_bytes)} of them snapshots of averages)" if plan.snapshots_bytes else ""
+    return f"{plural(plan.runs, 'run')}: {' and '.join(hours)}{requeues}, about {size(plan.stored_bytes)} on disk{snapshots}"
 
 
 def as_numbers(plan: StudyPlan, file: Path, bench: Bench) -> dict:
@@ -151,4 +156,4 @@ def as_numbers(plan: StudyPlan, file: Path, bench: Bench) -> dict:
             "stages": stages, "samplings": [asdict(each) for each in plan.samplings],
             "fewest_nodes": fewest,
             "gpu_hours": asdict(plan.gpu_hours), "cpu_hours": asdict(plan.cpu_hours), "requeues": plan.requeues,
-            "stored_bytes": plan.stored_bytes}
+            "stored_bytes": plan.stored_bytes, "snapshots_bytes": plan.snapshots_bytes}

@@ -58,6 +58,7 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
     if numbers := kind_of(spec).numbers(spec):
         most = "at most " if numbers[0].of else ""
         own = f"{numbers[0].name} of {most}{numbers[0].examples:,} examples, {amount(evaluation_flops(cost))}FLOP"
+    snapshots = f", the snapshots of averages are {size(cost.snapshots_bytes)}" if cost.snapshots_bytes else ""
     rows = [
         ("parameters", f"{cost.parameters:,} in {cost.tensors} tensors"),
         ("forward pass", f"{amount(cost.forward_flops)}FLOP an image"),
@@ -65,7 +66,7 @@ def cost_table(spec: Spec, cost: Cost) -> Table:
         ("memory", f"{size(memory.total)} a rank in {precision}: activations {size(memory.activations)}, "
                    f"optimiser {size(memory.optimizer)}, EMA {size(memory.ema)}"),
         ("train", f"{spec.train.iterations:,} steps, {amount(cost.training_flops)}FLOP, on {where(spec.resources.train)}; "
-                  f"a checkpoint is {size(cost.checkpoint_bytes)}"),
+                  f"a checkpoint is {size(cost.checkpoint_bytes)}{snapshots}"),
         *([("sample", _sampling(spec, cost))] if draws_samples(spec) else []),
         ("evaluate", f"{_metrics(spec)}{own}; on {where(spec.resources.evaluate)}"),
         ("report", f"the last job of `iddpm submit`: one process, {spec.resources.of_report.time} at most"),

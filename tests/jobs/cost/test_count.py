@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.networks.unet import UNet
-from jobs.cost.count import run_cost
+from jobs.cost.count import run_cost, stored_bytes
 from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.sections import (
     Diffusion,
@@ -252,6 +252,20 @@ def test_every_point_is_sampled():
     plain = run_cost(spec.model_copy(update={"sample": DiffusionSample(num_samples=10, timestep_respacing="20"),
                                              "evaluate": DiffusionEvaluateAsWritten()}))
     assert (cost.chunks, cost.samples_bytes) == (plain.chunks, plain.samples_bytes)
+
+
+def test_snapshots_of_averages_are_counted():
+    plain = small_spec()
+    with_averages = plain.model_copy(update={"train": plain.train.model_copy(update={"ema_sigma_rel": [0.05, 0.1]})})
+    parameters, train = run_cost(plain).parameters, plain.train
+    count = min(train.ema_snapshots, train.iterations)
+    cost = run_cost(with_averages)
+    assert run_cost(plain).snapshots_bytes == 0 and cost.snapshots_bytes == count * 2 * 4 * parameters
+    assert cost.checkpoint_bytes - run_cost(plain).checkpoint_bytes == 2 * 4 * parameters
+    assert cost.training_memory.ema - run_cost(plain).training_memory.ema == 2 * 4 * parameters
+    kept = 2 + 1 + train.iterations // (train.keep_interval or train.iterations)
+    assert stored_bytes(with_averages) - stored_bytes(plain) == (kept + count) * 2 * 4 * parameters
+    assert stored_bytes(with_averages, None) == stored_bytes(plain, None)  # another run trains
 
 
 def test_it_needs_no_torch():

@@ -105,7 +105,8 @@ def test_noise_timesteps_and_order_differ_between_steps_and_seeds(make_run):
 @pytest.mark.parametrize("labels", [None, torch.arange(6)])
 def test_microbatches_divide_every_tensor_of_the_inputs(labels):
     columns = {"x_start": torch.randn(6, 1, 2, 2), "noise": torch.randn(6, 1, 2, 2), "t": torch.arange(6),
-               "input_noise": torch.randn(6, 1, 2, 2) if labels is not None else None, "weights": torch.rand(6), "quarter": torch.arange(6) % 4, "labels": labels,
+               "input_noise": torch.randn(6, 1, 2, 2) if labels is not None else None, "weights": torch.rand(6),
+               "quarter": torch.arange(6) % 4, "labels": labels,
                "dropout_keys": torch.arange(6) if labels is not None else None}
     parts = microbatches(DiffusionInputs(**columns), 2)
     assert len(parts) == 3

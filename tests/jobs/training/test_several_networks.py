@@ -9,10 +9,13 @@ from small_training import DIGITS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jobs.run.checkpoints import checkpoint_at
+from jobs.run.snapshots import power_average, snapshot_folder
+from jobs.spec.averages import combination
 from jobs.spec.kinds import MODEL
 from jobs.training import state as training_state
 from jobs.training.batches import Batches
-from jobs.training.state import new_state, resume, save
+from jobs.training.state import keep_snapshot, new_state, resume, save
 from jobs.training.step import train_step
 
 
@@ -163,6 +166,27 @@ def test_microbatches_add_up_to_the_batch_for_every_network(start):
         torch.testing.assert_close(one.losses, other.losses, rtol=1e-3, atol=1e-4)
     for name in (MODEL, "critic"):
         torch.testing.assert_close(weights_of(parts.kind)[name], weights_of(whole.kind)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_snapshots_have_the_averages_of_each_averaged_network(start, monkeypatch):
+    monkeypatch.setattr(Adversaries, "averaged", (MODEL, "critic"))
+    run, state = start("train.ema_sigma_rel=[0.05, 0.1]", "train.ema_snapshots=4")
+    train_steps(state, 0, 3)
+    keep_snapshot(state, run, 3)
+    first = copy.deepcopy({name: part.averages for name, part in state.parts.items()})
+    train_steps(state, 3, 12)
+    save(state, run, 12)
+    files = {f"{prefix}ema-sigma_rel-{each}.safetensors" for prefix in ("", "critic-") for each in (0.05, 0.1)}
+    assert {file.name for file in snapshot_folder(run, 3).glob("*.safetensors")} == files
+    now = {name: part.averages for name, part in state.parts.items()}
+    order = [(averages, f"sigma_rel-{each}") for averages in (first, now) for each in (0.05, 0.1)]
+    shares = combination((3, 12), (0.05, 0.1), 0.06)
+    for name in (MODEL, "critic"):
+        found = power_average(run, checkpoint_at(run, 12), 0.06, name)
+        for key, value in found.items():
+            expected = sum(share * averages[name][average][key].double()
+                           for share, (averages, average) in zip(shares, order, strict=True))
+            torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_all_networks_are_resumed_to_the_bit(start):
