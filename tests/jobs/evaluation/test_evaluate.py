@@ -105,7 +105,8 @@ def test_distance_of_samples_from_the_data_by_another_way(sampled, alone):
     assert (found["samples"], found["reference"]) == (10, {"path": "digits", "images": 1500})
     assert found["settings"] == run.spec.evaluate.model_dump(mode="json")
     assert found["curve"] == [{"step": 12, "sampler": "ancestral", "timestep_respacing": "", "sampling_steps": 40,
-                               "samples": 10, "metrics": {"fid": found["metrics"]["fid"]["value"]}, "intervals": {}}]
+                               "evaluations": 40, "differs": {}, "samples": 10, "intervals": {},
+                               "metrics": {"fid": found["metrics"]["fid"]["value"]}}]
 
 
 def test_two_processes_find_what_one_does(sampled, ranks, alone):
