@@ -48,14 +48,15 @@ def cropped(x: Tensor, windows: Tensor) -> Tensor:
 
     `windows` [n, 3]: (side, left, top) of each image's window, in shares of S.
     """
-    from torch.nn import functional as F  # a login node reads this file, too
+    import torch  # a login node reads this file, too
+    from torch.nn import functional as F
 
-    side, left, top = windows.to(x.dtype).T
-    # affine_grid counts from -1 to 1, from edge to edge: a window's middle is at 2 left + side - 1.
-    theta = x.new_zeros(len(x), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, 0, 2], theta[:, 1, 2] = 2 * left + side - 1, 2 * top + side - 1
-    places = F.affine_grid(theta, list(x.shape), align_corners=False)
+    side, left, top = windows.to(x.dtype).T[:, :, None]
+    # grid_sample counts from -1 to 1, from edge to edge. Not by affine_grid, whose matrix product rounds as the batch has it.
+    middles = (2 * torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) + 1) / x.shape[-1]
+    across, down = (2 * first + side * middles - 1 for first in (left, top))  # [n, S]
+    places = torch.stack([across[:, None, :].expand(x.shape[0], *x.shape[2:]), down[:, :, None].expand(x.shape[0], *x.shape[2:])],
+                         dim=3)
     return F.grid_sample(x, places, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
 
 

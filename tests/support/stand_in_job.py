@@ -21,6 +21,7 @@ from jobs.parallel.interruption import Interruption  # noqa: E402
 from jobs.run.directory import RunDir  # noqa: E402
 from jobs.run.failures import describe, remove_failure, write_failure  # noqa: E402
 from jobs.run.progress import ATTEMPT, Progress  # noqa: E402
+from jobs.spec.kinds import draws_samples  # noqa: E402
 from jobs.spec.samplings import sampling_facts, samplings  # noqa: E402
 from jobs.storage.files import read_json, write_json  # noqa: E402
 from slurm.launch.in_job import job_entry  # noqa: E402
@@ -80,7 +81,7 @@ def leave_results(run: RunDir, stage: str) -> None:
     else:
         curve = [sampling_facts(run.spec, sampling) for sampling in samplings(run.spec)]
         write_json(run.evaluation, {"settings": run.spec.evaluate.model_dump(mode="json"), "curve": curve,
-                                    "samples": run.spec.sample.num_samples,
+                                    "samples": run.spec.sample.num_samples if draws_samples(run.spec) else None,
                                     "headline": {"fid (pixels)": 3.5}})
 
 

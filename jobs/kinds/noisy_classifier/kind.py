@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.kinds.diffusion.layer_costs import half_unet_layers
 from jobs.kinds.diffusion.network_section import network_identity
+from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_half_unet, untold_by_weights
 from jobs.kinds.noisy_classifier.quarters import quarters
 from jobs.kinds.noisy_classifier.sections import (
     ClassifierSpec,
@@ -74,6 +75,13 @@ class ClassifierKind:
 
     def held_out(self, spec: ClassifierSpec) -> list[HeldOut]:
         return [] if spec.evaluate.data is None else [HeldOut("evaluate.data", spec.evaluate.data, "evaluate.examples", 1)]
+
+    def told_by_weights(self, shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
+        told = told_of_half_unet(shapes, written)
+        return told | {"data.class_cond": True} if told else {}
+
+    def untold_by_weights(self, written: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, str]:
+        return untold_by_weights(written, told, decoder=False)
 
     def headline_settings(self, spec: ClassifierSpec) -> dict[str, Any]:
         return {"noise_schedule": spec.diffusion.noise_schedule, "diffusion_steps": spec.diffusion.diffusion_steps,

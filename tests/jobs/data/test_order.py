@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.data import order
-from jobs.data.order import batch_indices, flip_mask
+from jobs.data.order import batch_indices, crop_windows, flip_mask
 
 
 def stream(num_examples, batch_size, steps, seed):
@@ -89,3 +89,24 @@ def test_flips_do_not_follow_the_order_of_examples():
     order = np.concatenate([batch_indices(1000, 1000, step, seed=0) for step in range(20)])
     mask = np.concatenate([flip_mask(1000, step, seed=0) for step in range(20)])
     assert abs(np.corrcoef(order, mask)[0, 1]) < 0.04
+
+
+def test_windows_are_what_cuts_out_of_enlarged_images_give():
+    windows = np.concatenate([crop_windows(500, step, seed=3, image_size=8) for step in range(20)])
+    side, left, top = windows.T
+    size = 8 / side
+    assert windows.shape == (10_000, 3) and np.allclose(size, size.round()) and {*size.round()} == {8, 9, 10}
+    for place in (left * size, top * size):  # whole pixels of the enlarged image, within it
+        assert np.allclose(place, place.round()) and (place >= 0).all() and (place <= size - 8 + 1e-9).all()
+    assert np.allclose([np.mean(size.round() == each) for each in (8, 9, 10)], 1 / 3, atol=0.02)
+    largest = size.round() == 10
+    assert np.allclose([np.mean((left * size)[largest].round() == each) for each in (0, 1, 2)], 1 / 3, atol=0.03)
+    assert abs(np.corrcoef(left[largest], top[largest])[0, 1]) < 0.05
+
+
+def test_windows_depend_on_step_and_seed_alone():
+    ours = crop_windows(12, 5, seed=1, image_size=64)
+    assert np.array_equal(ours, crop_windows(12, 5, seed=1, image_size=64))
+    assert np.array_equal(ours[:4], crop_windows(4, 5, seed=1, image_size=64))
+    for other in (crop_windows(12, 6, seed=1, image_size=64), crop_windows(12, 5, seed=2, image_size=64)):
+        assert not np.array_equal(ours, other)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from diffusion.timestep_samplers import LossSecondMomentSampler
 from jobs.data.dataset import ImageData, load_batch, open_data
-from jobs.data.order import batch_indices, flip_mask
-from jobs.data.pictures import to_x
+from jobs.data.order import batch_indices, crop_windows, flip_mask
+from jobs.data.pictures import cropped, to_x
 from jobs.kinds.diffusion.build import conditions
 from jobs.kinds.diffusion.sections import DiffusionSpec, DiffusionSpecAsWritten, resolve
 from jobs.kinds.diffusion.trainable import DiffusionInputs, DiffusionTrainable
@@ -37,11 +37,11 @@ def inputs_of(trainable: DiffusionTrainable, data: ImageData, rank: int, world_s
 
 @settings(max_examples=25, deadline=None)
 @given(world_size=st.sampled_from([1, 2, 3, 4]), step=st.integers(0, 400), seed=st.integers(0, 2 ** 31),
-       class_cond=st.booleans(), random_flip=st.booleans(), warm=st.booleans())
-def test_the_ranks_shares_make_up_one_batch(world_size, step, seed, class_cond, random_flip, warm):
+       class_cond=st.booleans(), random_flip=st.booleans(), random_crop=st.booleans(), warm=st.booleans())
+def test_the_ranks_shares_make_up_one_batch(world_size, step, seed, class_cond, random_flip, random_crop, warm):
     spec = resolve(DiffusionSpecAsWritten.model_validate({
         "name": "x", "data": {"path": "digits", "image_size": 8, "channels": 1, "class_cond": class_cond, "num_classes": 10,
-                              "random_flip": random_flip},
+                              "random_flip": random_flip, "random_crop": random_crop},
         "model": {"num_channels": 4, "channel_mult": [1], "attention_resolutions": [], "num_heads": 1},
         "diffusion": {"diffusion_steps": 20, "input_perturbation": 0.1},
         "train": {"iterations": 1000, "batch_size": 12, "seed": seed}}))
@@ -65,7 +65,10 @@ def test_the_ranks_shares_make_up_one_batch(world_size, step, seed, class_cond, 
     if random_flip:
         mask = flip_mask(12, step, seed)
         expected[mask] = expected[mask][..., ::-1]
-    torch.testing.assert_close(whole.x_start, to_x(torch.from_numpy(expected)), rtol=0, atol=0)
+    expected = to_x(torch.from_numpy(expected))
+    if random_crop:
+        expected = cropped(expected, torch.from_numpy(crop_windows(12, step, seed, 8)))
+    torch.testing.assert_close(whole.x_start, expected, rtol=0, atol=0)
     if class_cond:
         assert torch.cat([share.labels for share in shares]).tolist() == DIGITS.labels[indices].tolist()
     else:
