@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jobs.cost.count import FP32, Cost
 from jobs.report.board import BoardLog
-from jobs.report.diffusion_facts import cost_of, doubled, layers_of, sampling_lengths
+from jobs.report.diffusion_facts import cost_of, doubled, layers_of, main_evaluations, sampling_lengths
 from jobs.report.run import Attempt, RunReport
 from jobs.spec.kinds import draws_samples
 from jobs.spec.layer_cost import LayerCost
@@ -68,14 +68,15 @@ class SamplingCost:
 
 
 def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[SamplingCost]:
-    """Return the costs of shorter chains, the run's own and the full one."""
+    """Return the costs of shorter chains and the full one, with one evaluation a step, and of the run's own."""
     spec, cost = run.known_spec, cost_of(run.spec)
     if cost is None or not draws_samples(spec):
         return []
     measured = run.state == "done" and "sample" in times and times["sample"].recorded
     per_flop = times["sample"].seconds / cost.sampling_flops if measured else None
-    flops = {steps: cost.forward_flops * spec.sample.num_samples * steps
-             for steps in sampling_lengths(spec, cost.sampling_steps)}
+    evaluations = {steps: steps for steps in sampling_lengths(spec, cost.sampling_steps)}
+    evaluations[cost.sampling_steps] = main_evaluations(spec)
+    flops = {steps: cost.forward_flops * spec.sample.num_samples * number for steps, number in evaluations.items()}
     return [SamplingCost(steps, flops[steps], None if per_flop is None else per_flop * flops[steps]) for steps in flops]
 
 

@@ -13,7 +13,7 @@ from jobs.report.cost import (
     stage_flops,
     with_checkpointing,
 )
-from jobs.report.diffusion_facts import bound_examples, chain_steps, cost_of
+from jobs.report.diffusion_facts import bound_examples, chain_steps, cost_of, main_evaluations
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Row, Table
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
@@ -90,15 +90,17 @@ def _sampling_statements(spec: Spec, cost: Cost) -> list[str]:
     if not draws_samples(spec):
         return []
     F, samples = amount(cost.forward_flops), spec.sample.num_samples
-    main = cost.forward_flops * samples * cost.sampling_steps
-    others = cost.sampling_flops // (cost.forward_flops * samples) - cost.sampling_steps
+    evaluations = main_evaluations(spec)
+    main = cost.forward_flops * samples * evaluations
+    others = cost.sampling_flops // (cost.forward_flops * samples) - evaluations
     if not chain_steps(spec):
         return [f"Sampling: F × samples = {F}FLOP × {samples:,} = {amount(main)}FLOP."]
-    statements = [f"Sampling, the main chain: F × samples × K steps = {F}FLOP × {samples:,} × {cost.sampling_steps:,} = "
-                  f"{amount(main)}FLOP, linear in the length K ≤ T of the chain."]
+    steps = f"{cost.sampling_steps:,} steps of {spec.sample.sampler}" if hasattr(spec.sample, "sampler") else "its steps"
+    statements = [f"Sampling, the main chain of {steps}: F × samples × evaluations = {F}FLOP × {samples:,} × {evaluations:,} = "
+                  f"{amount(main)}FLOP, linear in the length of the chain."]
     if others:
-        statements.append(f"The curve's other points, {others:,} steps together: F × samples × steps = {F}FLOP × {samples:,} × "
-                          f"{others:,} = {amount(cost.sampling_flops - main)}FLOP more; with the main chain "
+        statements.append(f"Other samplings, {others:,} evaluations together: F × samples × evaluations = {F}FLOP × "
+                          f"{samples:,} × {others:,} = {amount(cost.sampling_flops - main)}FLOP more; with the main chain "
                           f"{amount(cost.sampling_flops)}FLOP.")
     return statements
 

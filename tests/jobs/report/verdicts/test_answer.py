@@ -174,7 +174,7 @@ def test_the_equations_of_the_cost_hold(study):
     evaluate = read.main.spec.evaluate.model_copy(update={"respacings": ["10", "20"]})
     read.main.spec = read.main.spec.model_copy(update={"evaluate": evaluate})
     page = "".join(text for block in cost_blocks(read) if isinstance(block, Bullets) for text in block.texts)
-    found = re.findall(r"(?:K steps|× steps|× T) = ([^=:]*?) = ([\d.,]+ [MGT]?)FLOP", page)
+    found = re.findall(r"(?:× evaluations|× T) = ([^=:]*?) = ([\d.,]+ [MGT]?)FLOP", page)
     assert len(found) == 3, page  # main chain, the curve's other points, bits/dim
     for product, total in found:
         assert np.prod([number(factor) for factor in product.split("×")]) == pytest.approx(number(total), rel=0.01)
