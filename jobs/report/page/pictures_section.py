@@ -41,10 +41,13 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
 def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Block]:
     """Samples of one run by several samplings, beside each other."""
     run = study.main
-    if run is None or len(shown := to_show(run, study.ways, study.comparisons)) < 2:
+    if run is None:
         return
     names = data[run.name].class_names if run.name in data else []
-    pictures = [samples_picture(run, names, folder, entry.name) for entry in shown if (folder := folder_of(entry))]
+    pictures = [samples_picture(run, names, folder, entry.name) for entry in to_show(run, study.ways, study.comparisons)
+                if (folder := folder_of(entry))]
+    if len([picture for picture in pictures if picture]) < 2:
+        return
     of = f" of {run.name}" if len(study.runs) > 1 else ""
     yield from _titled(f"Samples{of} by sampling", pictures, "By the same weights, from the same noise at the start where the "
                                                            "batch size is equal. The table of samplings has all.")
