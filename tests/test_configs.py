@@ -55,3 +55,19 @@ def test_a_config_writes_all_that_its_checkpoint_does_not_tell(config):
     assert untold_by_weights(written, {}, decoder=True) == {}
     with torch.device("meta"):
         assert build_network(spec_of(config)).num_classes == spec_of(config).data.classes
+
+
+def test_the_classifier_has_the_flags_of_its_published_checkpoint_and_the_process_of_the_network_that_it_guides():
+    spec, flags = load(ROOT / "configs" / "imagenet64-classifier.yaml").runs[0].spec, PUBLISHED["64x64_classifier"]
+    model = spec.model.model_dump()
+    names = {"num_channels": "classifier_width", "num_res_blocks": "classifier_depth", "pool": "classifier_pool",
+             "resblock_updown": "classifier_resblock_updown", "use_scale_shift_norm": "classifier_use_scale_shift_norm",
+             "channel_mult": "channel_mult", "num_head_channels": "num_head_channels"}
+    assert {ours: model[ours] for ours in names} == {ours: flags[theirs] for ours, theirs in names.items()}
+    assert model["attention_resolutions"] == [int(size) for size in flags["classifier_attention_resolutions"].split(",")]
+    assert (spec.data.image_size, spec.data.num_classes) == (flags["image_size"], flags["num_classes"])
+    cost = run_cost(spec)
+    assert (cost.parameters, cost.tensors) == (flags["parameters"], flags["keys"])
+    guided = spec_of("imagenet64-adm").diffusion
+    assert all(getattr(guided, name) == value for name, value in spec.diffusion.model_dump().items())
+    assert untold_by_weights(written_values(ROOT / "configs" / "imagenet64-classifier.yaml"), {}, decoder=False) == {}

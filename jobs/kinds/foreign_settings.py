@@ -59,7 +59,8 @@ def _written(spec: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _needed(told: Mapping[str, Any], spec: Path, overrides: Sequence[str]) -> list[str]:
     """Return the settings `told`, as overrides, without those that `spec` has by default."""
-    found = {key: f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in told.items()}
+    found = {key: f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+             for key, value in told.items()}
     whole = load(spec, [*overrides, *found.values()]).runs[0].spec
     for key in told:
         fewer = [setting for other, setting in found.items() if other != key]

@@ -15,6 +15,7 @@ ORDER = ("model.use_new_attention_order",
          "true for 64x64_diffusion of guided-diffusion, false for all other published networks")
 HEADS = ("model.num_heads", "or model.num_head_channels (published: num_heads 4 in the networks of improved-diffusion and in "
          "128x128_diffusion, num_head_channels 64 in the others of guided-diffusion)")
+HEAD_CHANNELS = ("model.num_head_channels", "64 in the published classifiers; null where num_heads counts")
 HEADS_UPSAMPLE = ("model.num_heads_upsample", "null in all published networks: as num_heads")
 RESCALED = ("diffusion.rescale_timesteps", "true for cifar10_* and imagenet64_uncond* of improved-diffusion, else false")
 PROCESS = (("diffusion.noise_schedule", "cosine or linear"), ("diffusion.diffusion_steps", "1000 or 4000 in published networks"))
@@ -40,7 +41,9 @@ def untold_by_weights(written: Mapping[str, Any], told: Mapping[str, Any], decod
     if told and DEPTH not in told:  # of a half U-Net: several depths could have its shapes
         wanted += [(f"model.{key}", "not to be seen in these weights")
                    for key in ("num_res_blocks", "channel_mult", "attention_resolutions", "resblock_updown")]
-    if written_at(written, "model.num_head_channels")[1] is None:
+    if not decoder:
+        wanted.append(HEAD_CHANNELS)
+    if written_at(written, HEAD_CHANNELS[0]) == (True, None) or decoder and not written_at(written, HEAD_CHANNELS[0])[0]:
         wanted += [HEADS, *([HEADS_UPSAMPLE] if decoder else [])]
     wanted += [RESCALED, *PROCESS, *([PREDICT] if decoder else [])]
     return {key: hint for key, hint in wanted if not written_at(written, key)[0]}
@@ -67,7 +70,7 @@ def told_of_unet(shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
 def told_of_half_unet(shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that the shapes of a classifier tell, by dotted key; empty where they are not of one.
 
-    The number of its classes is `data.num_classes`, its pool `model.pool`.
+    The pool is `model.pool`.
     """
     if any(name.startswith("output_blocks.") for name in shapes):
         return {}
@@ -80,7 +83,7 @@ def told_of_half_unet(shapes: Shapes, written: Mapping[str, Any]) -> dict[str, A
         pool = "spatial_v2"
     found = _encoder(shapes, written, _depth_by_encoder(shapes, _image_size(written)))
     if found:
-        found |= {"model.pool": pool, "data.num_classes": shapes[last][0], "data.class_cond": False}
+        found |= {"model.pool": pool, "data.num_classes": shapes[last][0], "data.class_cond": True}
     return found
 
 

@@ -77,8 +77,7 @@ class ClassifierKind:
         return [] if spec.evaluate.data is None else [HeldOut("evaluate.data", spec.evaluate.data, "evaluate.examples", 1)]
 
     def told_by_weights(self, shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
-        told = told_of_half_unet(shapes, written)
-        return told | {"data.class_cond": True} if told else {}
+        return told_of_half_unet(shapes, written)
 
     def untold_by_weights(self, written: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, str]:
         return untold_by_weights(written, told, decoder=False)

@@ -61,7 +61,7 @@ def test_published_classifiers_tell_their_shape(golden, name):
         shapes = shapes_of(HalfUNet(**golden.half_settings(flags)))
     told = told_of_half_unet(shapes, {"data": {"image_size": flags["image_size"]}})
     assert told == {
-        "data.channels": 3, "data.class_cond": False, "data.num_classes": 1000, "model.pool": "attention",
+        "data.channels": 3, "data.class_cond": True, "data.num_classes": 1000, "model.pool": "attention",
         "model.num_channels": 128, "model.num_res_blocks": flags["classifier_depth"], "model.channel_mult": flags["channel_mult"],
         "model.resblock_updown": True, "model.use_scale_shift_norm": True, "model.attention_resolutions": [32, 16, 8]}
     assert told_of_unet(shapes, {"data": {"image_size": flags["image_size"]}}) == {}
@@ -106,7 +106,11 @@ def test_what_no_weights_tell_has_to_be_written():
     assert untold_by_weights(heads, {}, decoder=True) == {}
     heads["model"]["num_head_channels"] = None
     assert set(untold_by_weights(heads, {}, decoder=True)) == {"model.num_heads", "model.num_heads_upsample"}
-    assert "model.num_heads_upsample" not in untold_by_weights({}, {}, decoder=False)
+    # A classifier has no way up, and its default of channels of a head wins over num_heads unless it is null.
+    assert set(untold_by_weights({}, {}, decoder=False)) == {
+        "model.use_new_attention_order", "model.num_head_channels", "diffusion.rescale_timesteps", "diffusion.noise_schedule",
+        "diffusion.diffusion_steps"}
+    assert set(untold_by_weights(heads, {}, decoder=False)) == {"model.num_heads"}
 
 
 @pytest.fixture
@@ -145,10 +149,30 @@ def test_a_spec_without_the_network_takes_it_from_the_weights(spec_file, capsys)
     assert freeze(load("x.yaml", told), Path("runs"))[0].path == run.path
 
 
+def test_a_classifier_is_imported_and_demands_its_heads(spec_file, capsys):
+    torch.manual_seed(0)
+    built = dict(image_size=8, in_channels=1, out_channels=10, num_channels=8, num_res_blocks=1, channel_mult=[1, 2],
+                 attention_resolutions=[4], num_head_channels=4, resblock_updown=True, pool="spatial_v2")
+    own = {key: torch.randn_like(value) for key, value in HalfUNet(**built).state_dict().items()}
+    torch.save(own, "model000012.pt")
+    network = {"num_res_blocks": 1, "channel_mult": [1, 2], "attention_resolutions": [4], "resblock_updown": True}
+    spec = spec_file(kind="noisy_classifier", model=network | {"use_new_attention_order": False},
+                     diffusion={key: value for key, value in UNTOLD["diffusion"].items() if key != "predict"},
+                     sample={"ema_rate": 0.9}, evaluate={})
+    with pytest.raises(UserError, match="\n  model.num_head_channels: 64 in the published classifiers") as refusal:
+        import_run(Path("model000012.pt"), spec, [], Path("runs"), None)
+    assert len(str(refusal.value).splitlines()) == 2
+    import_run(Path("model000012.pt"), spec, ["model.num_head_channels=4"], Path("runs"), None)
+    out = capsys.readouterr().out
+    assert "model.pool=spatial_v2" in out and "data.num_classes=10" in out and "evaluates it" in out
+    saved = final_checkpoint(RunDir(Path("runs/small/run"))).weights(None)
+    assert all(torch.equal(saved[key], value) for key, value in own.items())
+
+
 def test_weights_without_a_learned_variance_choose_the_loss(spec_file, capsys):
     torch.save(weights(out_channels=1), "model000012.pt")
     import_run(Path("model000012.pt"), spec_file(), [], Path("runs"), None)
-    assert "diffusion.loss=\"simple\"" in capsys.readouterr().out
+    assert "diffusion.loss=simple" in capsys.readouterr().out
     assert RunDir(Path("runs/small/run")).spec.model.learn_sigma is False
 
 
