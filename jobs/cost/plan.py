@@ -10,7 +10,7 @@ from math import ceil
 
 from jobs.cost.bench.file import Bench, batch_in_network
 from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
-from jobs.spec.kinds import OwnNumber, kind_of, stages_of
+from jobs.spec.kinds import OwnNumber, draws_samples, kind_of, stages_of
 from jobs.spec.precisions import Precision
 from jobs.spec.sampling_names import in_words
 from jobs.spec.samplings import Sampling, by_weights, differing, samplings, with_sampling
@@ -82,6 +82,8 @@ def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
 
 def plan_samplings(spec: Spec, bench: Bench) -> list[SamplingPlan]:
     """Plan each sampling of a run, in the order of evaluation.json. Raises UserError as `plan_run` does."""
+    if not draws_samples(spec):
+        return []
     sample, ranks = spec.sample, spec.resources.sample.world_size
     step, _ = seconds_per_image(spec, bench, "sample", sample.precision, min(sample.batch_size, sample.num_samples))
     found, last = [], spec.train.iterations

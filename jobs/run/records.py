@@ -102,6 +102,9 @@ class EvaluationFile:
     weights_sha256: str | None = None
     features: dict[str, Any] | None = None
     curve: list[dict[str, Any]] = field(default_factory=list)
+    """An entry for each sampling, the main one first: `step` (of training), the kind's facts such as `sampler`,
+    `timestep_respacing` and `sampling_steps`; `evaluations` of the network for one sample, guidance counted; `differs`, the
+    settings that are not the main sampling's ({} for those of sample.at); `samples`, and `metrics` and `intervals` by name."""
 
 
 @dataclass(frozen=True)

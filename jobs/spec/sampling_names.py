@@ -12,6 +12,8 @@ from jobs.storage.files import sha256_of_json
 
 MOST = 200
 """Characters of a folder's name; file systems end at 255 bytes."""
+CHAIN = ("sampler", "timestep_respacing")
+"""Keys that words begin with, and whose values speak for themselves."""
 
 
 def folder_name(spec: Spec, sampling: Sampling) -> str:
@@ -59,11 +61,12 @@ def in_words(differs: Mapping[str, Any]) -> str:
 
     `differs` is that of evaluation.json.
     """
-    return ", ".join(_phrase(key, value) for key, value in differs.items())
+    first = [key for key in CHAIN if key in differs]
+    return ", ".join(_phrase(key, differs[key]) for key in [*first, *(key for key in differs if key not in CHAIN)])
 
 
 def _phrase(key: str, value: Any) -> str:
-    if key in ("sampler", "timestep_respacing"):
+    if key in CHAIN:
         return f"{value} steps" if str(value).isdecimal() else str(value) or "full chain"
     if value is None:
         return f"no {key}"

@@ -10,7 +10,6 @@ import click
 
 from jobs.errors import UserError
 from jobs.quantities import plural, size
-from jobs.run.directory import RunDir
 from jobs.run.study.removal import (
     Doomed,
     chosen_runs,
@@ -67,7 +66,7 @@ def remove(path: Path, wanted: Sequence[str], runs_folder: Path, left: bool, yes
 def _left(study: Path) -> list[str]:
     """Return the runs that left the sweep, without those whose training others share; name these."""
     names = left_of(study)
-    kept = needed_by([RunDir(study / name) for name in names], names)
+    kept = needed_by(study, set(names))
     for name, others in kept.items():
         print(f"{study / name}: stays, since its training is shared by {names_of(others)}")
     return [name for name in names if name not in kept]

@@ -103,7 +103,7 @@ def named_elsewhere(study: Path, names: Collection[str]) -> dict[str, str]:
 
 def refuse_shared(study: Path, names: Collection[str]) -> None:
     """Raise UserError where one of the runs trains for a run that stays."""
-    if needed := needed_by([RunDir(study / name) for name in names], names):
+    if needed := needed_by(study, set(names)):
         raise UserError("\n".join(f"{study / name}: its training is shared by {names_of(others)}, so it stays; remove "
                                   "those first, or all together" for name, others in needed.items()))
 

@@ -5,7 +5,7 @@ weights and says that it shares (`RunDir.shares`). Runs that exist keep the trai
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from jobs.errors import UserError
 from jobs.run.directory import RunDir, shares_of
 from jobs.run.study.changes import Change, steps_there
 from jobs.run.study.study_file import recorded_runs
+from jobs.spec.kinds import draws_samples
 from jobs.spec.samplings import steps_kept_for_good
 from jobs.spec.sections import Spec
 
@@ -21,9 +22,12 @@ NAMED = 5
 """Runs that a sentence names."""
 
 
-def training_of(spec: Spec) -> str:
-    """Return all of `spec` that its training depends on, as text: specs of one text share a training."""
-    return spec.model_dump_json(exclude={"sample", "evaluate", "resources"})
+def training_of(name: str, spec: Spec) -> str:
+    """Return all of `spec` that its training depends on, as text: runs of one text share a training.
+
+    A run of a kind that draws no samples has a training of its own, by its name.
+    """
+    return spec.model_dump_json(exclude={"sample", "evaluate", "resources"}) if draws_samples(spec) else name
 
 
 def shared_in(specs: Mapping[str, Spec]) -> dict[str, str]:
@@ -31,7 +35,7 @@ def shared_in(specs: Mapping[str, Spec]) -> dict[str, str]:
     if len(specs) < 2:
         return {}
     first: dict[str, str] = {}
-    trainers = {name: first.setdefault(training_of(spec), name) for name, spec in specs.items()}
+    trainers = {name: first.setdefault(training_of(name, spec), name) for name, spec in specs.items()}
     return {name: trainer for name, trainer in trainers.items() if name != trainer}
 
 
@@ -70,7 +74,7 @@ def with_trainers(changes: Sequence[Change], folder: Path) -> list[Change]:
     found = []
     for change in changes:
         if change.is_new:
-            trainer = trainers.setdefault(training_of(change.spec), RunDir(change.run.path, change.spec))
+            trainer = trainers.setdefault(training_of(change.run.path.name, change.spec), RunDir(change.run.path, change.spec))
             if trainer.path != change.run.path:
                 change = _joined(change, trainer)
         found.append(change)
@@ -87,7 +91,7 @@ def _trainers(changes: Sequence[Change], folder: Path) -> dict[str, RunDir]:
                 there[run] = run.spec
     found: dict[str, RunDir] = {}
     for run, spec in there.items():
-        training = training_of(spec)
+        training = training_of(run.path.name, spec)
         if training not in found or run.trainer.trained_steps() > found[training].trained_steps():
             found[training] = run.trainer
     return found
@@ -121,10 +125,14 @@ def link(run: Path, trainer: str | None) -> None:
         place.symlink_to(Path("..", trainer, "checkpoints"))
 
 
-def needed_by(runs: Iterable[RunDir], besides: Collection[str]) -> dict[str, list[str]]:
-    """Return, by name, the runs that train for others than those named `besides`, and these others."""
-    found = {run.path.name: [other.path.name for other in sharers(run) if other.path.name not in besides] for run in runs}
-    return {name: others for name, others in found.items() if others}
+def needed_by(study: Path, names: Collection[str]) -> dict[str, list[str]]:
+    """Return those of the runs `names` that train for a run that is not among them, and by each these other runs."""
+    found: dict[str, list[str]] = {}
+    with suppress(OSError), os.scandir(study) as entries:
+        for other in sorted(entry.name for entry in entries if entry.name not in names and not entry.name.startswith(".")):
+            if (trainer := shares_of(study / other)) in names:
+                found.setdefault(str(trainer), []).append(other)
+    return found
 
 
 def names_of(runs: Sequence[str]) -> str:

@@ -45,6 +45,30 @@ def test_a_sweep_is_summed_by_stage(folder, capsys):
     assert (found["runs"], found["requeues"], found["bench"]) == (6, 0, "bench-here.json")
 
 
+def test_a_training_that_runs_share_counts_once(folder, capsys):
+    Path("sweep.yaml").write_text(json.dumps({"extends": "spec.yaml", "sweep": {"grid": {
+        "train.seed": [0, 1], "sample.sampler": ["ancestral", "ddim"]}}}))
+    found = planned(capsys, spec="sweep.yaml")
+    assert [(stage["stage"], stage["runs"]) for stage in found["stages"]] == [("train", 2), ("sample", 4), ("evaluate", 4)]
+    assert (found["runs"], found["sharing"]) == (4, 2)
+    assert found["cpu_hours"]["median"] == pytest.approx(2 * (2 * 160 + 4 * 48) / 3600)
+    first, second = load(Path("sweep.yaml")).runs[:2]
+    assert found["stored_bytes"] == 2 * (stored_bytes(first.spec, [second.spec]) + stored_bytes(second.spec, None))
+    assert "2 runs differ from another in nothing that training depends on" in planned(capsys, spec="sweep.yaml", as_json=False)
+
+
+def test_each_sampling_has_its_evaluations_and_its_time(folder, capsys):
+    settings = ("evaluate.samplings=[{sampler: ddim, timestep_respacing: [40, 10]}, {sampler: heun, timestep_respacing: 10}]",)
+    found = planned(capsys, *settings)["samplings"]
+    # The full chain of 400 steps takes the two ranks 24 s: three chunks, of which one rank takes two.
+    assert [(each["evaluations"], round(each["seconds"]["median"], 6)) for each in found] == [
+        (400, 24), (40, 2.4), (10, 0.6), (19, 1.14)]
+    rows = [line for line in planned(capsys, *settings, as_json=False).splitlines() if "ddim" in line or "main settings" in line]
+    assert [row.split()[:-4] for row in rows] == [["main", "settings", "400"], ["ddim,", "40", "steps", "40"],
+                                                  ["ddim,", "10", "steps", "10"]]
+    assert "samplings:" not in planned(capsys, as_json=False)
+
+
 def test_requeues_count_the_time_that_a_cluster_leaves(folder, capsys):
     Path("configs/clusters").mkdir(parents=True)
     Path("configs/clusters/slow.yaml").write_text("signal_lead_s: 600\n")
