@@ -4,7 +4,7 @@ The module `Kind.model` of each kind has five functions:
 
     trainable(spec, device) -> Trainable              networks, losses and previews of one training run
     network(spec) -> nn.Module                        the network that samples, freshly initialised
-    generate(spec, network, device, randn, labels, rows, begun) -> Iterator[Generated]      one chunk of samples
+    generate(spec, network, device, randn, labels, rows, begun, guide) -> Iterator[Generated]      one chunk of samples
     basis(spec, number) -> dict                       what an `OwnNumber` of the evaluation depends on besides the network
     measure(spec, network, number, group, on_pass) -> (summary, arrays)      that number
 """
@@ -166,7 +166,8 @@ class ModelModule(Protocol):
     def network(self, spec: Any) -> nn.Module: ...
 
     def generate(self, spec: Any, network: nn.Module, device: torch.device, randn: Callable[[Tensor], Tensor],
-                 labels: np.ndarray | None, rows: int, begun: Begun | None) -> Iterator[Generated]: ...
+                 labels: np.ndarray | None, rows: int, begun: Begun | None,
+                 guide: nn.Module | None = None) -> Iterator[Generated]: ...
 
     def basis(self, spec: Any, number: OwnNumber) -> dict[str, Any]: ...
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from jobs.kinds.protocol import model_of
 from jobs.making.folder import is_made, write_folder
 from jobs.making.prepare import Job
 from jobs.making.studio import Studio
@@ -18,7 +19,7 @@ from jobs.making.works import WORKS
 from jobs.parallel.group import Group, process_group
 from jobs.parallel.precision import computing_in
 from jobs.run.progress import Bar
-from jobs.sampling.weights import load_sampler
+from jobs.sampling.weights import load_sampled
 from jobs.spec.samplings import Sampling
 
 
@@ -41,13 +42,13 @@ def make(job: Job, out: Path) -> Outcome:
     began, threads = time.monotonic(), torch.get_num_threads()  # all cores, or OMP_NUM_THREADS
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads) as group, \
             computing_in(job.spec.sample.precision, group.device):
-        network, settings = load_sampler(job.run, group, Sampling(job.step))
-        record = _record(job, settings["weights_sha256"], group, threads)
+        network = model_of(job.run.spec).network(job.run.spec)
+        record = _record(job, load_sampled(job.run, network, Sampling(job.step)), group, threads)
         if is_made(out, record):
             return Outcome(0, 0, 0.0, "")
         bar = Bar("make", 0, "steps")
         try:
-            studio = Studio(job, network, group.device, Watch(bar, job.request.film))
+            studio = Studio(job, network.to(group.device).eval(), group.device, Watch(bar, job.request.film))
             made = WORKS[job.request.work](studio)
         finally:
             bar.close()

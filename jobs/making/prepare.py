@@ -11,7 +11,8 @@ from jobs.errors import UserError
 from jobs.making.given import Given, read_mask, read_picture
 from jobs.making.request import DEFAULT_AT, Request, as_seed
 from jobs.run.directory import RunDir
-from jobs.spec.kinds import draws_samples, editing_kind
+from jobs.spec.kinds import draws_samples, editing_kind, kind_of
+from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
 from jobs.storage.files import sha256_of_file
 
@@ -51,6 +52,8 @@ class Job:
         last, found = self.run.spec.train.iterations, []
         if self.step < last:
             found.append(f"{self.run.path}: training is at step {self.step:,} of {last:,}; the weights of that step are used")
+        if self.spec.sample != self.run.spec.sample and kind_of(self.run.spec).guide(self.run.spec):
+            found.append(f"{self.run.path}: sample.guidance needs another network; these pictures are made without guidance")
         return found + [picture.remark for picture in self.given.values() if picture.remark]
 
 
@@ -61,6 +64,8 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     if not draws_samples(spec):
         raise UserError(f"{run.path}: is of kind {spec.kind}, which makes no pictures")
     check_folder(out, run)
+    if kind_of(spec).guide(spec):
+        spec = unguided(spec)
     if editing := editing_kind(spec):
         if request.steps is not None:
             try:

@@ -34,7 +34,7 @@ class Studio:
         """
         named = self.job.labels
         if named is None:
-            return sample_labels(self.job.spec, range(numbers[0], numbers[-1] + 1))
+            return sample_labels(self.job.spec, {}, range(numbers[0], numbers[-1] + 1))
         return np.array([named[number // per_label % len(named)] for number in numbers], dtype=np.int64)
 
     def noise_of(self, seed: int) -> Tensor:

@@ -201,18 +201,19 @@ def final_checkpoint(run: RunDir) -> Checkpoint:
         raise UserError(f"{error}. Remove {last}, and `iddpm train {run.path}` resumes from the one before.") from error
 
 
-def checkpoint_at(run: RunDir, step: int) -> Checkpoint:
-    """The checkpoint of a step to sample from. Raises UserError where it is gone or damaged, or training not finished."""
+def checkpoint_at(run: RunDir, step: int, key: str = "sample.at") -> Checkpoint:
+    """The checkpoint of a step to sample from, or to guide with. Raises UserError where it is gone or damaged, or training not
+    finished; `key` is the setting that names the step."""
     if step == run.spec.train.iterations:
         return final_checkpoint(run)
     folder = run.checkpoints / f"step-{step:08}"
     if not folder.exists():
         there = ", ".join(str(_step_of(other)) for other in run.checkpoint_folders()) or "none"
-        raise UserError(f"{folder}: not there. The steps whose checkpoints are there are those that sample.at can name: {there}.")
+        raise UserError(f"{folder}: not there. The steps whose checkpoints are there are those that {key} can name: {there}.")
     try:
         return open_checkpoint(run, folder)
     except UserError as error:
-        raise UserError(f"{error}. Restore it, or take another step than {step} (sample.at).") from error
+        raise UserError(f"{error}. Restore it, or take step {step} out of {key}.") from error
 
 
 def skipped_steps(run: RunDir) -> int:

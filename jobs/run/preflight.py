@@ -8,6 +8,7 @@ from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.extractor_check import extractor_problem
+from jobs.run.guides import foreign_guide_problems
 from jobs.run.records import DataFile
 from jobs.run.waiting import missing_runs
 from jobs.spec.features import BUILT_IN, CHOICES
@@ -87,5 +88,5 @@ def all_input_problems(specs: list[Spec]) -> list[str]:
 
 def check_inputs(specs: list[Spec]) -> None:
     """Check the inputs of all specs. Raises UserError that names each problem once."""
-    if problems := all_input_problems(specs) + missing_runs(specs):
+    if problems := all_input_problems(specs) + missing_runs(specs) + foreign_guide_problems(specs):
         raise UserError("\n".join(problems))

@@ -157,6 +157,15 @@ class ManifestFile:
 
 
 @dataclass(frozen=True)
+class KeptForFile:
+    """A file in kept_for/: the checkpoints that a run keeps because they guide another one."""
+
+    steps: list[Count]
+    run: str = ""
+    """The folder of that other run."""
+
+
+@dataclass(frozen=True)
 class DataFile:
     """data.json: the data that a run was trained on."""
 

@@ -29,15 +29,18 @@ class Chunk:
     """Kind of the device that made the samples: "cpu" or a GPU's name."""
 
 
-def sampling_settings(spec: Spec, weights_sha256: str) -> dict:
+def sampling_settings(spec: Spec, weights_sha256: str, guide: dict | None = None) -> dict:
     """Return all that a sample depends on besides its index, by name. `spec` holds the settings of one sampling.
+
+    `guide`: the facts of the network that guides it (jobs.sampling.weights.LoadedGuide): its sha256, never its place.
 
     The device is recorded beside these settings, because a run may continue on another kind of device, which rounds
     differently.
     """
     return {"weights_sha256": weights_sha256, "kind": spec.kind,
             "data": spec.data.model_dump(exclude={"path", "random_flip", "random_crop"}),
-            **kind_of(spec).identity(spec), "sample": spec.sample.identity(exclude={"num_samples", "at"})}
+            **kind_of(spec).identity(spec), "sample": spec.sample.identity(exclude={"num_samples", "at"}),
+            **({"guide": guide} if guide else {})}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:
@@ -46,9 +49,13 @@ def chunk_indices(spec: Spec, chunk: int) -> range:
     return range(first, min(first + spec.sample.batch_size, spec.sample.num_samples))
 
 
-def sample_labels(spec: Spec, indices: range) -> np.ndarray | None:
-    """Return the classes int64 [n] of these samples, None without classes. Classes take turns, so all are equally frequent."""
-    return np.array(indices, dtype=np.int64) % spec.data.classes if spec.data.classes else None
+def sample_labels(spec: Spec, settings: dict, indices: range) -> np.ndarray | None:
+    """Return the classes int64 [n] of these samples, None without classes. Classes take turns, so all are equally frequent.
+
+    Where the network knows no classes, they are those of the guide in the sampling `settings`, if it is a classifier.
+    """
+    classes = spec.data.classes or (settings["guide"]["classes"] if "guide" in settings else None)
+    return np.array(indices, dtype=np.int64) % classes if classes else None
 
 
 def number_of_chunks(spec: Spec) -> int:

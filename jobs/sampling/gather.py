@@ -80,7 +80,7 @@ def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
     # Each HDF5 chunk holds one sampling chunk, which is copied as it is: 15 times faster than with HDF5's own size of chunks.
     layouts = {"images": Layout((count, data.image_size, data.image_size, data.channels), np.uint8, rows_per_chunk=size),
                "sample_index": Layout((count,), "<i8")}
-    if data.class_cond:
+    if sample_labels(spec, settings, range(0)) is not None:
         layouts["labels"] = Layout((count,), "<i8")
     attributes = {
         "spec": dump(spec), "settings": json.dumps(settings),
@@ -115,7 +115,7 @@ def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[in
     """
     every = range(run.spec.sample.num_samples)
     whole: dict[int, np.ndarray] = {places["sample_index"][0]: np.arange(len(every))}
-    labels = sample_labels(run.spec, every)
+    labels = sample_labels(run.spec, settings, every)
     if labels is not None:
         whole[places["labels"][0]] = labels
     chunk_at = {place: number for number, place in enumerate(places["images"])}

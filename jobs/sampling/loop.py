@@ -28,8 +28,8 @@ from jobs.sampling.finite_steps import finite_steps, state_after
 from jobs.sampling.gather import gather
 from jobs.sampling.partial import Partial, partial_file, partial_identity, read_partial, save_partial
 from jobs.sampling.survey import Remaining, survey
-from jobs.sampling.weights import load_sampled
-from jobs.spec.kinds import kind_of
+from jobs.sampling.weights import guide_of, load_guide, load_sampled
+from jobs.spec.kinds import Guide, kind_of
 from jobs.spec.samplings import by_weights, weights_of, with_sampling
 from jobs.spec.sections import Spec
 
@@ -47,9 +47,7 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
     try:
         progress.prepare("building the network")
         network = model_of(run.spec).network(run.spec).to(group.device).eval()
-        if run.spec.sample.compile:
-            check_compiler("sample.compile", group.device)
-            network.compile(**compile_options(run.spec.sample.compile, kind_of(run.spec).records_steps(run.spec)))
+        compile_sampler(run.spec, network, group)
         progress.prepare("looking for finished chunks")
         remaining = on_main(lambda: survey(run, network, group.device_name))
         compute_chunks(run, network, group, remaining, interruption, progress)
@@ -75,7 +73,7 @@ def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: lis
     progress.start(sum(todo.missing[chunk] for todo, chunk in work),
                    doing="compiling" if run.spec.sample.compile else "first steps")
     progress.follow(lambda: group.store.add("steps_done", 0))
-    loaded = None
+    loaded, guide = None, GuideInUse(run, group)
     # All ranks share this counter: a free rank takes the next chunk, and a slow rank delays no other.
     while (turn := group.store.add("chunks_taken", 1) - 1) < len(work):
         if asked_to_stop(group, interruption):
@@ -87,24 +85,54 @@ def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: lis
             if load_sampled(run, network, todo.sampling) != todo.settings["weights_sha256"]:
                 raise UserError(f"{run.checkpoints}: the weights of step {todo.sampling.step} changed while sampling from them")
         with computing_in(with_sampling(run.spec, todo.sampling).sample.precision, group.device):
-            compute_chunk(run, network, group, todo, chunk, interruption)
+            compute_chunk(run, network, group, todo, chunk, interruption, guide.of(todo))
+
+
+class GuideInUse:
+    """The network that guides the chunks at hand, on the device. There is one at a time."""
+
+    def __init__(self, run: RunDir, group: Group):
+        self.run, self.group = run, group
+        self.guide: Guide | None = None
+        self.network: nn.Module | None = None
+
+    def of(self, todo: Remaining) -> nn.Module | None:
+        """Return the network that guides `todo`, None where nothing does beside its own network."""
+        wanted = guide_of(self.run, todo.sampling)
+        if wanted != self.guide:
+            self.guide = self.network = None  # its memory is free before the next one needs some
+            if wanted:
+                loaded = load_guide(self.run, wanted)
+                if loaded.facts != todo.settings["guide"]:
+                    raise UserError(f"{self.run.path}: the weights of its guide ({wanted.run or 'the run itself'}) changed while "
+                                    "sampling with them")
+                self.guide, self.network = wanted, loaded.network.to(self.group.device)
+                compile_sampler(self.run.spec, self.network, self.group)
+        return self.network
+
+
+def compile_sampler(spec: Spec, network: nn.Module, group: Group) -> None:
+    """Compile a network for sampling, where sample.compile asks for it. Raises UserError where the machine has no compiler."""
+    if spec.sample.compile:
+        check_compiler("sample.compile", group.device)
+        network.compile(**compile_options(spec.sample.compile, kind_of(spec).records_steps(spec)))
 
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int,
-                  interruption: Interruption) -> None:
+                  interruption: Interruption, guide: nn.Module | None = None) -> None:
     """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead.
 
     Raises StageFailed that names the chunk and the step where values are not finite.
     """
     spec, folder = with_sampling(run.spec, todo.sampling), run.samples_folder(todo.sampling)
     indices = chunk_indices(spec, chunk)
-    labels = sample_labels(spec, indices)
+    labels = sample_labels(spec, todo.settings, indices)
     # A chunk takes all its randomness from one stream, named by the seed and the chunk.
     stream = partial(generator_for, group.device, spec.sample.seed, "sample", chunk)
     generator = stream()
 
     def steps_from(generator: torch.Generator, begun: Partial | None) -> Iterator[Generated]:
-        return steps_of_chunk(spec, network, generator, labels, len(indices), begun)
+        return steps_of_chunk(spec, network, generator, labels, len(indices), begun, guide)
     file, identity = partial_file(folder, chunk), partial_identity(todo.settings, indices, group.device_name)
     begun = read_partial(file, identity)
     left = begun.left if begun else kind_of(spec).steps(spec)
@@ -127,11 +155,11 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
 
 
 def steps_of_chunk(spec: Spec, network: nn.Module, generator: torch.Generator, labels: np.ndarray | None, rows: int,
-                   saved: Partial | None = None) -> Iterator[Generated]:
-    """Yield the steps of a chunk of `rows` samples, from the beginning or from the state `saved`."""
+                   saved: Partial | None = None, guide: nn.Module | None = None) -> Iterator[Generated]:
+    """Yield the steps of a chunk of `rows` samples, from the beginning or from the state `saved`, led by `guide`."""
     device, begun = generator.device, None
     if saved:
         generator.set_state(torch.from_numpy(saved.generator))
         begun = Begun(saved.left, {name: torch.from_numpy(array).to(device) for name, array in saved.state.items()})
     randn = randn_from(generator, spec.sample.batch_size)
-    return model_of(spec).generate(spec, network, device, randn, labels, rows, begun)
+    return model_of(spec).generate(spec, network, device, randn, labels, rows, begun, guide)

@@ -64,12 +64,34 @@ def sections_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def types_at(spec_type: type[BaseModel], path: Iterable[str | int]) -> list[Any]:
-    """Return the types that the schema allows at `path`; none where the schema has no such key."""
-    found: list[Any] = [spec_type]
+    """Return the types that the schema allows at `path`; none where the schema has no such key.
+
+    Where one of several sections may stand, the path may say which, as pydantic's paths do; see `written`.
+    """
+    return _walk(spec_type, path)[1]
+
+
+def written(spec_type: type[BaseModel], path: Iterable[str | int]) -> tuple[str | int, ...]:
+    """Return a path of pydantic's as a person writes it: without the kind of a section that is one of several."""
+    return _walk(spec_type, path)[0]
+
+
+def _walk(spec_type: type[BaseModel], path: Iterable[str | int]) -> tuple[tuple[str | int, ...], list[Any]]:
+    keys, found = list[str | int](), list[Any]([spec_type])
     for key in path:
-        found = [section.model_fields[str(key)].annotation
-                 for each in found for section in sections_in(each) if key in section.model_fields]
-    return found
+        sections = [section for each in found for section in sections_in(each)]
+        inner = [section.model_fields[str(key)].annotation for section in sections if key in section.model_fields]
+        if not inner and (meant := [section for section in sections if key in kinds_of(section)]):
+            found = list(meant)
+            continue
+        keys.append(key)
+        found = inner
+    return tuple(keys), found
+
+
+def kinds_of(section: type[BaseModel]) -> tuple[Any, ...]:
+    """Return the values of `kind` for which this section stands among several; none for a section that is alone."""
+    return get_args(section.model_fields["kind"].annotation) if "kind" in section.model_fields else ()
 
 
 def value_at(spec: SpecAsWritten, key: str) -> Any:

@@ -4,7 +4,7 @@ A kind is a folder jobs/kinds/KIND: `kind.py` holds KIND, an object of the proto
 torch (see jobs.kinds.protocol). All other code asks the table; no code compares the kind of a spec with a name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -65,6 +65,18 @@ class HeldOut:
     examples: int
 
 
+@dataclass(frozen=True)
+class Guide:
+    """Weights of another network, or other weights, that a sampling needs besides those that it samples from."""
+
+    run: str | None
+    """The run of the weights, as `sample` names it; None: the run that samples."""
+    step: int | None = None
+    """Training step of the weights; None: the last one of their run."""
+    changes: Changes = ()
+    """Settings that replace those of `sample` of that run where they choose the weights, such as ema_rate."""
+
+
 class Kind(Protocol):
     """The half of a kind of model that a login node needs. `Any` stands for the kind's own spec."""
 
@@ -94,6 +106,12 @@ class Kind(Protocol):
 
     def evaluations(self, spec: Any) -> int:
         """Return how often spec.sample evaluates the network for one sample."""
+
+    def guide(self, spec: Any) -> Guide | None:
+        """Return what guides spec.sample beside the network itself; None: nothing does."""
+
+    def guide_problems(self, spec: Any, other: Spec) -> Iterable[Contradiction]:
+        """Return why the run that guide(spec) names, whose spec is `other`, cannot guide."""
 
     def records_steps(self, spec: Any) -> bool:
         """Return whether sampling records a step on a GPU and replays it (a CUDA graph)."""

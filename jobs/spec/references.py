@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel
 
 from jobs.spec.fields import File, is_name
 from jobs.spec.keys import place_of, sections_in
-from jobs.spec.kinds import stages_of
+from jobs.spec.kinds import kind_of, stages_of
 from jobs.spec.sampling_list import listed
-from jobs.spec.samplings import with_changes
+from jobs.spec.samplings import guided, with_changes
 from jobs.spec.sections import Contradiction, Spec
 from jobs.spec.stages import STAGES
 
@@ -53,6 +53,11 @@ SampledRun = Annotated[File, AfterValidator(_run_name), NamesRun("sample")]
 """A run whose samples are used."""
 
 
+def is_in_study(run: str) -> bool:
+    """Return whether a key that says `run` names a run of the same study, and not the folder of another one."""
+    return "/" not in run
+
+
 @dataclass(frozen=True)
 class Reference:
     """`stage` of a run waits until the run `run` has done the stage `needs`."""
@@ -65,11 +70,11 @@ class Reference:
     @property
     def in_study(self) -> bool:
         """Whether the run is one of the same study."""
-        return "/" not in self.run
+        return is_in_study(self.run)
 
 
 def references(spec: Spec) -> list[Reference]:
-    """Return the runs that `spec` names."""
+    """Return the runs that `spec` names, and that its further samplings name; each once for a stage that waits."""
     if not naming_fields(type(spec)):  # large sweeps ask for each of their runs
         return []
     named = dict.fromkeys((key, run, key.split(".")[0] if key.split(".")[0] in STAGES else STAGES[0], needs)
@@ -86,18 +91,26 @@ def references(spec: Spec) -> list[Reference]:
 @cache
 def naming_fields(section: type[BaseModel]) -> frozenset[str]:
     """Return the names of the fields, at any depth below `section`, that may name a run."""
-    fields = section.model_fields.items()
-    own = {name for name, field in fields if _stages(field.annotation, *field.metadata)}
-    return frozenset(own).union(*(naming_fields(inner) for _, field in fields for inner in sections_in(field.annotation)))
+    return frozenset(_own_naming_fields(section)).union(
+        *(naming_fields(inner) for field in section.model_fields.values() for inner in sections_in(field.annotation)))
+
+
+@cache
+def _own_naming_fields(section: type[BaseModel]) -> dict[str, list[str]]:
+    """Return the fields of `section` itself that may name a run, with the stages that they wait for."""
+    found = {name: _stages(field.annotation, *field.metadata) for name, field in section.model_fields.items()}
+    return {name: stages for name, stages in found.items() if stages}
 
 
 def _named(section: BaseModel, prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in type(section).model_fields.items():
+    own = _own_naming_fields(type(section))
+    for name in type(section).model_fields:
         value: Any = getattr(section, name)
         if isinstance(value, BaseModel):
-            yield from _named(value, f"{prefix}{name}.")
-        elif value is not None:
-            yield from ((prefix + name, value, stage) for stage in _stages(field.annotation, *field.metadata))
+            if naming_fields(type(value)):
+                yield from _named(value, f"{prefix}{name}.")
+        elif value is not None and name in own:
+            yield from ((prefix + name, value, stage) for stage in own[name])
 
 
 def _stages(annotation: Any, *metadata: Any) -> list[str]:
@@ -107,7 +120,7 @@ def _stages(annotation: Any, *metadata: Any) -> list[str]:
 
 
 def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradiction]]:
-    """Return, by run, the mistakes in the runs that the `specs` of a study name: unknown runs, and circles.
+    """Return, by run, the mistakes in the runs that the `specs` of a study name: unknown runs, unfit guides, and circles.
 
     `specs`: by the name of the run.
     """
@@ -124,6 +137,11 @@ def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradictio
             elif reference.needs not in stages_of(other := specs[reference.run]):
                 lacks = f"run {reference.run} is of kind {other.kind}, which has no stage {reference.needs}"
                 found.setdefault(run, []).append((reference.key, lacks))
+    for run, spec in specs.items():
+        for own, guide, place in guided(spec) if named[run] else ():
+            if guide.run is not None and guide.run in specs:
+                found.setdefault(run, []).extend((place(key), message)
+                                                 for key, message in kind_of(own).guide_problems(own, specs[guide.run]))
     waits = {(run, stage): [(run, before) for before in STAGES[:STAGES.index(stage)]]
              + [(each.run, each.needs) for each in ours if each.stage == stage]
              for run, ours in named.items() for stage in STAGES}

@@ -1,13 +1,14 @@
 """The samplings of one run: a main one, and others for curves over training steps and over ways to sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from jobs.spec.keys import place_of
-from jobs.spec.kinds import Changes, draws_samples, kind_of
+from jobs.spec.kinds import Changes, Guide, draws_samples, kind_of
 from jobs.spec.sampling_list import Listed, listed
 from jobs.spec.sections import Contradiction, Spec
 
@@ -91,16 +92,21 @@ def weights_of(spec: Spec, sampling: Sampling) -> tuple[Any, ...]:
 
 
 def by_weights(spec: Spec) -> list[Sampling]:
-    """Return the samplings in the order of work: those of the same weights together, the last step first."""
-    first: dict[tuple[Any, ...], int] = {}
-    for number, sampling in enumerate(samplings(spec)):
-        first.setdefault(weights_of(spec, sampling), number)
-    return sorted(samplings(spec), key=lambda sampling: (-sampling.step, first[weights_of(spec, sampling)]))
+    """Return the samplings in the order of work: those of the same weights together, and of the same guide among them; the last
+    step first."""
+    every, first = samplings(spec), dict[Any, int]()
+    chosen = {sampling: (weights_of(spec, sampling), kind_of(spec).guide(with_sampling(spec, sampling))) for sampling in every}
+    for number, sampling in enumerate(every):
+        for one in chosen[sampling]:
+            first.setdefault(one, number)
+    return sorted(every, key=lambda sampling: (-sampling.step, *(first[one] for one in chosen[sampling])))
 
 
 def steps_kept_for_good(spec: Spec) -> set[int]:
-    """Return the training steps whose checkpoints are kept for good: the last one, and those that are sampled from."""
-    return {spec.train.iterations, *(sampling.step for sampling in samplings(spec))}
+    """Return the training steps whose checkpoints are kept for good: the last one, those that are sampled from, and those that
+    guide a sampling of this run."""
+    guides = {guide.step for _, guide, _ in guided(spec) if guide.run is None and guide.step is not None}
+    return {spec.train.iterations, *(sampling.step for sampling in samplings(spec)), *guides}
 
 
 def _differing(spec: Spec, changes: Changes) -> Changes:
@@ -117,6 +123,30 @@ def with_changes(spec: AnySpec, changes: Changes) -> AnySpec:
 def with_sampling(spec: AnySpec, sampling: Sampling) -> AnySpec:
     """Return `spec` with the settings of `sampling` in its `sample` section."""
     return with_changes(spec, sampling.changes)
+
+
+def guided(spec: AnySpec) -> Iterator[tuple[AnySpec, Guide, Callable[[str], str]]]:
+    """Yield each way to sample `spec` that needs a guide: the spec with its settings, and the guide.
+
+    The third is a function of a dotted key of `sample`: it returns the key of `spec` that says this setting.
+    """
+    if not draws_samples(spec):
+        return
+    kind = kind_of(spec)
+    ways: list[tuple[AnySpec, Callable[[str], str]]] = [(spec, str)]
+    ways += [(with_changes(spec, each.changes), partial(_key_of, each)) for each in listed(spec)]
+    for own, place in ways:
+        if guide := kind.guide(own):
+            yield own, guide, place
+
+
+def _key_of(each: Listed, key: str) -> str:
+    return each.key(place_of(key)[1:])
+
+
+def unguided(spec: AnySpec) -> AnySpec:
+    """Return `spec` with a main sampling by its network alone."""
+    return with_changes(spec, (("guidance", None),)) if "guidance" in type(spec.sample).model_fields else spec
 
 
 def differing(spec: Spec, sampling: Sampling) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _train(run: RunDir, group: Group, interruption: Interruption, progress: Prog
     progress.start(settings.iterations, step)
     log = Log(state, board, progress, step)
     agreement = Agreement(interruption)
-    sampled = sampled_steps(run)  # the last step is among them
+    sampled = on_main(lambda: sampled_steps(run))  # the last step is among them
     snapshots = snapshot_steps(settings.iterations, settings.ema_snapshots) if settings.ema_sigma_rel else []
     outcome, saved = "done", step
     try:

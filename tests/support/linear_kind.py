@@ -50,6 +50,12 @@ class LinearKind:
     def evaluations(self, spec):
         return STEPS
 
+    def guide(self, spec):
+        return None
+
+    def guide_problems(self, spec, other):
+        return []
+
     def records_steps(self, spec):
         return False
 

@@ -76,7 +76,7 @@ def network(spec):
 
 
 @torch.no_grad()
-def generate(spec, network, device, randn, labels, rows, begun):
+def generate(spec, network, device, randn, labels, rows, begun, guide=None):
     data, left = spec.data, begun.left if begun else STEPS
     if begun:
         x, before = begun.state["x"], begun.state["before"]

@@ -14,6 +14,7 @@ from jobs.parallel.precision import computing_in
 from jobs.randomness import generator_for
 from jobs.sampling.loop import steps_of_chunk
 from jobs.spec.kinds import MODEL
+from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
 from jobs.training.batches import Batches
 from jobs.training.step import TrainingState, train_step
@@ -55,6 +56,7 @@ def random_images(spec: Spec, count: int) -> ImageData:
 def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:
     """One step of a reverse chain with the settings of `variant`; after the last step a new chain begins."""
     settings = {"batch_size": variant.batch_size, "precision": variant.precision, "cuda_graph": variant.cuda_graph}
+    spec = unguided(spec)  # a plan counts the evaluations of guidance
     spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
     labels = np.arange(variant.batch_size) % spec.data.classes if spec.data.classes else None
 

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusion.gaussian import GaussianDiffusion
+from diffusion.gaussian import GaussianDiffusion, Network
+from diffusion.guidance import networks as guiding
+from diffusion.guidance.intervals import strength
 from diffusion.networks.unet import UNet
-from diffusion.samplers.denoiser import Denoiser
+from diffusion.samplers.denoiser import Denoiser, HasAlong
 from diffusion.samplers.table import SAMPLERS, sampler_function
 from jobs.kinds.diffusion.build import build_diffusion, conditions
+from jobs.kinds.diffusion.guidance_section import Autoguidance, ClassifierFree
 from jobs.kinds.diffusion.sections import DiffusionSample, DiffusionSpec
 from jobs.kinds.protocol import Begun, Generated
 from jobs.parallel.precision import autocasting
@@ -21,10 +24,13 @@ OWN_SETTINGS: dict[str, Callable[[DiffusionSample], Any]] = {"eta": lambda sampl
 
 
 def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Callable[[Tensor], Tensor],
-             labels: np.ndarray | None, rows: int, begun: Begun | None) -> Iterator[Generated]:
-    """Yield the reverse process of `rows` samples step by step, from its beginning or from where `begun` was left."""
+             labels: np.ndarray | None, rows: int, begun: Begun | None, guide: nn.Module | None = None) -> Iterator[Generated]:
+    """Yield the reverse process of `rows` samples step by step, from its beginning or from where `begun` was left.
+
+    `guide`: the network that spec.sample.guidance needs beside `network`.
+    """
     data = spec.data
-    denoise = denoiser(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing), labels)
+    denoise = denoiser(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing), labels, guide)
     if begun:
         state = begun.state
     else:
@@ -32,11 +38,33 @@ def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Ca
     return reverse(spec, denoise, state, randn, begun.left - 1 if begun else None)
 
 
-def denoiser(spec: DiffusionSpec, network: UNet, diffusion: GaussianDiffusion, labels: np.ndarray | None) -> Denoiser:
-    """Return what samplers ask along the chain `diffusion`, as the spec's `sample` section says."""
-    return Denoiser(diffusion, autocasting(network, spec.sample.precision), clip_denoised=spec.sample.clip_denoised,
-                    dynamic_thresholding_ratio=spec.sample.dynamic_thresholding_ratio,
-                    model_kwargs=conditions(labels, diffusion.device))
+def denoiser(spec: DiffusionSpec, network: UNet, diffusion: GaussianDiffusion, labels: np.ndarray | None,
+             guide: nn.Module | None = None) -> Denoiser:
+    """Return what samplers ask along the chain `diffusion`, as the spec's `sample` section says.
+
+    `labels` of a network without classes are those that its classifier, the `guide`, shall see.
+    """
+    given = conditions(labels, diffusion.device)
+    guided, gradient = _guidance(spec, autocasting(network, spec.sample.precision), diffusion, given, guide)
+    return Denoiser(diffusion, guided, clip_denoised=spec.sample.clip_denoised,
+                    dynamic_thresholding_ratio=spec.sample.dynamic_thresholding_ratio, guide=gradient,
+                    model_kwargs=given if spec.data.class_cond else {})
+
+
+def _guidance(spec: DiffusionSpec, network: Network, diffusion: GaussianDiffusion, given: Mapping[str, Tensor],
+              guide: nn.Module | None) -> tuple[Network | HasAlong, guiding.Classifier | None]:
+    """Return the network that spec.sample.guidance makes of `network`, and the guide that gives a gradient."""
+    guidance = spec.sample.guidance
+    if guidance is None:
+        return network, None
+    at = strength(diffusion.coefficients.alphas_cumprod, guidance.strength, guidance.interval)
+    if isinstance(guidance, ClassifierFree):
+        return guiding.ClassifierFree(network, spec.data.num_classes or 0, at), None
+    assert guide is not None, "whoever samples loads the guide that the kind's `guide` names"
+    other = autocasting(guide, spec.sample.precision)
+    if isinstance(guidance, Autoguidance):
+        return guiding.Autoguidance(network, other, at), None
+    return network, guiding.Classifier(other, given["y"], at)
 
 
 def reverse(spec: DiffusionSpec, denoise: Denoiser, state: Mapping[str, Tensor], randn: Callable[[Tensor], Tensor],

@@ -1,9 +1,10 @@
 """The kind `diffusion`, as a login node knows it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffusion.samplers.table import SAMPLERS
+from jobs.kinds.diffusion.guidance_rules import guidance_contradictions, guide_of, guide_problems, guided_evaluations
 from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.network_section import network_identity
 from jobs.kinds.diffusion.sections import (
@@ -15,11 +16,11 @@ from jobs.kinds.diffusion.sections import (
     resolve,
 )
 from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_unet, untold_by_weights
-from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
+from jobs.spec.kinds import MODEL, Changes, Guide, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.samplings import WEIGHTS_BY, samplings, with_changes, with_sampling
-from jobs.spec.sections import Contradiction
+from jobs.spec.sections import Contradiction, Spec
 from jobs.spec.stages import STAGES
 
 BITS, BITS_KEY = "bits/dim", "bits_per_dim"
@@ -38,7 +39,7 @@ class DiffusionKind:
         return resolve(written)
 
     def contradictions(self, spec: DiffusionSpec) -> list[Contradiction]:
-        return diffusion_contradictions(spec)
+        return [*diffusion_contradictions(spec), *guidance_contradictions(spec)]
 
     def samplings(self, spec: DiffusionSpec) -> list[Changes]:
         """Return each chain of evaluate.respacings, with ancestral and ddim."""
@@ -49,7 +50,13 @@ class DiffusionKind:
         return chain_length(spec, spec.sample.timestep_respacing)
 
     def evaluations(self, spec: DiffusionSpec) -> int:
-        return SAMPLERS[spec.sample.sampler].evaluations(self.steps(spec))
+        return SAMPLERS[spec.sample.sampler].evaluations(self.steps(spec)) + guided_evaluations(spec)
+
+    def guide(self, spec: DiffusionSpec) -> Guide | None:
+        return guide_of(spec)
+
+    def guide_problems(self, spec: DiffusionSpec, other: Spec) -> Iterable[Contradiction]:
+        return guide_problems(spec, other)
 
     def shortened(self, spec: DiffusionSpec, steps: int) -> DiffusionSpec:
         """Return `spec` with a chain of so many steps: even in log-SNR for the solvers, which are made for it."""

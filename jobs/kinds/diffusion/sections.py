@@ -1,6 +1,7 @@
 """The spec of a diffusion model: its own sections, its own keys of shared sections, and what they rule out."""
 
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -9,6 +10,7 @@ from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS
 from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
+from jobs.kinds.diffusion.guidance_section import Guidance
 from jobs.kinds.diffusion.network_section import (
     Multiplier,
     NetworkAsWritten,
@@ -71,7 +73,12 @@ class DiffusionTrain(Train):
 
 
 class DiffusionSample(Sample):
-    younger = Sample.younger | {"dynamic_thresholding_ratio"}
+    younger = Sample.younger | {"guidance", "dynamic_thresholding_ratio"}
+
+    def identity(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """As Section.identity: a guide is known by its weights, not by the place where they are."""
+        return super().identity(exclude) | ({"guidance": self.guidance.model_dump(exclude={"run", "at", "ema_rate"})}
+                                            if self.guidance else {})
 
     sampler: Annotated[str, OneOf(SAMPLERS)] = "ancestral"
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -84,6 +91,8 @@ class DiffusionSample(Sample):
     cuda_graph: Annotated[bool, OfAllSamplings("how a machine computes is no way to sample")] = False
     """Record a whole reverse step for each chunk and replay it: for networks that a GPU finishes sooner than Python launches
     them. Without a GPU this setting changes nothing."""
+    guidance: Guidance | None = None
+    """Follow the class, or the difference to a weaker network, more closely than the network alone; null: do not."""
 
 
 class DiffusionEvaluateAsWritten(EvaluateAsWritten):

@@ -16,10 +16,10 @@ from jobs.kinds.noisy_classifier.sections import (
     classifier_contradictions,
     resolve,
 )
-from jobs.spec.kinds import MODEL, Changes, HeldOut, OwnNumber
+from jobs.spec.kinds import MODEL, Changes, Guide, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
-from jobs.spec.sections import Contradiction
+from jobs.spec.sections import Contradiction, Spec
 
 ACCURACY, TOP5, CROSS_ENTROPY = "accuracy", "accuracy_top5", "cross_entropy"
 """Keys in evaluation.json."""
@@ -50,6 +50,12 @@ class ClassifierKind:
 
     def evaluations(self, spec: ClassifierSpec) -> int:
         return 0
+
+    def guide(self, spec: ClassifierSpec) -> Guide | None:
+        return None
+
+    def guide_problems(self, spec: ClassifierSpec, other: Spec) -> list[Contradiction]:
+        return []
 
     def records_steps(self, spec: ClassifierSpec) -> bool:
         return False

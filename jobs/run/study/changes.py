@@ -19,7 +19,7 @@ from jobs.run.waiting import named_by
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import draws_samples
 from jobs.spec.reading.frozen import difference
-from jobs.spec.samplings import Sampling
+from jobs.spec.samplings import Sampling, guided, steps_kept_for_good
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from jobs.storage.files import make_dir, read_json, write_json
@@ -82,7 +82,7 @@ def planned_change(run: RunDir, spec: Spec) -> Change:
         if STAGES.index(reference.needs) >= STAGES.index(redo or STAGES[0]) and other.trained_steps():
             raise UserError(f"run {run.path}: run {other.path} names this run ({reference.key}) and has used its results, so it "
                             "keeps its number of steps and samples. Give the study another name")
-    unsaved = value_at(old, "sample.at") != value_at(spec, "sample.at") and reached < old.train.iterations
+    unsaved = steps_kept_for_good(old) != steps_kept_for_good(spec) and reached < old.train.iterations
     return Change(run, spec, redo=redo, keeps=keeps, regather=regather,
                   careful=longer or unsaved or recount, longer=longer)
 
@@ -105,16 +105,20 @@ def _length_problems(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterato
 
 
 def _missing_steps(run: RunDir, old: Spec, new: Spec, reached: int) -> Iterator[str]:
-    """Yield the steps that sample.at names now, that training has passed, and whose checkpoints are not there."""
+    """Yield the steps that the spec names now, that training has passed, and whose checkpoints are not there."""
     if not draws_samples(new):
         return
-    known = {*old.sample.at, old.train.iterations}
-    gone = [step for step in new.sample.at if step != "last" and step not in known and step <= reached
-            and not (run.checkpoint_folder(step) / "manifest.json").is_file()]
-    if gone:
-        later = ", and later steps" if reached < new.train.iterations else ""
-        yield (f"sample.at: no checkpoint of step {', '.join(map(str, gone))} is there any more, and training is at step "
-               f"{reached}. sample.at can name {steps_there(run)}{later}")
+    named = {"sample.at": [step for step in new.sample.at if step != "last"]}
+    for _, guide, place in guided(new):
+        if guide.run is None and guide.step is not None:
+            named[place("sample.guidance.at")] = [guide.step]
+    for key, steps in named.items():
+        gone = [step for step in steps if step not in steps_kept_for_good(old) and step <= reached
+                and not (run.checkpoint_folder(step) / "manifest.json").is_file()]
+        if gone:
+            later = ", and later steps" if reached < new.train.iterations else ""
+            yield (f"{key}: no checkpoint of step {', '.join(map(str, gone))} is there any more, and training is at step "
+                   f"{reached}. {key} can name {steps_there(run)}{later}")
 
 
 def steps_there(run: RunDir) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.guides import check_guides, record_guides
 from jobs.run.provenance import provenance
 from jobs.run.start_weights import origin
 from jobs.run.study.changes import Change, make_room, planned_change
@@ -37,6 +38,8 @@ def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()
         if change.careful:
             with _undisturbed(change):  # a busy run raises here, before anything is written
                 pass
+        changes.append(change)
+    check_guides(study, runs_folder / study.name)
     return changes
 
 
@@ -65,6 +68,7 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
     """
     changes = refuse_changes(study, runs_folder, queued)
     if not any(change.writes for change in changes) and is_recorded(study, runs_folder / study.name):
+        record_guides(study, runs_folder / study.name)
         return [RunDir(change.run.path) for change in changes]
     with changing(make_dir(runs_folder / study.name)):
         # Another process may have been faster. What is planned again are the changes that would harm its runs.
@@ -88,5 +92,6 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
             elif change.writes:
                 files[change.run.spec_file] = dump(change.spec)
         write_texts(files)
+        record_guides(study, runs_folder / study.name)
         record_study(study, runs_folder / study.name)
     return [RunDir(change.run.path) for change in changes]

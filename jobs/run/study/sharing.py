@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir, shares_of
+from jobs.run.guides import kept_for_others
 from jobs.run.study.changes import Change, steps_there
 from jobs.run.study.study_file import recorded_runs
 from jobs.spec.kinds import draws_samples
@@ -48,8 +49,9 @@ def sharers(run: RunDir) -> list[RunDir]:
 
 
 def sampled_steps(run: RunDir) -> set[int]:
-    """Return the training steps whose checkpoints are kept because `run`, or a run that shares its training, uses them."""
-    steps = steps_kept_for_good(run.spec)
+    """Return the training steps whose checkpoints are kept because `run`, or a run that shares its training, uses them, or
+    because they guide other runs."""
+    steps = steps_kept_for_good(run.spec) | kept_for_others(run)
     for other in sharers(run):
         with suppress(UserError):  # a spec that cannot be read samples nothing
             steps |= steps_kept_for_good(other.spec)

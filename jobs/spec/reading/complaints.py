@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from jobs.spec.keys import in_order, sections_in, suggestion, types_at
+from jobs.spec.keys import in_order, kinds_of, sections_in, suggestion, types_at, written
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.sweep import Complaint
 from jobs.spec.reading.yaml_text import yaml_text
@@ -54,7 +54,7 @@ def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None,
     except ValidationError as error:
         order = in_order(spec_type)
         found = sorted(error.errors(include_url=False), key=lambda item: _position(item["loc"], order))
-        return None, [(item["loc"], _explain(item, name, spec_type)) for item in found]
+        return None, [(written(spec_type, item["loc"]), _explain(item, name, spec_type)) for item in found]
 
 
 def _position(path: tuple[str | int, ...], order: list[str]) -> int:
@@ -75,6 +75,9 @@ def in_words(error: Mapping[str, Any], root: type[BaseModel]) -> str:
     problem, path = error["type"], error["loc"]
     if problem == "model_type":
         words = f"must be a mapping with keys among {', '.join(_fields(root, path))}"
+    elif problem in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):  # one of several sections
+        kinds = [kind for each in types_at(root, path) for section in sections_in(each) for kind in kinds_of(section)]
+        words = f"must be a mapping whose kind is {', '.join(kinds[:-1])} or {kinds[-1]}"
     else:
         limits = {name: f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" if isinstance(limit, float) else limit
                   for name, limit in error.get("ctx", {}).items()}

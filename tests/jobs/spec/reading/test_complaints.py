@@ -6,8 +6,8 @@ from spec_files import SMALLEST, complaints_about
 from jobs.spec.reading.yaml_nodes import MAX_COMPLAINTS
 
 TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
-              "precision, compile, gradient_checkpointing, log_interval, save_interval, keep_interval, seed, schedule_sampler, "
-              "label_dropout")
+              "ema_sigma_rel, ema_snapshots, precision, compile, gradient_checkpointing, log_interval, save_interval, "
+              "keep_interval, seed, schedule_sampler, label_dropout")
 
 
 @pytest.mark.parametrize("line, expected", [
@@ -20,8 +20,8 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("zzz: 1", "zzz: unknown key; allowed: name, kind, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
     ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, precision, compile, ema_rate, "
-                         "seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, "
-                         "dynamic_thresholding_ratio, cuda_graph"),
+                         "ema_sigma_rel, seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, "
+                         "dynamic_thresholding_ratio, cuda_graph, guidance"),
     ("sample: {compile: true}", "sample.compile: must be false, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),

@@ -59,6 +59,9 @@ SPECIAL = {"name": st.just("a.b-c"), "kind": st.just("diffusion"), "time": st.sa
            "nodes": st.one_of(st.integers(1, 10**6), st.builds("{}-{}".format, st.integers(1, 9), st.integers(10, 999_999))),
            "samplings": st.lists(st.fixed_dictionaries({}, optional={"seed": st.lists(st.integers(0, 9), min_size=1, max_size=3),
                                                                      "ddim_eta": st.floats(0, 1)}), max_size=3),
+           "guidance": st.one_of(st.none(), st.fixed_dictionaries({
+               "kind": st.just("classifier"), "run": st.just("runs/a/b"), "scale": st.floats(0, 9),
+               "interval": st.one_of(st.none(), st.just([0.28, 2.9]))})),
            "at": st.lists(st.one_of(st.just("last"), st.integers(1, 10**9)), max_size=3)}
 
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from diffusion.gaussian import GaussianDiffusion
-from diffusion.guidance import Autoguidance, Classifier, ClassifierFree, strength
+from diffusion.guidance.intervals import sigma_of, strength
+from diffusion.guidance.networks import Autoguidance, Classifier, ClassifierFree
 from diffusion.networks.half_unet import HalfUNet
 from diffusion.networks.unet import UNet
 from diffusion.respacing import space_timesteps
@@ -52,7 +53,8 @@ def test_classifier_free_chains_agree_with_golden(golden, with_null_class, name)
     facts, expected = golden.facts("cfg_chains"), golden.tensors("cfg_chains")
     case = facts["cases"][name]
     diffusion = chain(case)
-    guided = ClassifierFree(with_null_class, facts["null_label"], strength(diffusion.coefficients, case["guidance_scale"] - 1))
+    everywhere = strength(diffusion.coefficients.alphas_cumprod, case["guidance_scale"] - 1)
+    guided = ClassifierFree(with_null_class, facts["null_label"], everywhere)
     assert_agrees(Denoiser(diffusion, guided, model_kwargs={"y": expected["y"]}), case, expected, name, facts["steps"])
 
 
@@ -98,10 +100,10 @@ def test_a_conditional_and_an_unconditional_half_are_one_batch_and_the_variance_
 
 
 def test_guidance_works_in_the_interval_of_sigma_and_costs_nothing_outside(diffusion, x_T):
-    sigma = np.sqrt((1 - diffusion.coefficients.alphas_cumprod) / diffusion.coefficients.alphas_cumprod)
-    inside = strength(diffusion.coefficients, 0.5, [sigma[3], sigma[6]])
+    sigma = sigma_of(diffusion.coefficients.alphas_cumprod)
+    inside = strength(diffusion.coefficients.alphas_cumprod, 0.5, [sigma[3], sigma[6]])
     assert inside.tolist() == [0.0] * 3 + [0.5] * 4 + [0.0] * 3
-    assert strength(diffusion.coefficients, 0.5).tolist() == [0.5] * 10
+    assert strength(diffusion.coefficients.alphas_cumprod, 0.5).tolist() == [0.5] * 10
     network, y = Counted(), torch.tensor([1, 2])
     list(ddim(Denoiser(diffusion, ClassifierFree(network, 10, inside), model_kwargs={"y": y}), {"x": x_T}, torch.zeros_like))
     assert network.batches == [2] * 3 + [4] * 4 + [2] * 3
@@ -156,7 +158,7 @@ def test_classifier_guided_chains_agree_with_golden(golden, name):
         classifier.load_state_dict(weights)
         classifier.eval()
     diffusion = chain(case)
-    guide = Classifier(classifier, y, strength(diffusion.coefficients, case["classifier_scale"]))
+    guide = Classifier(classifier, y, strength(diffusion.coefficients.alphas_cumprod, case["classifier_scale"]))
     denoise = Denoiser(diffusion, network, guide=guide, model_kwargs={"y": y} if case["network"] == "cond" else {})
     assert_agrees(denoise, case, expected, name, facts["steps"])
 
@@ -168,7 +170,7 @@ def test_the_guided_mean_of_two_gaussian_classes_is_the_closed_form(x_T):
 
     def classifier(x, t):
         return torch.stack([-(x - mean).square().flatten(1).sum(dim=1) / (2 * variance) for mean in means], dim=1)
-    guide = Classifier(classifier, y, strength(diffusion.coefficients, 2.0))
+    guide = Classifier(classifier, y, strength(diffusion.coefficients.alphas_cumprod, 2.0))
     network = Denoiser(diffusion, lambda x, t: 0.1 * x, guide=guide)
     (guided, *_), (plain, *_) = (ancestral(denoise, {"x": x_T}, torch.zeros_like) for denoise in
                                  (network, Denoiser(diffusion, lambda x, t: 0.1 * x)))
@@ -182,8 +184,8 @@ def test_outside_the_interval_no_gradient_is_computed(diffusion, x_T):
     def classifier(x, t):
         calls.append(len(x))
         return standin_classifier(3)(x, t)
-    sigma = np.sqrt((1 - diffusion.coefficients.alphas_cumprod) / diffusion.coefficients.alphas_cumprod)
-    guide = Classifier(classifier, torch.tensor([0, 1]), strength(diffusion.coefficients, 1.0, [0, sigma[4]]))
+    sigma = sigma_of(diffusion.coefficients.alphas_cumprod)
+    guide = Classifier(classifier, torch.tensor([0, 1]), strength(diffusion.coefficients.alphas_cumprod, 1.0, [0, sigma[4]]))
     list(ddim(Denoiser(diffusion, Counted(), guide=guide), {"x": x_T}, torch.zeros_like))
     assert len(calls) == 5
 

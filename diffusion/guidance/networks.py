@@ -1,32 +1,20 @@
 """Guidance: chains that follow a class, or the difference to a weaker network, more closely than their network alone.
 
 `ClassifierFree` and `Autoguidance` are networks made of networks, and `Classifier` is a guide of `samplers.denoiser.Denoiser`, so
-every sampler takes them. `strength` [K] says how much guidance each step of the chain has: at steps of strength 0 no more is
-evaluated than without guidance.
+every sampler takes them. `strength` [K] says how much guidance each step of the chain has (`intervals.strength`): at steps of
+strength 0 no more is evaluated than without guidance.
 Sources: Dhariwal & Nichol 2021 (classifier guidance), Ho & Salimans 2022 (classifier-free guidance), Karras et al. 2024
-(autoguidance, arXiv 2406.02507), Kynkäänniemi et al. 2024 (guidance in an interval, arXiv 2404.07724).
+(autoguidance, arXiv 2406.02507).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.coefficients import Coefficients
 from diffusion.gaussian import Network
 from diffusion.samplers.denoiser import AtStep, Phased, along, columns
-
-
-def strength(coefficients: Coefficients, full: float, interval: Sequence[float] | None = None) -> np.ndarray:
-    """The strength of guidance at each step, float64 [K]: `full` where sigma is in `interval`, ends included, and 0 elsewhere.
-
-    sigma = sqrt((1 - alpha_bar) / alpha_bar), the deviation of noise on an image that is not scaled down (Karras et al. 2022).
-    `interval` None: everywhere.
-    """
-    sigma = np.sqrt((1 - coefficients.alphas_cumprod) / coefficients.alphas_cumprod)
-    low, high = interval or (0, np.inf)
-    return np.where((low <= sigma) & (sigma <= high), float(full), 0.0)
 
 
 class ClassifierFree:
