@@ -15,7 +15,8 @@ from jobs.quantities import plural, size, three_digits
 from jobs.run.study.sharing import shared_in
 from jobs.spec.kinds import stages_of
 from jobs.spec.reading.sweep import Study
-from jobs.spec.sections import Spec, StageResources, with_ends
+from jobs.spec.resources import StageResources, with_ends
+from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 from jobs.storage.files import write_json
 

@@ -1,11 +1,11 @@
-"""Types of a spec's fields: what a value may be, and the message where it is something else."""
+"""Types of a spec's fields and sections: what a value may be, and the message where it is something else."""
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
 from jobs.errors import UserError
@@ -137,3 +137,16 @@ GradientCheckpointing = Annotated[bool | list[int], BeforeValidator(_gradient_ch
 Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text), Field(max_length=4096)]
 WallTime = Annotated[str, BeforeValidator(_wall_time)]
 """How long a job may take: read in SLURM's forms, kept as h:mm:ss."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    younger: ClassVar[frozenset[str]] = frozenset()
+    """Keys that some samples were made without. Their defaults are what was done before the keys existed."""
+
+    def identity(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """Return these settings, but `exclude`, as part of the samples' identity: younger keys only where they differ from their
+        defaults, so that older samples stay what they are."""
+        defaults = {key: type(self).model_fields[key].default for key in self.younger}
+        return {key: value for key, value in self.model_dump(exclude=set(exclude)).items()
+                if key not in defaults or getattr(self, key) != defaults[key]}

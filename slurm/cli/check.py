@@ -14,8 +14,9 @@ from jobs.run.study.sharing import shared_in
 from jobs.spec.kinds import draws_samples, kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump
+from jobs.spec.resources import StageResources
 from jobs.spec.samplings import samplings
-from jobs.spec.sections import Spec, StageResources
+from jobs.spec.sections import Spec
 from slurm.cli.console import console
 
 LISTED = 12  # runs of a sweep that are named

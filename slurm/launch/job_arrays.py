@@ -7,7 +7,8 @@ from heapq import heappop, heappush
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.sections import Spec, StageResources
+from jobs.spec.resources import StageResources
+from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
 
 REPORT = "report"

@@ -20,7 +20,7 @@ from jobs.parallel.devices import VISIBLE, gpus_here
 from jobs.run.directory import RunDir
 from jobs.run.progress import NOTE, Bar
 from jobs.run.records import ProgressFile
-from jobs.spec.sections import StageResources
+from jobs.spec.resources import StageResources
 from jobs.stage import run_stage
 from jobs.storage.files import make_dir
 from jobs.storage.typed import read_record

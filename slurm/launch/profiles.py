@@ -13,13 +13,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import UserError
-from jobs.spec.fields import Count, CountOrZero, File, Gigabytes, Line, Text
+from jobs.spec.fields import Count, CountOrZero, File, Gigabytes, Line, Section, Text
 from jobs.spec.reading.complaints import in_words
 from jobs.spec.reading.location import with_location
 from jobs.spec.reading.sweep import Complaint
 from jobs.spec.reading.yaml_nodes import MAX_PATH, Entry, read_text, refuse, shortened
 from jobs.spec.reading.yaml_tree import KeyPath, plain, read_tree
-from jobs.spec.sections import Section
 from slurm.launch.sites.options import has_gpus, refused_argument, refused_option
 
 

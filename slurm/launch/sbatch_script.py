@@ -8,7 +8,7 @@ from typing import Any
 from submitit import SlurmExecutor
 
 from jobs.errors import UserError
-from jobs.spec.sections import StageResources
+from jobs.spec.resources import StageResources
 from slurm.launch.in_job.requests import FOLLOW_UP, FOLLOW_UPS
 from slurm.launch.job_arrays import REPORT, Array
 from slurm.launch.profiles import Profile, SiteOptions

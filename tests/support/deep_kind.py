@@ -2,8 +2,8 @@
 
 from linear_kind import LinearKind
 
-from jobs.spec.fields import Count
-from jobs.spec.sections import Evaluate, Section, Spec, SpecAsWritten
+from jobs.spec.fields import Count, Section
+from jobs.spec.sections import Evaluate, Spec, SpecAsWritten
 
 ADD = ("deep", "deep_kind")
 """The line of the table KINDS."""

@@ -3,12 +3,12 @@
 `ADD` is the one line that puts the kind into the table; `linear_model.py` is the half that needs torch.
 """
 
-from jobs.spec.fields import Count
+from jobs.spec.fields import Count, Section
 from jobs.spec.kinds import KINDS, MODEL, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.references import TrainedRun
-from jobs.spec.sections import Evaluate, Section, Spec, SpecAsWritten, contradictions
+from jobs.spec.sections import Evaluate, Spec, SpecAsWritten, contradictions
 from jobs.spec.stages import STAGES
 
 ADD = ("linear", "linear_kind")

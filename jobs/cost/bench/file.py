@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
+from jobs.spec.fields import Section
 from jobs.spec.kinds import kind_of
 from jobs.spec.precisions import Precision
-from jobs.spec.sections import Section, Spec, Train, ranks_to_use
+from jobs.spec.sections import Spec, Train, ranks_to_use
 from jobs.storage.files import read_bytes, sha256_of_json
 
 Checkpointing = bool | tuple[int, ...]

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from jobs.spec.fields import Count, Fraction
-from jobs.spec.sections import Contradiction, Data, Section, not_a_resolution
+from jobs.spec.fields import Count, Fraction, Section
+from jobs.spec.sections import Contradiction, Data, not_a_resolution
 
 # Channel multipliers of the reference for the image sizes it knows (improved-diffusion README).
 CHANNEL_MULT: dict[int, list[float]] = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}

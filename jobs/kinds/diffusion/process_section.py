@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from diffusion.schedules import SCHEDULES
-from jobs.spec.fields import Count, OneOf
-from jobs.spec.sections import Contradiction, Section
+from jobs.spec.fields import Count, OneOf, Section
+from jobs.spec.sections import Contradiction
 
 
 class Process(Section):

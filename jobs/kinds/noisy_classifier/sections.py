@@ -10,8 +10,8 @@ from pydantic import Field
 from diffusion.networks.pools import POOLS
 from jobs.kinds.diffusion.network_section import Multiplier, NetworkAsWritten, default_channel_mult, network_resolutions
 from jobs.kinds.diffusion.process_section import Process, process_contradictions
-from jobs.spec.fields import Count, EmaRate, File, OneOf, Seed, SigmaRel
-from jobs.spec.sections import Contradiction, Section, Spec, SpecAsWritten, contradictions_of_training
+from jobs.spec.fields import Count, EmaRate, File, OneOf, Section, Seed, SigmaRel
+from jobs.spec.sections import Contradiction, Spec, SpecAsWritten, contradictions_of_training
 
 
 class ClassifierAsWritten(NetworkAsWritten):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jobs.errors import StageFailed
 from jobs.quantities import wall_time_s
-from jobs.spec.sections import StageResources
+from jobs.spec.resources import StageResources
 from slurm.launch.profiles import SiteOptions
 from slurm.launch.squeue import command
 

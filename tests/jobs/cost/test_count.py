@@ -25,7 +25,8 @@ from jobs.kinds.diffusion.sections import (
     ModelAsWritten,
     resolve,
 )
-from jobs.spec.sections import Data, Resources, StageResources
+from jobs.spec.resources import Resources, StageResources
+from jobs.spec.sections import Data
 
 PUBLISHED = json.loads((GOLDEN / "published_configs.json").read_text())
 GFLOP = {"cifar10_uncond_50M_500K": 16.77, "imagenet64_uncond_100M_1500K": 79.5, "imagenet64_cond_270M_250K": 178}

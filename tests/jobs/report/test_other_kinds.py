@@ -11,8 +11,9 @@ from paths import ROOT
 from jobs.report.study import read_study
 from jobs.report.write import report
 from jobs.run.directory import RunDir
+from jobs.spec.fields import Section
 from jobs.spec.kinds import KINDS
-from jobs.spec.sections import Evaluate, Sample, Section, Train
+from jobs.spec.sections import Evaluate, Sample, Train
 from jobs.storage.files import read_json, write_json
 
 DIFFUSION_ONLY = {"diffusion", "model", "diffusion_steps", "noise_schedule", "learn_sigma", "nll_data", "nll_examples",

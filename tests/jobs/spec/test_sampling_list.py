@@ -9,12 +9,12 @@ from spec_files import SMALLEST
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.spec.fields import Section
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump, parse_frozen
 from jobs.spec.sampling_list import MOST, Listed, _choices
 from jobs.spec.sampling_names import folder_name, in_words
 from jobs.spec.samplings import by_weights, differing, main_sampling, sampling_facts, samplings, with_sampling
-from jobs.spec.sections import Section
 
 SPEC = SMALLEST + "diffusion: {diffusion_steps: 100}\n"
 

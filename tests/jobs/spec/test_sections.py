@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.kinds.diffusion.sections import DiffusionSpecAsWritten, diffusion_contradictions, resolve
-from jobs.spec.sections import Section, Train, ranks_to_use
+from jobs.spec.fields import Section
+from jobs.spec.sections import Train, ranks_to_use
 
 
 def make(name="study", **sections):

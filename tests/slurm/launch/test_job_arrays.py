@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.sections import Resources, StageResources
+from jobs.spec.resources import Resources, StageResources
 from jobs.spec.stages import STAGES
 from slurm.launch.job_arrays import REPORT, Array, Chain, Need, at_once, build_arrays, chains_of, graph, hours
 from slurm.launch.profiles import Profile

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from jobs.errors import StageFailed, UserError
-from jobs.spec.sections import StageResources
+from jobs.spec.resources import StageResources
 from slurm.launch import local, local_ranks
 from slurm.launch.local import _full_disk, processes_here
 

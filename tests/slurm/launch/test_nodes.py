@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.spec.sections import StageResources
+from jobs.spec.resources import StageResources
 from slurm.launch.profiles import SiteOptions
 from slurm.launch.sites import nodes
 

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
-from jobs.spec.sections import StageResources
+from jobs.spec.resources import StageResources
 from slurm.launch.job_arrays import Array
 from slurm.launch.profiles import Profile, Stages
 from slurm.launch.sbatch_script import executor, script
