@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import time
 
 import pytest
 import torch
@@ -112,6 +113,27 @@ def test_resumed_training_has_the_same_averages_and_snapshots_to_the_bit(trained
         assert same(everything(resumed), whole)
     kept = power_average(run, final_checkpoint(run), 0.07)
     assert same(power_average(resumed, final_checkpoint(resumed), 0.07), kept)
+
+
+def test_kill_9_neither_loses_nor_doubles_a_snapshot(make_run, ranks):
+    settings = (TRACKED, SHORT, "train.iterations=120", "train.ema_snapshots=12", "train.save_interval=15", "model.dropout=0.2")
+    unbroken, run = (make_run(*settings, folder=name) for name in ("unbroken", "broken"))
+    processes = ranks(run, "train", 2, wait=False)
+    for wanted in (2, 7):  # snapshots, each before or after a checkpoint by chance
+        deadline = time.monotonic() + 120
+        while len(snapshots_of(run)) < wanted:
+            assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+            time.sleep(0.002)
+        for process in processes:
+            process.kill()
+            process.wait()
+        assert snapshots_of(run)[-1] < 120
+        processes = ranks(run, "train", 2, wait=False)
+    assert [process.wait() for process in [*processes, *ranks(unbroken, "train", 2, wait=False)]] == [0] * 4
+    assert snapshots_of(run) == list(range(10, 121, 10)) == list(final_checkpoint(run).snapshots)
+    assert same(everything(run), everything(unbroken))
+    assert not list((run.path / "snapshots").glob(".*"))  # nothing half-written is left
+    assert same(*(power_average(each, final_checkpoint(each), 0.07) for each in (run, unbroken)))
 
 
 def test_snapshots_after_the_checkpoint_that_training_resumes_from_are_made_again(trained_to, alone):
