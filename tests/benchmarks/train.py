@@ -5,6 +5,7 @@
                 and in bf16
     compiled    plain_training.py against `train_step` with train.compile: default (minutes)
     dropout     `train_step` with masks keyed by example (diffusion/networks/dropout.py), with torch's dropout, and without any
+    averages    `train_step` with one average of constant rate, and with two power-function averages besides (train.ema_sigma_rel)
     malloc      `train_step` with freed memory kept (jobs.parallel.allocator) and without
     layout      `train_step` with images, weights and activations in channels_last, and in the default layout
     memory      the largest sum of storages alive in a step, without parameters, and the time, by gradient_checkpointing
@@ -102,6 +103,8 @@ WAYS = {
                  "bf16 compiled": Way({"precision": "bf16", "compile": "default"})},
     "dropout": {f"{precision}, {name}": Way({"precision": precision}, **way) for precision in ("fp32", "bf16") for name, way in {
         "torch's": {"dropout": 0.3, "torch_dropout": True}, "keyed": {"dropout": 0.3}, "none": {}}.items()},
+    "averages": {f"{precision}, {name}": Way({"precision": precision, "ema_sigma_rel": lengths}) for precision in ("fp32", "bf16")
+                 for name, lengths in {"one": [], "three": [0.05, 0.1]}.items()},
     "malloc": {f"{precision}, {'default' if default else 'kept'}": Way({"precision": precision}, default_malloc=default)
                for precision in ("fp32", "bf16") for default in (True, False)},
     "layout": {f"{precision}{', channels last' * last}": Way({"precision": precision}, channels_last=last)

@@ -49,8 +49,8 @@ def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Blo
     if len([picture for picture in pictures if picture]) < 2:
         return
     of = f" of {run.name}" if len(study.runs) > 1 else ""
-    yield from _titled(f"Samples{of} by sampling", pictures, "By the same weights, from the same noise at the start where the "
-                                                           "batch size is equal. The table of samplings has all.")
+    yield from _titled(f"Samples{of} by sampling", pictures, "Weights of one training, and equal noise at the start where "
+                                                           "the batch size is equal. The table of samplings has all.")
 
 
 def _titled(title: str, pictures: list[Picture | None], note: str) -> Iterator[Block]:
