@@ -170,6 +170,8 @@ def contradictions_of_training(spec: Spec, resolutions: list[int]) -> list[Contr
                   for size in train.gradient_checkpointing if size not in resolutions]
     if len({*train.ema_sigma_rel}) < len(train.ema_sigma_rel):
         found.append(("train.ema_sigma_rel", f"{train.ema_sigma_rel} has an average twice"))
+    elif not train.ema_sigma_rel and train.ema_snapshots != type(train).model_fields["ema_snapshots"].default:
+        found.append(("train.ema_snapshots", "has an effect only with train.ema_sigma_rel, such as [0.05, 0.1]; leave it out"))
     elif sample.ema_sigma_rel is not None:
         at = getattr(sample, "at", [])  # of a kind that draws samples
         steps = dict.fromkeys([train.iterations, *(step for step in at if step != "last" and step < train.iterations)])

@@ -200,6 +200,7 @@ def test_resolving_again_changes_nothing():
     ({"train": {"ema_rate": [0.99]}}, "sample.ema_rate", ["0.9999", "[0.99]"]),
     ({"sample": {"ema_sigma_rel": 0.07}}, "sample.ema_sigma_rel", ["0.07", "train.ema_sigma_rel, such as [0.05, 0.1]"]),
     ({"train": {"ema_sigma_rel": [0.1, 0.1]}}, "train.ema_sigma_rel", ["[0.1, 0.1]", "twice"]),
+    ({"train": {"ema_snapshots": 8}}, "train.ema_snapshots", ["only with train.ema_sigma_rel"]),
     ({"train": {"ema_sigma_rel": [0.05, 0.1]}, "sample": {"ema_sigma_rel": 0.02}}, "sample.ema_sigma_rel",
      ["0.02: 16 snapshots", "[0.05, 0.1]", "0.03 to 0.23"]),
     ({"train": {"ema_sigma_rel": [0.05, 0.1], "ema_snapshots": 1}, "sample": {"ema_sigma_rel": 0.07}}, "sample.ema_sigma_rel",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_checkpoints import continued, same, steps_of, truncate
-from small_training import DIGITS, weights
+from small_training import DIGITS, events, weights
 
 from diffusion.posthoc_ema import beta, gamma_of
 from jobs.errors import UserError
@@ -188,6 +188,13 @@ def test_a_run_without_such_averages_says_so(make_run, alone):
     with pytest.raises(UserError, match=r"step-00000004: ema_sigma_rel 0.07 is made of averages .* and there are none; it has "
                                         "ema-0.9.safetensors, model.safetensors, training.pt"):
         power_average(run, final_checkpoint(run), 0.07)
+
+
+def test_a_run_may_have_such_averages_alone(trained_to):
+    run = trained_to("train.ema_rate=[]", "sample.ema_rate=null", "train.iterations=4")
+    assert "samples_ema_sigma_rel-0.05" in events(run).Tags()["images"]  # previews by the first average
+    assert {file.name for file in final_checkpoint(run).path.glob("*.safetensors")} == {
+        "model.safetensors", "ema-sigma_rel-0.05.safetensors", "ema-sigma_rel-0.1.safetensors"}
 
 
 def test_a_longer_training_keeps_its_snapshots_and_adds_the_new_ones(trained_to, alone, make_run):
