@@ -103,7 +103,8 @@ def read_run(path: Path, differs: dict[str, Any], left: bool = False) -> RunRepo
     report.attempts = report.read(path / "stages.jsonl", lambda: _attempts(report, path / "stages.jsonl"), [])
     evaluation: dict = report.read(run.evaluation, lambda: _mapping(read_json(run.evaluation)), {})
     report.metrics = report.read(run.evaluation, lambda: metrics_of(evaluation), {})
-    report.samples = report.read(run.evaluation, lambda: int(evaluation["samples"]) if "samples" in evaluation else None, None)
+    if evaluation.get("samples") is not None:  # not every kind draws samples
+        report.samples = report.read(run.evaluation, lambda: int(evaluation["samples"]), None)
     report.curve = report.read(run.evaluation, lambda: curve_of(evaluation), [])
     _leave_out(report, evaluation)
     progress = report.read(run.progress, lambda: read_record(run.progress, ProgressFile), None)
