@@ -49,7 +49,8 @@ def shares_of(run: Path) -> str | None:
         parts = Path(os.readlink(run / "checkpoints")).parts
     except OSError:
         return None
-    return parts[1] if len(parts) == 3 and (parts[0], parts[2]) == ("..", "checkpoints") else None
+    shares = len(parts) == 3 and (parts[0], parts[2]) == ("..", "checkpoints") and not parts[1].startswith(".")
+    return parts[1] if shares else None
 
 
 class NoSuchStage(UserError):

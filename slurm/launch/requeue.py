@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.study.sharing import needed_by
 from jobs.run.study.study_file import left_of, recorded_runs
 from jobs.spec.sections import Spec
 from jobs.spec.stages import STAGES
@@ -31,7 +32,9 @@ def requeue(path: Path) -> None:
 
 def _requeue(study: Path, name: str | None) -> None:
     live = live_jobs()
-    idle = [] if name else left_of(study)  # the sweep no longer has these runs: only their names bring them back
+    # The sweep no longer has these runs: only their names bring them back, or runs that share their training.
+    left = [] if name else left_of(study)
+    idle = [run for run in left if run not in needed_by(study, set(left))]
     _release_and_restart([job for run, _, job in all_jobs(study, live) if name in (None, run) and run not in idle])
     if name is None:
         remove_file(study / "held.json")
@@ -44,8 +47,8 @@ def _requeue(study: Path, name: str | None) -> None:
     limits, queued = cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
     profile = with_queue_limit(profile, limits)
     names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
-    left = dict(_unfinished(study, names, named=name is not None))
-    arrays, waiting = arrays_for(study, left, live, profile, limits, options.max_parallel)
+    unfinished = dict(_unfinished(study, names, named=name is not None))
+    arrays, waiting = arrays_for(study, unfinished, live, profile, limits, options.max_parallel)
     check_cluster(arrays, study, profile, limits)
     send(arrays, study, options, profile, outdated=reports(study, live))
     set_waiting(study, [*(each for each in waiting_runs(study, submissions, []) if each not in left), *waiting])

@@ -52,11 +52,13 @@ class Change:
     """Whether the number of training steps changes."""
     shares: str | None = None
     """Of a new run, the run whose training it shares; see jobs/run/study/sharing.py."""
+    relinks: bool = False
+    """Whether the run that trained for it is gone: `shares` says which one does now."""
 
     @property
     def writes(self) -> bool:
         """Whether the frozen spec changes."""
-        return self.is_new or self.spec != self.run.spec
+        return self.is_new or self.relinks or self.spec != self.run.spec
 
 
 def planned_change(run: RunDir, spec: Spec) -> Change:

@@ -79,7 +79,7 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
         files = {change.run.path / "provenance.json": json_text(came_from | origin(change.spec))
                  for change in changes if change.is_new}
         for change in changes:
-            if change.is_new:
+            if change.is_new or change.relinks:
                 link(change.run.path, change.shares)
             if change.is_new and change.careful:
                 with _undisturbed(change):

@@ -18,6 +18,7 @@ from jobs.run.study.study_file import recorded_runs
 from jobs.spec.kinds import draws_samples
 from jobs.spec.samplings import steps_kept_for_good
 from jobs.spec.sections import Spec
+from jobs.storage.files import make_dir
 
 NAMED = 5
 """Runs that a sentence names."""
@@ -59,23 +60,26 @@ def sampled_steps(run: RunDir) -> set[int]:
 
 
 def with_trainers(changes: Sequence[Change], folder: Path) -> list[Change]:
-    """Give each new run the run that trains for it, if there is one: a run that exists, else the first new one of its kind.
+    """Give each new run the run that trains for it, if there is one: a run that exists, else the first new one of its training.
+
+    So it is with a run that exists, and whose trainer was deleted by hand.
 
     Raises UserError where the training of a run that exists has passed a step whose checkpoint a new run needs and is gone, or
     where the number of steps would change for a run whose trainer left the sweep.
     """
-    names = {change.run.path.name for change in changes}
+    names, alone = {change.run.path.name for change in changes}, _orphans(changes)
     for change in changes:
         if change.longer and change.run.shares and change.run.shares not in names:
             raise UserError(f"run {change.run.path} shares the training of {change.run.shares}, which left the sweep, so it "
                             "keeps its number of steps. Give the study another name")
-    new = [change for change in changes if change.is_new]
-    if not new or len(changes) == 1 and not recorded_runs(folder):
+    if not alone and not any(change.is_new for change in changes) or len(changes) == 1 and not recorded_runs(folder):
         return list(changes)
-    trainers = _trainers(changes, folder)
+    trainers = _trainers([change for change in changes if change.run not in alone], folder, names)
     found = []
     for change in changes:
-        if change.is_new:
+        if change.run in alone:
+            change = replace(change, relinks=True)
+        if change.is_new or change.relinks:
             trainer = trainers.setdefault(training_of(change.run.path.name, change.spec), RunDir(change.run.path, change.spec))
             if trainer.path != change.run.path:
                 change = _joined(change, trainer)
@@ -83,17 +87,29 @@ def with_trainers(changes: Sequence[Change], folder: Path) -> list[Change]:
     return found
 
 
-def _trainers(changes: Sequence[Change], folder: Path) -> dict[str, RunDir]:
-    """Return the runs that exist and train, by what their training depends on; of several the one that is furthest."""
+def _orphans(changes: Sequence[Change]) -> set[RunDir]:
+    """Return the runs that exist and share the training of a run that is gone, and that is not made anew."""
+    new = {change.run.path.name for change in changes if change.is_new}
+    return {change.run for change in changes if not change.is_new and (shares := change.run.shares) and shares not in new
+            and not change.run.trainer.spec_file.is_file()}
+
+
+def _trainers(changes: Sequence[Change], folder: Path, names: Collection[str]) -> dict[str, RunDir]:
+    """Return the runs that exist and train, by what their training depends on; of several the one that is furthest.
+
+    `names`: the runs of the sweep; others in `folder` have left it.
+    """
     there = {change.run: change.spec for change in changes if not change.is_new}
     for name in recorded_runs(folder):
-        run = RunDir(folder / name)
-        if run not in there and all(change.run != run for change in changes):
-            with suppress(UserError):  # a run that left the sweep, and whose spec cannot be read
-                there[run] = run.spec
+        if name not in names:
+            with suppress(UserError):  # a spec that cannot be read
+                there[RunDir(folder / name)] = RunDir(folder / name).spec
     found: dict[str, RunDir] = {}
+    made = {change.run for change in changes if change.is_new}
     for run, spec in there.items():
         training = training_of(run.path.name, spec)
+        if not run.trainer.spec_file.is_file() and run.trainer not in made:
+            continue
         if training not in found or run.trainer.trained_steps() > found[training].trained_steps():
             found[training] = run.trainer
     return found
@@ -116,15 +132,17 @@ def _joined(change: Change, trainer: RunDir) -> Change:
 
 
 def link(run: Path, trainer: str | None) -> None:
-    """Let the new run in the folder `run` take its weights from the run `trainer`; None: from its own training."""
-    place = run / "checkpoints"
+    """Let the run in the folder `run` take its weights from the run `trainer`; None: from its own training."""
+    place, temporary = run / "checkpoints", run / ".checkpoints.link"
     if shares_of(run) == trainer:
         return
-    if place.is_symlink():  # of a study that was stopped while it was made
-        place.unlink()
     if trainer is not None:
-        run.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(Path("..", trainer, "checkpoints"))
+        make_dir(run)
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path("..", trainer, "checkpoints"))
+        temporary.replace(place)
+    elif place.is_symlink():  # of a study that was stopped while it was made, or of a trainer that is gone
+        place.unlink()
 
 
 def needed_by(study: Path, names: Collection[str]) -> dict[str, list[str]]:

@@ -121,6 +121,26 @@ def test_a_study_that_was_stopped_while_it_was_made_is_made_whole():
     assert not os.path.lexists(runs["sampler=ddim"].path / "checkpoints")
 
 
+def test_runs_whose_trainer_was_deleted_by_hand_train_themselves():
+    runs = frozen(SAMPLERS | {"sample.seed": [0, 1]})
+    names = list(runs)
+    shutil.rmtree(runs[names[0]].path)
+    again = frozen(SAMPLERS | {"sample.seed": [0, 1]})  # which makes the run anew
+    assert trainers(again) == trainers(runs) == {names[0]: None} | dict.fromkeys(names[1:], names[0])
+    shutil.rmtree(runs[names[0]].path)
+    apart = frozen({"sample.sampler": ["ddim"], "sample.seed": [0, 1]})
+    assert trainers(apart) == {names[2]: None, names[3]: names[2]} and not os.path.lexists(runs[names[2]].path / "checkpoints")
+    assert trainers(frozen({"sample.sampler": ["ddim"], "sample.seed": [0, 1]})) == trainers(apart)
+
+
+def test_a_link_that_leads_elsewhere_shares_nothing(tmp_path):
+    (run,) = frozen(None).values()
+    for place in ("../../checkpoints", "../.hidden/checkpoints", str(tmp_path / "scratch"), "../a/b/checkpoints"):
+        run.checkpoints.symlink_to(place)
+        assert run.shares is None and run.trainer == run
+        run.checkpoints.unlink()
+
+
 def test_a_step_that_training_would_miss_is_refused_while_it_is_at_work():
     runs = frozen(SAMPLERS)
     trainer = runs["sampler=ancestral"]
