@@ -38,7 +38,6 @@ def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()
         if change.careful:
             with _undisturbed(change):  # a busy run raises here, before anything is written
                 pass
-        changes.append(change)
     check_guides(study, runs_folder / study.name)
     return changes
 
