@@ -140,8 +140,8 @@ def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradictio
     for run, spec in specs.items():
         for own, guide, place in guided(spec) if named[run] else ():
             if guide.run is not None and guide.run in specs:
-                found.setdefault(run, []).extend((place(key), message)
-                                                 for key, message in kind_of(own).guide_problems(own, specs[guide.run]))
+                for key, message in kind_of(own).guide_problems(own, specs[guide.run]):
+                    found.setdefault(run, []).append((place(key), message))
     waits = {(run, stage): [(run, before) for before in STAGES[:STAGES.index(stage)]]
              + [(each.run, each.needs) for each in ours if each.stage == stage]
              for run, ours in named.items() for stage in STAGES}

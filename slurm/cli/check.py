@@ -7,10 +7,13 @@ from rich import box
 from rich.table import Table
 
 from jobs.cost.count import Cost, run_cost
+from jobs.errors import UserError
 from jobs.kinds.start_fit import start_problems
 from jobs.quantities import amount, plural, size
+from jobs.run.guides import foreign_guide_problems
 from jobs.run.preflight import all_input_problems
 from jobs.run.study.sharing import shared_in
+from jobs.run.waiting import missing_runs
 from jobs.spec.kinds import draws_samples, kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump
@@ -45,7 +48,9 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
     for note in study.notes:
         print(f"note: {note}")
     specs = [run.spec for run in study.runs]
-    missing = all_input_problems(specs) + start_problems(specs)
+    if wrong := foreign_guide_problems(specs):
+        raise UserError("\n".join(wrong))
+    missing = all_input_problems(specs) + missing_runs(specs) + start_problems(specs)
     for problem in missing:
         print(f"not ready to run: {problem}")
     print(f"{path}: valid{', but not ready to run' if missing else ''}")
