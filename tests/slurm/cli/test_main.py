@@ -142,6 +142,12 @@ def test_every_config_passes_check(config, monkeypatch):
         assert named in text
 
 
+def test_check_prints_the_steps_that_a_chain_has_and_the_evaluations_that_they_take():
+    text = iddpm("check", "configs/cifar10.yaml", "sample.sampler=heun", "sample.timestep_respacing=logsnr100",
+                 "evaluate.respacings=[]", "sample.at=[last]", cwd=ROOT)
+    assert "50,000 x 96 steps (191 evaluations)" in " ".join(text.split())
+
+
 def test_check_prints_the_papers_numbers():
     text = iddpm("check", "configs/cifar10.yaml", cwd=ROOT)
     assert "52,546,438 in 446 tensors" in text and "16.8 GFLOP" in text and "3.35 EFLOP" in text and "3.22 EFLOP" in text
@@ -168,6 +174,7 @@ BAD = {
     "batch not divisible over ranks": (["check", "SPEC", "train.batch_size=63"], ["train.batch_size", "2 ranks"]),
     "batch not divisible over microbatches": (["check", "SPEC", "train.microbatch=7"], ["train.microbatch", "32"]),
     "respacing": (["check", "SPEC", "sample.timestep_respacing=ddim3000"], ["ddim3000", "ddim2000 and ddim4000"]),
+    "more steps than there are": (["check", "SPEC", "sample.timestep_respacing=logsnr5000"], ["logsnr5000", "4000"]),
     "missing data": (["run", "SPEC", "data.path=no.h5"], ["no.h5", "iddpm data"]),
     "foreign data": (["run", "SPEC", "data.path=SPEC"], ["quickstart.yaml", "HDF5"]),
     "images of another size": (["run", "SPEC", "data.image_size=16", "model.attention_resolutions=[8]"], ["8x8", "16"]),
