@@ -190,18 +190,21 @@ class Walk:
 class EditingModule(Protocol):
     """The functions of the module `EditingKind.editing`: new pictures of given ones.
 
-    Images and latents are [N, C, H, W]; `labels` int64 [N] or None; `steps` of the chain, None for as many as usual.
+    Images and latents are [N, C, H, W]; `guide` and `labels` int64 [N] as in `generate`; `steps` of the chain, None for as many
+    as usual.
     """
 
-    def decoded(self, spec: Any, network: Any, latents: Tensor, labels: np.ndarray | None, steps: int | None) -> Walk: ...
+    def decoded(self, spec: Any, network: Any, guide: nn.Module | None, latents: Tensor, labels: np.ndarray | None,
+                steps: int | None) -> Walk: ...
 
-    def encoded(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None, steps: int | None) -> Walk: ...
+    def encoded(self, spec: Any, network: Any, guide: nn.Module | None, images: Tensor, labels: np.ndarray | None,
+                steps: int | None) -> Walk: ...
 
-    def varied(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None, at: float,
+    def varied(self, spec: Any, network: Any, guide: nn.Module | None, images: Tensor, labels: np.ndarray | None, at: float,
                randn: Callable[[Tensor], Tensor]) -> Walk: ...
 
-    def inpainted(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None, anew: Tensor, steps: int | None,
-                  randn: Callable[[Tensor], Tensor]) -> Walk: ...
+    def inpainted(self, spec: Any, network: Any, guide: nn.Module | None, images: Tensor, labels: np.ndarray | None,
+                  anew: Tensor, steps: int | None, randn: Callable[[Tensor], Tensor]) -> Walk: ...
 
 
 def editing_of(spec: Spec) -> EditingModule:

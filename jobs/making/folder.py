@@ -12,12 +12,13 @@ import numpy as np
 from jobs.data.pictures import write_png
 from jobs.errors import UserError
 from jobs.making.prepare import RECORD
-from jobs.making.sheet import Tile, in_rows, sheet, write_film
+from jobs.making.sheet import FILM_SIDE, Tile, in_rows, sheet, write_film
 from jobs.making.works import Made
 from jobs.storage.files import atomic_path, read_json, write_json
 
 OVERVIEW, STRIP, FILM = "overview.png", "film.png", "film.gif"
-STAGES, FILMED, STRIPPED = 10, 16, 4  # stages on a strip; pictures in a film, and on a strip
+STAGES, STRIPPED, FILMED = 10, 4, 16  # stages and pictures on a strip; pictures in a film, at most
+FILM_PIXELS = 1 << 18  # of all pictures in a frame: noise does not compress, and a film has up to sixty frames
 
 
 def is_made(out: Path, record: dict[str, Any]) -> bool:
@@ -44,7 +45,8 @@ def write_folder(out: Path, made: Made, frames: Sequence[np.ndarray], record: di
             np.save(folder / name, array)
         if frames:
             write_png(folder / STRIP, sheet(strip(frames)))
-            write_film(folder / FILM, [sheet(in_rows([Tile(image) for image in frame[:FILMED]])) for frame in frames])
+            shown = max(1, min(FILMED, FILM_PIXELS // max(FILM_SIDE, frames[0].shape[1]) ** 2))
+            write_film(folder / FILM, [sheet(in_rows([Tile(image) for image in frame[:shown]]), FILM_SIDE) for frame in frames])
         files = sorted(file.name for file in folder.iterdir())
         write_json(folder / RECORD, {"made": record, **made.facts, "files": files})
 

@@ -19,7 +19,7 @@ from jobs.making.works import WORKS
 from jobs.parallel.group import Group, process_group
 from jobs.parallel.precision import computing_in
 from jobs.run.progress import Bar
-from jobs.sampling.weights import load_sampled
+from jobs.sampling.weights import guide_of, load_guide, load_sampled
 from jobs.spec.samplings import Sampling
 
 
@@ -43,12 +43,16 @@ def make(job: Job, out: Path) -> Outcome:
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads) as group, \
             computing_in(job.spec.sample.precision, group.device):
         network = model_of(job.run.spec).network(job.run.spec)
-        record = _record(job, load_sampled(job.run, network, Sampling(job.step)), group, threads)
+        sampling = Sampling(job.step)
+        weights_sha256, named = load_sampled(job.run, network, sampling), guide_of(job.run, sampling)
+        guide = load_guide(job.run, named) if named else None
+        record = _record(job, weights_sha256, guide.facts if guide else None, group, threads)
         if is_made(out, record):
             return Outcome(0, 0, 0.0, "")
         bar = Bar("make", 0, "steps")
         try:
-            studio = Studio(job, network.to(group.device).eval(), group.device, Watch(bar, job.request.film))
+            studio = Studio(job, network.to(group.device).eval(), guide.network.to(group.device) if guide else None,
+                            group.device, Watch(bar, job.request.film, job.request.steps is None))
             made = WORKS[job.request.work](studio)
         finally:
             bar.close()
@@ -56,11 +60,11 @@ def make(job: Job, out: Path) -> Outcome:
     return Outcome(len(made.pictures), studio.watch.evaluations, time.monotonic() - began, made.remark)
 
 
-def _record(job: Job, weights_sha256: str, group: Group, threads: int) -> dict[str, Any]:
+def _record(job: Job, weights_sha256: str, guide: dict | None, group: Group, threads: int) -> dict[str, Any]:
     """All that the pictures depend on: equal records, equal bytes."""
     request = job.request
-    return {"run": str(job.run.path), "step": job.step, "weights_sha256": weights_sha256,
-            "sample": job.spec.sample.model_dump(mode="json", exclude={"num_samples", "batch_size", "seed", "at"}),
+    return {"run": str(job.run.path), "step": job.step, "weights_sha256": weights_sha256, "guide": guide,
+            "sample": job.spec.sample.model_dump(mode="json", exclude={"num_samples", "batch_size", "seed", "at", "compile"}),
             "work": request.work, "count": job.count, "labels": job.labels, "seed": job.seed, "steps": request.steps,
             "at": job.at, "interpolate": request.interpolate, "film": request.film,
             "given": {name: picture.sha256 for name, picture in job.given.items()}, "mask": job.mask_sha256,

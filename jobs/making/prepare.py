@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,8 @@ from jobs.errors import UserError
 from jobs.making.given import Given, read_mask, read_picture
 from jobs.making.request import DEFAULT_AT, Request, as_seed
 from jobs.run.directory import RunDir
+from jobs.run.guides import guide_run
 from jobs.spec.kinds import draws_samples, editing_kind, kind_of
-from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
 from jobs.storage.files import sha256_of_file
 
@@ -32,8 +33,10 @@ class Job:
     """The run's, with the chain of --steps."""
     step: int
     """Training step of the weights."""
+    classes: int | None
+    """How many classes the network, or the classifier that guides it, knows; None: there are none."""
     labels: tuple[int, ...] | None
-    """None: there are no classes, or they take turns."""
+    """None: there are no classes, or all of them take turns."""
     count: int
     """Pictures to make; of each row, where rows are made."""
     seed: int | None
@@ -52,8 +55,6 @@ class Job:
         last, found = self.run.spec.train.iterations, []
         if self.step < last:
             found.append(f"{self.run.path}: training is at step {self.step:,} of {last:,}; the weights of that step are used")
-        if self.spec.sample != self.run.spec.sample and kind_of(self.run.spec).guide(self.run.spec):
-            found.append(f"{self.run.path}: sample.guidance needs another network; these pictures are made without guidance")
         return found + [picture.remark for picture in self.given.values() if picture.remark]
 
 
@@ -64,8 +65,6 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     if not draws_samples(spec):
         raise UserError(f"{run.path}: is of kind {spec.kind}, which makes no pictures")
     check_folder(out, run)
-    if kind_of(spec).guide(spec):
-        spec = unguided(spec)
     if editing := editing_kind(spec):
         if request.steps is not None:
             try:
@@ -75,7 +74,9 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     elif request.work != "new" or request.steps is not None:
         option = "steps" if request.work == "new" else request.work
         raise UserError(f"--{option}: {run.path} is of kind {spec.kind}, of which `iddpm make` shows new pictures only")
-    labels = request.labels_for(spec.data.classes, run.path)
+    guide = kind_of(spec).guide(spec)
+    classes = spec.data.classes or (guide_run(run, guide).spec.data.classes if guide else None)
+    labels = request.labels_for(classes, run.path)
     step = run.trained_steps()
     if not step:
         raise UserError(f"{run.path}: has no weights yet; `iddpm train {run.path}` trains it")
@@ -86,8 +87,8 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     random = request.work not in ("interpolate", "encode")
     seed = None if not random else secrets.randbelow(1_000_000) if request.seed is None else request.seed
     at = (DEFAULT_AT if request.at is None else request.at) if request.work == "from" else None
-    return Job(run, request, spec, min(step, spec.train.iterations), labels, request.count(labels), seed, at, given, anew,
-               sha256_of_file(request.mask) if request.mask else None)
+    return Job(run, request, spec, min(step, spec.train.iterations), classes, labels, request.count(labels), seed, at, given,
+               anew, sha256_of_file(request.mask) if request.mask else None)
 
 
 def check_folder(out: Path, run: RunDir) -> None:
@@ -98,5 +99,9 @@ def check_folder(out: Path, run: RunDir) -> None:
         raise UserError(f"--out {out}: not a folder; name a new folder")
     if out.resolve() == Path.cwd().resolve():
         raise UserError(f"--out {out}: the current folder; name a new folder")
+    above = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "cannot be written" if above.is_dir() else "is no folder"
+        raise UserError(f"--out {out}: cannot be made, because {above} {why}")
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
         raise UserError(f"--out {out}: has files in it that `iddpm make` did not write; name a new folder")

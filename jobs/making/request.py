@@ -10,7 +10,7 @@ from jobs.errors import UserError
 from jobs.storage.names import shortened
 
 NEW, VARIANTS, ROW = 16, 4, 8  # pictures that are made if the user names no number: new ones, of a given picture, of a row
-MOST = 10_000
+MOST, MOST_SEED = 10_000, 10 ** 18
 DEFAULT_AT = 0.5
 
 
@@ -54,6 +54,9 @@ class Request:
             (self.film and work in ("interpolate", "encode"),
              f"--film and --{work} exclude each other: a film shows new pictures, or those of --from and --inpaint"),
             (self.seed is not None and work in ("interpolate", "encode"), f"--{work} draws nothing at random: leave --seed out"),
+            ((self.num or 0) * (len(self.labels or "1") if work == "interpolate" else 1) > MOST,
+             f"--num {self.num} is too many: at most {MOST:,} pictures are made at a time"),
+            (self.seed is not None and self.seed >= MOST_SEED, f"--seed {self.seed}: at most 18 digits"),
             (self.num is not None and work == "encode", "--encode makes one picture: leave --num out"),
             (self.num == 1 and work == "interpolate", "--num 1: a row of --interpolate has at least its 2 ends"),
         ):

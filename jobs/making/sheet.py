@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 112  # pixels; smaller pictures are enlarged to about this size
+SIDE, FILM_SIDE = 112, 64  # pixels; smaller pictures are enlarged to about this size, on a sheet and in a film
 GAP, CAPTION, TEXT = 10, 18, 13  # pixels: between pictures and around all; height of a line of captions, and of its letters
 INK = 70  # grey
 FRAME_MS, LAST_MS = 80, 2000  # how long a film shows a frame, and its last one
@@ -24,14 +24,15 @@ class Tile:
     caption: str = ""
 
 
-def sheet(rows: Sequence[Sequence[Tile]]) -> np.ndarray:
+def sheet(rows: Sequence[Sequence[Tile]], side: int = SIDE) -> np.ndarray:
     """Lay out the rows on white: uint8 [pixels, pixels, 3], or [pixels, pixels, 1] of pictures that are not RGB.
 
-    All pictures have equal sizes. Captions that are wider than their picture are cut. Rows without captions leave no room.
+    All pictures have equal sizes; smaller ones are enlarged to about `side` pixels. Captions that are wider than their picture
+    are cut. Rows without captions leave no room.
     """
     height, width, channels = rows[0][0].image.shape
     channels = 3 if channels == 3 else 1
-    scale = max(1, round(SIDE / max(height, width)))
+    scale = max(1, round(side / max(height, width)))
     high, wide = height * scale, width * scale
     heights = [high + (CAPTION if any(tile.caption for tile in row) else 0) for row in rows]
     canvas = np.full((sum(heights) + GAP * (len(rows) + 1), (wide + GAP) * max(map(len, rows)) + GAP, channels), 255, np.uint8)

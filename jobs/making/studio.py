@@ -13,7 +13,6 @@ from jobs.data.pictures import to_x
 from jobs.kinds.protocol import Walk
 from jobs.making.prepare import Job
 from jobs.making.walking import Watch, randn_of_pictures
-from jobs.sampling.chunks import sample_labels
 
 MOST_AT_ONCE, PIXELS_AT_ONCE = 64, 65_536  # pictures in one batch of the network, and their pixels
 
@@ -24,17 +23,21 @@ class Studio:
 
     job: Job
     network: nn.Module
+    guide: nn.Module | None
+    """The network that sample.guidance needs besides."""
     device: torch.device
     watch: Watch
 
     def labels(self, numbers: Sequence[int], per_label: int = 1) -> np.ndarray | None:
-        """The classes of the pictures with these consecutive numbers: those of --labels, or all of them, take turns.
+        """The classes of the pictures with these numbers: those of --labels, or all of them, take turns.
 
         `per_label`: so many pictures have a class, before the next one's turn.
         """
         named = self.job.labels
-        if named is None:
-            return sample_labels(self.job.spec, {}, range(numbers[0], numbers[-1] + 1))
+        if self.job.classes is None:
+            return None
+        if named is None:  # as in the sampling stage
+            return np.array(numbers, dtype=np.int64) % self.job.classes
         return np.array([named[number // per_label % len(named)] for number in numbers], dtype=np.int64)
 
     def noise_of(self, seed: int) -> Tensor:

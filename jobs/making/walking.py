@@ -13,8 +13,10 @@ from jobs.data.pictures import as_images
 from jobs.kinds.protocol import Walk
 from jobs.randomness import generator_for
 from jobs.run.pace import Pace
-from jobs.run.progress import Bar
+from jobs.run.progress import Bar, note
 
+LONG = 1000
+"""Evaluations of the network for one picture that may be worth a shorter chain."""
 FRAMES = 60
 """Of a film, at most."""
 
@@ -37,6 +39,8 @@ class Watch:
 
     bar: Bar
     film: bool
+    hint: bool
+    """Say of a long chain that it may be shorter."""
     evaluations: int = 0
     """Of the network for one picture, so far."""
     frames: list[np.ndarray] = field(default_factory=list)
@@ -48,6 +52,8 @@ class Watch:
         kept = set[int]()
         if not batch:
             self.evaluations += walk.evaluations
+            if self.hint and walk.evaluations >= LONG:
+                note(f"{walk.evaluations:,} evaluations of the network for each picture; --steps 50 takes fewer")
             self.bar.total = walk.steps * batches
             self.pace.restart()
             if self.film:

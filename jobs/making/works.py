@@ -18,7 +18,7 @@ from jobs.making.sheet import Tile, in_rows
 from jobs.making.studio import Studio
 from jobs.spec.kinds import kind_of
 
-SHOWN = 100  # pictures on the overview
+SHOWN, ROW_SHOWN = 100, 12  # on the overview: pictures or rows, and pictures of a row of --interpolate in one line
 HIDDEN = 128  # grey of pixels that are to be made anew
 
 
@@ -42,7 +42,8 @@ def new(studio: Studio) -> Made:
     kind, generate = kind_of(spec), model_of(spec).generate
 
     def begin(numbers: list[int]) -> Walk:
-        steps = generate(spec, studio.network, studio.device, studio.randn(numbers), studio.labels(numbers), len(numbers), None)
+        steps = generate(spec, studio.network, studio.device, studio.randn(numbers), studio.labels(numbers), len(numbers), None,
+                         studio.guide)
         return Walk(kind.steps(spec), kind.evaluations(spec), None, steps)
     return _numbered(studio, as_images(studio.walk(job.count, begin)), [])
 
@@ -56,7 +57,7 @@ def vary(studio: Studio) -> Made:
 
     def begin(numbers: list[int]) -> Walk:
         try:
-            walk = editing_of(job.spec).varied(job.spec, studio.network, studio.copies(name, len(numbers)),
+            walk = editing_of(job.spec).varied(job.spec, studio.network, studio.guide, studio.copies(name, len(numbers)),
                                                studio.labels(numbers), at, studio.randn(numbers))
         except ValueError as error:
             raise UserError(f"--at {at:g}: {error}") from error
@@ -75,8 +76,8 @@ def inpaint(studio: Studio) -> Made:
     anew, given = torch.from_numpy(job.anew).to(studio.device), job.given[name].pixels
 
     def begin(numbers: list[int]) -> Walk:
-        return editing_of(job.spec).inpainted(job.spec, studio.network, studio.copies(name, len(numbers)), studio.labels(numbers),
-                                              anew, job.request.steps, studio.randn(numbers))
+        return editing_of(job.spec).inpainted(job.spec, studio.network, studio.guide, studio.copies(name, len(numbers)),
+                                              studio.labels(numbers), anew, job.request.steps, studio.randn(numbers))
     images = as_images(studio.walk(job.count, begin))
     hidden = np.where(job.anew[:, :, None], np.uint8(HIDDEN), given)
     return _numbered(studio, images, [Tile(given, "given"), Tile(hidden, "grey: made anew")])
@@ -94,18 +95,18 @@ def interpolate(studio: Studio) -> Made:
         raise UserError(f"--interpolate {names[0]} {names[1]}: {error}") from error
 
     def begin(numbers: list[int]) -> Walk:
-        return editing.decoded(job.spec, studio.network, latents[numbers].to(studio.device), studio.labels(numbers, job.count),
-                               job.request.steps)
+        return editing.decoded(job.spec, studio.network, studio.guide, latents[numbers].to(studio.device),
+                               studio.labels(numbers, job.count), job.request.steps)
     images = as_images(studio.walk(len(latents), begin))
     ends = [[Tile(job.given[name].pixels, name)] if name in job.given else [] for name in names]
     captions = [f"{fraction:.2f}" for fraction in fractions]
     captions[0], captions[-1] = (caption if name in job.given else f"seed {name}"
                                  for name, caption in zip(names, (captions[0], captions[-1]), strict=True))
-    rows = []
-    for row, pictures in enumerate(images.reshape(-1, job.count, *images.shape[1:])):
+    rows: list[list[Tile]] = []
+    for row, pictures in enumerate(images[:SHOWN * job.count].reshape(-1, job.count, *images.shape[1:])):
         prefix = f"class {job.labels[row]}, " if job.labels and len(job.labels) > 1 else ""
         tiles = [Tile(picture, (prefix if not number else "") + captions[number]) for number, picture in enumerate(pictures)]
-        rows.append([*ends[0], *tiles, *ends[1]])
+        rows += in_rows([*ends[0], *tiles, *ends[1]], ROW_SHOWN)
     return Made(_by_number(images), rows)
 
 
@@ -114,7 +115,7 @@ def encode(studio: Studio) -> Made:
     job, name, editing = studio.job, str(studio.job.request.encode), editing_of(studio.job.spec)
     latent = _latents(studio, name)
     again = as_images(studio.walk(1, lambda numbers: editing.decoded(
-        job.spec, studio.network, latent.to(studio.device), studio.labels(numbers), job.request.steps)))[0]
+        job.spec, studio.network, studio.guide, latent.to(studio.device), studio.labels(numbers), job.request.steps)))[0]
     given = job.given[name].pixels
     difference = np.abs(again.astype(int) - given)
     factor = 255 // max(1, difference.max())
@@ -134,8 +135,8 @@ def _latents(studio: Studio, end: str) -> Tensor:
     if end not in job.given:
         return studio.noise_of(int(end)).repeat(count, 1, 1, 1).cpu()
     images, editing = studio.copies(end, count), editing_of(job.spec)
-    return studio.walk(count, lambda numbers: editing.encoded(job.spec, studio.network, images[numbers], studio.labels(numbers),
-                                                              job.request.steps))
+    return studio.walk(count, lambda numbers: editing.encoded(
+        job.spec, studio.network, studio.guide, images[numbers], studio.labels(numbers), job.request.steps))
 
 
 def _numbered(studio: Studio, images: np.ndarray, first: list[Tile]) -> Made:

@@ -5,20 +5,23 @@ All imports of its work are inside functions: `iddpm --help` must not wait for n
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from slurm.cli.paths import PATH, PATH_OR_NAME
 
+STOPPED = 130  # exit status of a command that was stopped by hand
+
 
 @click.command()
 @click.argument("run", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="New folder for the pictures.")
-@click.option("--num", type=click.IntRange(1, 10_000), metavar="N",
+@click.option("--num", type=click.IntRange(1), metavar="N",
               help="How many pictures.  [default: one for each of --labels, or 16 new ones, 4 variants, 8 in a row]")
 @click.option("--labels", metavar="3,3,8", help="Classes, which the pictures take in turn.  [default: all classes in turn]")
-@click.option("--seed", type=click.IntRange(0, 10 ** 18 - 1), metavar="N",
+@click.option("--seed", type=click.IntRange(0), metavar="N",
               help="Equal seeds give equal pictures.  [default: a new one, which is printed]")
 @click.option("--steps", type=click.IntRange(1), metavar="N",
               help="Steps of the chain; fewer are faster.  [default: those of the run's samples; --inpaint at most 250, "
@@ -41,14 +44,15 @@ def make(run: Path, out: Path, num: int | None, labels: str | None, seed: int | 
     """Make pictures from RUN (a directory runs/<study>/<run>), on this machine and its GPU, if it has one.
 
     \b
-    iddpm make runs/digits/run --out a --labels 3,3,8 --film      new pictures, and how they come out of noise
-    iddpm make runs/digits/run --out b --interpolate 1 2 --labels 3    a row from the noise of seed 1 to that of seed 2
-    iddpm make runs/digits/run --out c --from scan.png --at 0.4 --labels 3    variants of a picture
-    iddpm make runs/digits/run --out d --inpaint scan.png --mask mask.png --labels 3    what is white in the mask, made anew
-    iddpm make runs/digits/run --out e --encode scan.png --labels 3    the latent of a picture
+    iddpm make RUN --out a --num 9 --steps 50     new pictures, by a short chain
+    iddpm make RUN --out b --labels 3,3,8 --film  of classes; and a film of them
+    iddpm make RUN --out c --interpolate 1 2      from the noise of seed 1 to 2's
+    iddpm make RUN --out d --from cat.png --at 0.4            variants of cat.png
+    iddpm make RUN --out e --inpaint cat.png --mask m.png     its white part anew
+    iddpm make RUN --out f --encode cat.png                   its latent
 
     DIR/overview.png shows all, enlarged; picture-000.png and so on have the run's own size. PICTURE and MASK may be of any type
-    that Pillow reads. The run's folder is only read.
+    that Pillow reads. A run with classes needs --labels wherever a picture is given, and for --interpolate. RUN is only read.
     """
     from jobs.making.request import Request, parsed_labels
     make_pictures(run, out, Request(
@@ -68,8 +72,12 @@ def make_pictures(run: Path, out: Path, request) -> None:
     job = prepare(RunDir(run), request, out)
     for remark in job.remarks:
         note(remark)
-    from jobs.making.make import make
-    outcome = make(job, out)
+    try:
+        from jobs.making.make import make
+        outcome = make(job, out)
+    except KeyboardInterrupt:
+        print("stopped; no picture was written")
+        sys.exit(STOPPED)
     again = "" if job.seed is None else f"; seed {job.seed}"
     if not outcome.evaluations:
         print(f"{out}: these pictures are there already{again}")

@@ -42,6 +42,10 @@ def refused(drawing_run, monkeypatch):
     (("--seed", "1", "--encode", "a.png"), "--encode draws nothing at random: leave --seed out"),
     (("--num", "2", "--encode", "a.png"), "--encode makes one picture: leave --num out"),
     (("--num", "1", "--interpolate", "1", "2"), "--num 1: a row of --interpolate has at least its 2 ends"),
+    (("--num", "10001"), "--num 10001 is too many: at most 10,000 pictures are made at a time"),
+    (("--num", "5001", "--labels", "1,2", "--interpolate", "1", "2"),
+     "--num 5001 is too many: at most 10,000 pictures are made at a time"),
+    (("--seed", "9" * 19), f"--seed {'9' * 19}: at most 18 digits"),
     (("--labels", "3,x"), "--labels 3,x: `x` is no class; write whole numbers with commas, such as 3,3,8"),
     (("--labels", ""), "--labels : `` is no class; write whole numbers with commas, such as 3,3,8"),
     (("--labels", "3,"), "--labels 3,: `` is no class; write whole numbers with commas, such as 3,3,8"),
@@ -61,7 +65,7 @@ def test_options_that_contradict_each_other_or_the_run(drawing_run, refused, opt
     assert refused(run, *options) == message.replace("RUN", str(run.path))
 
 
-@pytest.mark.parametrize("options", [("--num", "0"), ("--num", "10001"), ("--steps", "0"), ("--seed", "-1"),
+@pytest.mark.parametrize("options", [("--num", "0"), ("--steps", "0"), ("--seed", "-1"),
                                      ("--interpolate", "1"), ("--at", "x", "--from", "a.png")])
 def test_values_that_no_run_takes(drawing_run, refused, options):
     assert "Error: " in refused(drawing_run(), *options)
