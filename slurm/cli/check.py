@@ -42,7 +42,8 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
         costs, shared = [run_cost(run.spec) for run in study.runs], shared_in({run.name: run.spec for run in study.runs})
         total = sum(cost.training_flops * (run.name not in shared) + cost.sampling_flops + evaluation_flops(cost)
                     for run, cost in zip(study.runs, costs, strict=True))
-        print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(sum(cost.samples_bytes for cost in costs))} of samples")
+        stored = sum(cost.samples_bytes * len(samplings(run.spec)) for run, cost in zip(study.runs, costs, strict=True))
+        print(f"all {len(study.runs)} runs: {amount(total)}FLOP, {size(stored)} of samples")
         if shared:
             print(f"{plural(len(study.runs) - len(shared), 'training')}: {len(shared):,} of the runs share that of another")
     for note in study.notes:
@@ -89,7 +90,7 @@ def _sampling(spec: Spec, cost: Cost) -> str:
     each = f" ({evaluations:,} evaluations)" if evaluations != cost.sampling_steps else ""
     return (f"{spec.sample.num_samples:,} x {cost.sampling_steps:,} steps{each}{besides}, {amount(cost.sampling_flops)}FLOP, "
             f"in {cost.chunks:,} chunk{'s' if cost.chunks > 1 else ''} on {where(spec.resources.sample)}; "
-            f"{size(cost.samples_bytes)}")
+            f"{size(cost.samples_bytes)}{' each' if others else ''}")
 
 
 def _metrics(spec: Spec) -> str:
