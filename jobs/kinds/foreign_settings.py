@@ -12,7 +12,6 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.kinds.foreign_weights import StateDict
-from jobs.spec.keys import merged
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.file import load, written_values
 from jobs.spec.reading.sweep import Study
@@ -46,15 +45,12 @@ def settled(source: Path, read: StateDict, spec: Path, overrides: Sequence[str],
 def _written(spec: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Return what the spec says, without defaults. A sweep of one run says its settings, too; one of several is refused."""
     written = written_values(spec, overrides)
-    if written.pop("sweep", None) is not None:
-        runs = load(spec, overrides).runs
-        if len(runs) > 1:
-            raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(runs)}")
-        for key, value in runs[0].differs.items():
-            for name in reversed(key.split(".")):
-                value = {name: value}
-            written = merged(written, value)
-    return written
+    if written.pop("sweep", None) is None:
+        return written
+    study = load(spec, overrides)
+    if len(study.runs) > 1:
+        raise UserError(f"{spec}: a checkpoint goes into one run, but this spec is a sweep of {len(study.runs)}")
+    return study.written_of(study.runs[0])
 
 
 def _needed(told: Mapping[str, Any], spec: Path, overrides: Sequence[str]) -> list[str]:

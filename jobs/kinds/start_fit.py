@@ -3,19 +3,24 @@
 Reading weights takes torch, which a login node does not load: a process of its own does that, and reads as `iddpm import` does.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.own_python import python_command
 from jobs.run.start_weights import start_file
+from jobs.spec.kinds import kind_of
 from jobs.spec.reading.frozen import dump, parse_frozen
+from jobs.spec.reading.sweep import Run, Study
 from jobs.spec.sections import Spec, Train
 
 PATIENCE_S = 600
+MOST_HEADER = 10 ** 8  # bytes, as safetensors itself has it
 
 
 def start_problems(specs: Sequence[Spec]) -> list[str]:
@@ -30,10 +35,41 @@ def start_problems(specs: Sequence[Spec]) -> list[str]:
     return [*problems, *(_misfits(list(texts)) if texts else [])]
 
 
-def check_starts(specs: Sequence[Spec]) -> None:
-    """Raise UserError with all that `start_problems` finds."""
-    if problems := start_problems(specs):
+def check_starts(study: Study, runs: Sequence[Run]) -> None:
+    """Raise UserError with all that `start_problems` and `unwritten_problems` find in these runs of `study`."""
+    if problems := start_problems([run.spec for run in runs]) + unwritten_problems(study, runs):
         raise UserError("\n".join(problems))
+
+
+def unwritten_problems(study: Study, runs: Sequence[Run]) -> list[str]:
+    """Return a message for each file of train.init_from whose weights need settings of the network that the spec does not write.
+
+    As for `iddpm import` a default does not count, unless a spec is inside the file. The process may be another one than that of
+    the weights' training.
+    """
+    problems = dict[str, None]()
+    for run in runs:
+        with contextlib.suppress(UserError):  # `start_problems` says that there is no file
+            if (file := start_file(run.spec)) is None or _holds_spec(file):
+                continue
+            untold = kind_of(run.spec).untold_by_weights(study.written_of(run), {})
+            if missing := [key for key in untold if key.startswith("model.") or key == "diffusion.rescale_timesteps"]:
+                problems[f"train.init_from: {file}: neither names nor shapes of weights tell {', '.join(missing)}, and a wrong "
+                         "one loads and gives garbage; write them in the spec (a default does not count)"] = None
+    return list(problems)
+
+
+def _holds_spec(file: Path) -> bool:
+    """Return whether the file is .safetensors with a spec in its header, which is JSON behind its length."""
+    if file.suffix != ".safetensors":
+        return False
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length)) if length <= MOST_HEADER else {}
+        return "spec" in header.get("__metadata__", {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return True  # reading the weights says better what is wrong
 
 
 def _network_alone(spec: Spec) -> str:

@@ -83,7 +83,7 @@ def recorded_start(run: RunDir) -> Path | None:
     return found
 
 
-def still_to_start(runs: Sequence[Run], study: Path) -> list[Spec]:
-    """Return the specs of the runs whose training will read its train.init_from: those without a checkpoint."""
-    return [run.spec for run in runs if run.spec.train.init_from is not None
+def still_to_start(runs: Sequence[Run], study: Path) -> list[Run]:
+    """Return the runs whose training will read its train.init_from: those without a checkpoint."""
+    return [run for run in runs if run.spec.train.init_from is not None
             and not RunDir(study / run.name).checkpoint_folders()]

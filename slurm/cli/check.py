@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jobs.cost.count import Cost, run_cost
 from jobs.errors import UserError
-from jobs.kinds.start_fit import start_problems
+from jobs.kinds.start_fit import start_problems, unwritten_problems
 from jobs.quantities import amount, plural, size
 from jobs.run.guides import foreign_guide_problems
 from jobs.run.preflight import all_input_problems
@@ -51,7 +51,7 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
     specs = [run.spec for run in study.runs]
     if wrong := foreign_guide_problems(specs):
         raise UserError("\n".join(wrong))
-    missing = all_input_problems(specs) + missing_runs(specs) + start_problems(specs)
+    missing = all_input_problems(specs) + missing_runs(specs) + start_problems(specs) + unwritten_problems(study, study.runs)
     for problem in missing:
         print(f"not ready to run: {problem}")
     print(f"{path}: valid{', but not ready to run' if missing else ''}")

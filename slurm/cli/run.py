@@ -46,7 +46,7 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
     study = load(spec, overrides)
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
-    check_starts(still_to_start(study.runs, runs_folder / study.name))
+    check_starts(study, still_to_start(study.runs, runs_folder / study.name))
     check_disk(specs, runs_folder / study.name)
     print_notes(study, runs_folder)
     runs = freeze(study, runs_folder)

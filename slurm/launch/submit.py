@@ -63,7 +63,7 @@ def submit_study(spec: Path, overrides: Sequence[str], runs_folder: Path, option
     specs = {run.name: run.spec for run in study.runs}
     check_inputs(list(specs.values()))
     folder = runs_folder.resolve() / study.name
-    check_starts(still_to_start(study.runs, folder))
+    check_starts(study, still_to_start(study.runs, folder))
     check_folder(folder)
     before = submission_names(folder)
     (profile, avoided), limits, live = avoiding(load_profile(options.cluster), folder), cluster_limits(), live_jobs()

@@ -46,7 +46,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
                  for name, point in zip(names, points, strict=True) for key, message in problems.get(name, [])]
         refuse(list(dict.fromkeys(lines)))
     return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)],
-                 (*_inherited_sweep(tree, path, points), *_listed_twice(tree, points, specs)))
+                 (*_inherited_sweep(tree, path, points), *_listed_twice(tree, points, specs)), base)
 
 
 def written_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -82,6 +82,17 @@ class Study:
     runs: list[Run]
     notes: tuple[str, ...] = ()
     """What a user should know about the spec, a sentence each."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """The plain values of the spec file and the command line, without defaults and without the sweep."""
+
+    def written_of(self, run: Run) -> dict[str, Any]:
+        """Return the plain values that are written for `run`, its point of the sweep included; no default is among them."""
+        written: dict[str, Any] = dict(self.written)
+        for key, value in run.differs.items():
+            for name in reversed(key.split(".")):
+                value = {name: value}
+            written = merged(written, value)
+        return written
 
 
 def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[SweepPoint], list[Complaint]]:

@@ -117,6 +117,13 @@ def test_the_command_checks_trains_and_goes_on_without_the_file(tmp_path, monkey
     wide = iddpm("run", "pupil.yaml", "model.num_channels=16", cwd=tmp_path, status=2)
     assert "train.init_from: w.safetensors: weights of another network" in wide and not Path("runs/pupil").exists()
     assert "starting from the weights in" in iddpm("run", "pupil.yaml", "--only", "train", cwd=tmp_path)
+    # The weights alone do not tell all, and a default does not count.
+    iddpm("export", "runs/teacher/run", "w.pt", cwd=tmp_path)
+    text = iddpm("run", "pupil.yaml", "train.init_from=w.pt", "name=other", cwd=tmp_path, status=2)
+    assert ("train.init_from: w.pt: neither names nor shapes of weights tell model.use_new_attention_order, "
+            "model.num_heads_upsample, diffusion.rescale_timesteps") in text and not Path("runs/other").exists()
+    settings = ("model.use_new_attention_order=false", "model.num_heads_upsample=null", "diffusion.rescale_timesteps=true")
+    assert "pupil.yaml: valid\n" in iddpm_here("check", "pupil.yaml", "train.init_from=w.pt", *settings)
     Path("w.safetensors").unlink()
     assert "evaluate  done in" in iddpm("run", "pupil.yaml", cwd=tmp_path)
     text = iddpm("run", "pupil.yaml", "train.init_from=null", cwd=tmp_path, status=2)
