@@ -73,7 +73,8 @@ def listed_contradictions(spec: Spec) -> list[Contradiction]:
     """Return the contradictions that only samplings of evaluate.samplings have, each checked as if it were the main one."""
     if not listed(spec):
         return []
-    alone = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"samplings": []}),
+    # A metric is in order if any sampling can have it.
+    alone = spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"samplings": [], "metrics": []}),
                                     "sample": spec.sample.model_copy(update={"at": ["last"]})})  # of the last step alone
     kind, found = kind_of(spec), dict[Contradiction, None]()
     known = set(kind.contradictions(alone))

@@ -10,7 +10,7 @@ from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS
 from diffusion.parameterisation import PARAMETERISATIONS
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
-from jobs.kinds.diffusion.guidance_section import Guidance
+from jobs.kinds.diffusion.guidance_section import ClassifierGuidance, Guidance
 from jobs.kinds.diffusion.network_section import (
     Multiplier,
     NetworkAsWritten,
@@ -20,6 +20,7 @@ from jobs.kinds.diffusion.network_section import (
 from jobs.kinds.diffusion.process_section import Process, process_contradictions
 from jobs.spec.fields import Clipping, Count, CountOrZero, File, Fraction, OfAllSamplings, OneOf, Respacing
 from jobs.spec.metrics import labelled
+from jobs.spec.sampling_list import listed
 from jobs.spec.sections import (
     Contradiction,
     Evaluate,
@@ -200,10 +201,11 @@ def has_null_class(spec: DiffusionSpec) -> bool:
 
 
 def _labels(spec: DiffusionSpec) -> list[Contradiction]:
-    if spec.data.class_cond:
+    guidances = [spec.sample.guidance, *(dict(each.changes).get("guidance") for each in listed(spec))]
+    if spec.data.class_cond or any(isinstance(one, ClassifierGuidance) for one in guidances):
         return []
-    return [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true")
-            for metric in labelled(spec.evaluate.metrics)]
+    return [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true, or a sampling with "
+             "guidance of kind classifier") for metric in labelled(spec.evaluate.metrics)]
 
 
 def _likelihood(spec: DiffusionSpec) -> list[Contradiction]:

@@ -8,6 +8,7 @@ Student's interval over seeds and the samplings' own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 from jobs.report.diffusion_facts import CHAIN
@@ -27,7 +28,7 @@ class Comparison:
     ways: Sequence[Way]
     """In the order of the list of samplings: the main one first."""
 
-    @property
+    @cached_property
     def full(self) -> Way | None:
         """The full chain: of the main sampling if that is one, else of ancestral sampling, else of any sampler."""
         full = [way for way in self.ways if way.is_full and way.value(FID) is not None]
@@ -43,14 +44,14 @@ class Comparison:
     def title(self) -> str:
         return ", ".join(filter(None, [self.training, self.shared]))
 
-    @property
+    @cached_property
     def shorter(self) -> list[Way]:
         """Ways with fewer evaluations than the full chain, fewest first."""
         full = self.full
         return [] if full is None else sorted((way for way in self.ways if way.evaluations < full.evaluations
                                                and way.value(FID) is not None), key=lambda way: way.evaluations)
 
-    @property
+    @cached_property
     def cheapest(self) -> Way | None:
         """The way with the fewest evaluations that passes; of several, that with the lowest FID."""
         passing = [way for way in self.shorter if self.passes(way)]

@@ -3,8 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from jobs.cost.bench.file import bench_to_plan_by, read_bench
+from jobs.cost.rates import seconds_per_image
+from jobs.errors import UserError
 from jobs.report.cost import StageTime
 from jobs.report.diffusion_facts import CHAIN
 from jobs.report.evaluation import CurvePoint, finite
@@ -27,7 +31,9 @@ class Sampled:
     own: Mapping[str, Any]
     """Those of `settings` in which this sampling differs from the main one, or its run from others of the sweep."""
     seconds: float | None
-    """Wall time of drawing the run's samples, in proportion to the run's sampling stage; None where that was not measured."""
+    """Wall time of drawing the run's samples: in proportion to the run's sampling stage, or planned; None where unknown."""
+    measured: bool
+    """Whether `seconds` come from the run's sampling stage; else from the newest bench-*.json here."""
 
     @property
     def context(self) -> str:
@@ -57,8 +63,13 @@ def _frozen(settings: Mapping[str, Any]) -> str:
 
 def sampled(runs: Iterable[RunReport], times: Mapping[str, Mapping[str, StageTime]]) -> list[Sampled]:
     """Return the samplings of all runs that are evaluated. `times`: by run and stage."""
-    return [_sampled(run, point, seconds) for run in runs for seconds in [seconds_per_evaluation(run, times.get(run.name, {}))]
-            for point in run.curve]
+    file = bench_to_plan_by(None)
+    found = []
+    for run in runs:
+        measured = seconds_per_evaluation(run, times.get(run.name, {}))
+        seconds = planned_seconds(run, file) if measured is None and file and run.curve else measured
+        found += [_sampled(run, point, seconds, measured is not None) for point in run.curve]
+    return found
 
 
 def seconds_per_evaluation(run: RunReport, times: Mapping[str, StageTime]) -> float | None:
@@ -69,13 +80,25 @@ def seconds_per_evaluation(run: RunReport, times: Mapping[str, StageTime]) -> fl
     return times["sample"].seconds / total
 
 
-def _sampled(run: RunReport, point: CurvePoint, seconds: float | None) -> Sampled:
+def planned_seconds(run: RunReport, file: Path) -> float | None:
+    """The same by the rates in `file`, which `iddpm bench` wrote; None where it has no such rate."""
+    if run.spec is None:
+        return None
+    sample = run.spec.sample
+    try:
+        image, _ = seconds_per_image(run.spec, read_bench(file), "sample", sample.precision, sample.batch_size)
+    except UserError:
+        return None
+    return image.median * (run.samples or sample.num_samples) / run.spec.resources.sample.world_size
+
+
+def _sampled(run: RunReport, point: CurvePoint, seconds: float | None, measured: bool) -> Sampled:
     main = run.spec.sample.model_dump(mode="json") if run.spec else {}
     chain = {"sampler": point.sampler, "timestep_respacing": point.timestep_respacing} if point.sampler else {}
     settings = {key: value for key, value in (main | chain).items() if key not in OF_ALL} | point.differs
     swept = dict.fromkeys(key.split(".")[1] for key in run.differs if key.startswith("sample."))
     own = {key: settings[key] for key in swept if key in settings} | point.differs
-    return Sampled(run, point, settings, own, None if seconds is None else seconds * point.evaluations)
+    return Sampled(run, point, settings, own, None if seconds is None else seconds * point.evaluations, measured)
 
 
 def of_last_step(entries: Sequence[Sampled]) -> list[Sampled]:

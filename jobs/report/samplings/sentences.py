@@ -87,12 +87,14 @@ def _saving(way: Way, full: Way) -> str:
     share = f"{100 * (1 - way.evaluations / full.evaluations):.3g} % of the evaluations"
     samples = way.first.run.samples
     if way.seconds is None or full.seconds is None or not samples:
-        return f"It saves {share}; hours are not known, because no finished sampling stage was timed."
+        return (f"It saves {share}; hours are not known, because no finished sampling stage was timed and there is no "
+                "bench-*.json of such a machine.")
     saved, whole, times = full.seconds - way.seconds, full.seconds, PUBLISHED_SAMPLES / samples
     text = f"It saves {_of_hours(saved, whole)} for {samples:,} samples"
     if samples != PUBLISHED_SAMPLES:
         text += f", {_of_hours(saved * times, whole * times)} for {PUBLISHED_SAMPLES:,}"
-    return f"{text} ({share}; wall time as the samples were drawn)."
+    how = "wall time as the samples were drawn" if way.first.measured else "planned by the newest bench-*.json"
+    return f"{text} ({share}; {how})."
 
 
 def _of_hours(saved: float, whole: float) -> str:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from evaluated_runs import noisy_network, result, terms
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -23,11 +24,13 @@ from jobs.data.pictures import to_x
 from jobs.errors import UserError
 from jobs.evaluation.metrics.registry import measure
 from jobs.kinds.diffusion.build import build_diffusion
+from jobs.kinds.diffusion.guidance_section import ClassifierGuidance
+from jobs.kinds.diffusion.sections import diffusion_contradictions
 from jobs.randomness import generator_for, randn_from
 from jobs.run.preflight import input_problems
 from jobs.sampling.chunks import chunk_file, chunk_indices, read_chunk, write_chunk
 from jobs.sampling.gather import gather, recorded_settings
-from jobs.spec.samplings import samplings
+from jobs.spec.samplings import listed_contradictions, samplings
 
 # Metrics of the samples ---------------------------------------------------------------------------------------------
 
@@ -238,6 +241,16 @@ def test_labels_that_no_samples_have_are_refused_in_the_spec(make_run):
     assert make_run(*overrides).spec.evaluate.metrics == ["label_accuracy"]
     with pytest.raises(UserError, match="evaluate.metrics: label_accuracy needs samples of requested classes"):
         make_run(*overrides, "data.class_cond=false", folder="without")
+
+
+@pytest.mark.parametrize("main, listed", [(True, "null"), (False, "{kind: classifier, run: x, scale: 2}")])
+def test_samples_that_a_classifier_guides_have_labels(make_run, main, listed):
+    spec = make_run("data.class_cond=false").spec
+    evaluate = spec.evaluate.model_copy(update={"metrics": ["label_accuracy"], "features": "classifier",
+                                                "samplings": [{"guidance": yaml.safe_load(listed)}]})
+    guidance = ClassifierGuidance(kind="classifier", run="x", scale=1.0) if main else None
+    spec = spec.model_copy(update={"evaluate": evaluate, "sample": spec.sample.model_copy(update={"guidance": guidance})})
+    assert diffusion_contradictions(spec) == listed_contradictions(spec) == []
 
 
 def test_a_reference_that_cannot_give_a_metric_is_refused_before_anything_runs(make_run, sampled, alone, tmp_path):

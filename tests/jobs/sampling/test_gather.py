@@ -14,6 +14,7 @@ from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import chunk_file, sampling_settings, write_chunk
 from jobs.sampling.gather import READERS, check_samples, gather, gather_run, recorded_settings
 from jobs.spec.reading.frozen import load_frozen
+from jobs.spec.samplings import samplings
 
 UNCONDITIONAL = ("data.class_cond=false", "data.num_classes=null")
 
@@ -159,3 +160,15 @@ def test_few_samples_leave_the_rest_of_the_grid_white(make_run):
         pixels = np.array(picture)
     np.testing.assert_array_equal(pixels[2 + 66:66 + 66:8, 2 + 66:66 + 66:8], images[5])
     assert (pixels[66:, 2 * 66:] == 255).all()
+
+
+def test_a_further_sampling_has_the_small_picture_alone(make_run):
+    run = make_run("evaluate.respacings=[10]")
+    _, made_with = fill(run)
+    other = samplings(run.spec)[1]
+    run.samples.rename(run.path / "elsewhere")
+    run.samples.mkdir()
+    (run.path / "elsewhere").rename(run.samples_folder(other))
+    gather(run, made_with, other)
+    names = {path.name for path in run.samples_folder(other).iterdir() if not path.name.startswith("chunk-")}
+    assert names == {"samples.h5", "samples.png"}

@@ -2,6 +2,7 @@
 
 import pytest
 from finished_study import finish
+from made_benches import bench_of, rate
 from sampled_study import chains, entry, evaluation, guided
 
 from jobs.report.study import read_study
@@ -136,3 +137,22 @@ def test_evaluations_of_earlier_versions_are_read(one):
     assert [way.name for way in comparison.ways][:4] == ["main", "20 steps", "5 steps", "ddim, 10 steps"]
     assert [way.evaluations for way in comparison.ways][:4] == [40, 20, 5, 10]
     assert comparison.cheapest is None and all(comparison.passes(way) is None for way in comparison.shorter)
+
+
+def test_hours_of_a_stage_that_nobody_timed_are_planned_or_not_known(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run()
+    finish(run, 1.0)
+    write_json(run.evaluation, evaluation(chains()))
+    (run.path / "stages.jsonl").unlink()
+
+    def verdict():
+        return next(line for line in read_study(run.path.parent).answer if line.startswith("The cheapest"))
+    assert "It saves 80 % of the evaluations; hours are not known" in verdict()
+    bench = bench_of(run.spec, rate("sample", 4, 10.0))
+    (tmp_path / "bench-here.json").write_text(bench.model_dump_json())
+    # Ten images' steps a second: (40 - 8) of 40 evaluations of 100 samples.
+    assert "It saves 0.0889 of 0.111 hours for 100 samples, 44.4 of 55.6 hours for 50,000" in verdict()
+    assert "planned by the newest bench-*.json" in verdict()
+    (tmp_path / "bench-here.json").write_text("{}")
+    assert "hours are not known" in verdict()
