@@ -1,6 +1,7 @@
 """Read everything that a study's report says, once."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ class StudyReport:
     points: list[Point]
     """The settings of the sweep, without runs that left it."""
     fields: dict[str, list[str]]
-    """Values of each swept field, by dotted key."""
+    """Values of each swept field, by dotted key, but for whole sections, which fit into no column."""
     metrics: list[str]
     """Names of the metrics that any run has."""
     effects: list[Effect]
@@ -82,12 +83,18 @@ def read_study(folder: Path) -> StudyReport:
     logs = {run.name: log for run in shown if (log := _read_log(run))}
     times = {run.name: stage_times(run, logs.get(run.name)) for run in runs}
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
-    fields = swept_fields([run for point in compared for run in point.runs])
+    fields = _in_columns(swept_fields([run for point in compared for run in point.runs]), runs)
     ways = ways_of(sampled([run for run in runs if not run.left], times))
     sampling = comparisons(ways)
     return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(_asked_about(compared)),
                        [*answer(compared, found), *verdicts(sampling)[:SAID]], [*remarks, *cautions(compared)], shown, times,
                        ways, sampling, guided(ways), logs, bounds)
+
+
+def _in_columns(fields: dict[str, list[str]], runs: Sequence[RunReport]) -> dict[str, list[str]]:
+    """Return the swept fields without those that are a whole section in any run: the names of runs say these."""
+    return {key: values for key, values in fields.items()
+            if not any(isinstance(run.differs.get(key), Mapping) for run in runs)}
 
 
 def _read_runs(folder: Path) -> tuple[str, str, list[RunReport], list[str]]:

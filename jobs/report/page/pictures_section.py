@@ -39,10 +39,11 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
 
 
 def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Block]:
-    """Samples of one run by several samplings, beside each other."""
-    run = study.main
-    if run is None:
+    """Samples of one run by several samplings, beside each other: of the main run, or else of the first that has several."""
+    runs = [run for run in [study.main, *study.shown] if run and len(to_show(run, study.ways, study.comparisons)) > 1]
+    if not runs:
         return
+    run = runs[0]
     names = data[run.name].class_names if run.name in data else []
     pictures = [samples_picture(run, names, folder, entry.name) for entry in to_show(run, study.ways, study.comparisons)
                 if (folder := folder_of(entry))]
