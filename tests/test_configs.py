@@ -11,6 +11,8 @@ from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.kinds.diffusion.told_by_shapes import untold_by_weights
 from jobs.spec.reading.file import load, written_values
+from jobs.spec.reading.frozen import difference
+from jobs.spec.samplings import samplings
 
 PUBLISHED = {name: flags for file in ("published_configs", "published_configs_adm")
              for name, flags in json.loads((GOLDEN / f"{file}.json").read_text()).items()}
@@ -71,3 +73,10 @@ def test_the_classifier_has_the_flags_of_its_published_checkpoint_and_the_proces
     guided = spec_of("imagenet64-adm").diffusion
     assert all(getattr(guided, name) == value for name, value in spec.diffusion.model_dump().items())
     assert untold_by_weights(written_values(ROOT / "configs" / "imagenet64-classifier.yaml"), {}, decoder=False) == {}
+
+
+def test_the_guided_study_is_the_unguided_one_with_further_samplings():
+    plain, guided = spec_of("imagenet64-adm"), spec_of("imagenet64-adm-guided")
+    assert difference(plain, guided, ignore=["evaluate.samplings"]) == []
+    names = [sampling.changes for sampling in samplings(guided)]
+    assert len(names) == 4 and names[0] == () and all("classifier" in str(changes) for changes in names[1:])
