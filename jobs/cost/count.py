@@ -4,11 +4,12 @@ A kind of model counts the layers of its networks; `run_cost` adds them up. One 
 matrix products, convolutions and the two products of attention count, as in torch.utils.flop_counter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
 from math import ceil
 
+from jobs.cost.guided import NO_OTHERS, evaluations_worth
 from jobs.spec.averages import snapshot_steps
 from jobs.spec.kinds import MODEL, draws_samples, kind_of
 from jobs.spec.layer_cost import LayerCost
@@ -66,8 +67,8 @@ class Cost:
     """All snapshots of the averages of train.ema_sigma_rel, in fp32; 0 where there are none."""
 
 
-def run_cost(spec: Spec) -> Cost:
-    """Count the cost of a run. `spec` must be without contradictions."""
+def run_cost(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> Cost:
+    """Count the cost of a run. `spec` must be without contradictions. `others`: see `guided.evaluations_worth`."""
     train, kind = spec.train, kind_of(spec)
     networks = kind.layers(spec)
     layers = list(chain.from_iterable(networks.values()))
@@ -83,7 +84,7 @@ def run_cost(spec: Spec) -> Cost:
         recomputed_flops=recomputed,
         training_step_flops=step,
         training_flops=step * train.iterations,
-        **_sampling(spec, forward),
+        **_sampling(spec, forward, others),
         evaluate_forward_passes=sum(number.examples * number.passes for number in kind.numbers(spec)),
         training_memory=_training_memory(spec, layers),
         checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + len(train.ema_sigma_rel) + 2),
@@ -91,14 +92,14 @@ def run_cost(spec: Spec) -> Cost:
     )
 
 
-def _sampling(spec: Spec, forward_flops: int) -> dict[str, int]:
+def _sampling(spec: Spec, forward_flops: int, others: Mapping[str, Spec]) -> dict[str, int]:
     """Return what `Cost` says of sampling, all 0 for a kind that draws no samples."""
     if not draws_samples(spec):
         return dict.fromkeys(("sampling_steps", "sampling_flops", "chunks", "samples_bytes"), 0)
     data, sample, kind = spec.data, spec.sample, kind_of(spec)
-    evaluations = sum(kind.evaluations(with_sampling(spec, sampling)) for sampling in samplings(spec))
+    evaluations = sum(evaluations_worth(with_sampling(spec, sampling), others) for sampling in samplings(spec))
     bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
-    return {"sampling_steps": kind.steps(spec), "sampling_flops": forward_flops * sample.num_samples * evaluations,
+    return {"sampling_steps": kind.steps(spec), "sampling_flops": round(forward_flops * sample.num_samples * evaluations),
             "chunks": ceil(sample.num_samples / sample.batch_size), "samples_bytes": sample.num_samples * bytes_per_sample}
 
 

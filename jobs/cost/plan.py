@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from jobs.cost.bench.file import Bench, batch_in_network
+from jobs.cost.guided import NO_OTHERS, evaluations_worth
 from jobs.cost.rates import NOTHING, Band, seconds_per_image, slowdown
 from jobs.spec.kinds import OwnNumber, draws_samples, kind_of, stages_of
 from jobs.spec.precisions import Precision
@@ -51,12 +52,14 @@ class SamplingPlan:
     """With the ranks of the stage for this sampling alone."""
 
 
-def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float]) -> dict[str, StagePlan]:
+def plan_run(spec: Spec, bench: Bench, usable_s: Mapping[str, float],
+             others: Mapping[str, Spec] = NO_OTHERS) -> dict[str, StagePlan]:
     """Plans by stage. `usable_s`: by stage, the seconds of work in one job.
 
     Raises UserError where `bench` has no rate for the settings of `spec`.
     """
-    return {stage: _STAGES[stage](spec, bench, usable_s[stage]) for stage in stages_of(spec)}
+    return {stage: plan_sample(spec, bench, usable_s[stage], others) if stage == "sample" else
+            _STAGES[stage](spec, bench, usable_s[stage]) for stage in stages_of(spec)}
 
 
 def plan_train(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
@@ -69,18 +72,18 @@ def plan_train(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
     return StagePlan("train", ranks, seconds, usable_s, jobs_for(seconds, usable_s), assumed=(*assumed, *more))
 
 
-def plan_sample(spec: Spec, bench: Bench, usable_s: float) -> StagePlan:
+def plan_sample(spec: Spec, bench: Bench, usable_s: float, others: Mapping[str, Spec] = NO_OTHERS) -> StagePlan:
     """Ranks take chunk after chunk; a chunk that is interrupted is resumed in the middle."""
     ranks, sample = spec.resources.sample.world_size, spec.sample
     step, assumed = seconds_per_image(spec, bench, "sample", sample.precision, min(sample.batch_size, sample.num_samples))
-    work = chunk_steps(spec, bench)
+    work = chunk_steps(spec, bench, others)
     seconds = step * longest_queue(work, ranks)
     least = fewest_ranks(lambda number: step.median * longest_queue(work, number) <= usable_s, len(work))
     return StagePlan("sample", ranks, seconds, usable_s, jobs_for(seconds, usable_s), step * max(work), len(work), least,
                      tuple(assumed))
 
 
-def plan_samplings(spec: Spec, bench: Bench) -> list[SamplingPlan]:
+def plan_samplings(spec: Spec, bench: Bench, others: Mapping[str, Spec] = NO_OTHERS) -> list[SamplingPlan]:
     """Plan each sampling of a run, in the order of evaluation.json. Raises UserError as `plan_run` does."""
     if not draws_samples(spec):
         return []
@@ -91,7 +94,7 @@ def plan_samplings(spec: Spec, bench: Bench) -> list[SamplingPlan]:
         words = [in_words(differing(spec, sampling)) or "main settings",
                  *([f"step {sampling.step:,}"] if sampling.step != last else [])]
         found.append(SamplingPlan(", ".join(words), kind_of(spec).evaluations(with_sampling(spec, sampling)),
-                                  step * longest_queue(chunks_of(spec, sampling, bench), ranks)))
+                                  step * longest_queue(chunks_of(spec, sampling, bench, others), ranks)))
     return found
 
 
@@ -123,17 +126,17 @@ def seconds_per_step(spec: Spec, planned: Mapping[str, StagePlan]) -> dict[str, 
     return train | {"sample": planned["sample"].seconds.median / chunk_steps}
 
 
-_STAGES = {"train": plan_train, "sample": plan_sample, "evaluate": plan_evaluate}
+_STAGES = {"train": plan_train, "evaluate": plan_evaluate}
 
 
 # The work to do
 
-def chunk_steps(spec: Spec, bench: Bench) -> list[float]:
+def chunk_steps(spec: Spec, bench: Bench, others: Mapping[str, Spec] = NO_OTHERS) -> list[float]:
     """Image-steps of every chunk of every sampling, in the order in which ranks take chunks (`jobs.sampling.loop`)."""
-    return [steps for sampling in by_weights(spec) for steps in chunks_of(spec, sampling, bench)]
+    return [steps for sampling in by_weights(spec) for steps in chunks_of(spec, sampling, bench, others)]
 
 
-def chunks_of(spec: Spec, sampling: Sampling, bench: Bench) -> list[float]:
+def chunks_of(spec: Spec, sampling: Sampling, bench: Bench, others: Mapping[str, Spec] = NO_OTHERS) -> list[float]:
     """Image-steps of every chunk of one sampling. Where its precision is another, they count by what these steps take."""
     own, sample = with_sampling(spec, sampling), spec.sample
     sizes = [min(sample.batch_size, sample.num_samples - first) for first in range(0, sample.num_samples, sample.batch_size)]
@@ -142,7 +145,7 @@ def chunks_of(spec: Spec, sampling: Sampling, bench: Bench) -> list[float]:
         ours, main = (seconds_per_image(spec, bench, "sample", precision, sizes[0])[0].median
                       for precision in (own.sample.precision, sample.precision))
         pace = ours / main
-    return [size * kind_of(spec).evaluations(own) * pace for size in sizes]
+    return [size * evaluations_worth(own, others) * pace for size in sizes]
 
 
 def longest_queue(work: Sequence[float], ranks: int) -> float:

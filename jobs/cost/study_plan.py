@@ -86,10 +86,10 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
         own = [stage for stage in resources if not (run.name in shared and stage == STAGES[0])]
         usable = {stage: usable_s(study, stage, each, signal_lead_s) for stage, each in resources.items()}
         elastic = [stage for stage in own if resources[stage].is_elastic]
-        planned = plan_run(_at_end(run.spec, 0), bench, usable)
+        planned = plan_run(_at_end(run.spec, 0), bench, usable, specs)
         stages.update(planned[stage] for stage in own)
         if elastic:
-            least = plan_run(_at_end(run.spec, -1), bench, usable)
+            least = plan_run(_at_end(run.spec, -1), bench, usable, specs)
             fewest.update(least[stage] for stage in elastic)
         # A speed to compare with is known where the number of ranks is.
         paces[run.name] = {stage: pace for stage, pace in seconds_per_step(run.spec, planned).items() if stage not in elastic}
@@ -101,7 +101,8 @@ def plan_study(study: Study, bench: Bench, signal_lead_s: int) -> StudyPlan:
                 cpu_hours += planned[stage].seconds * (each.world_size * each.threads / 3600)
     stored = sum(bytes_by_run(specs).values())
     snapshots = sum(run_cost(run.spec).snapshots_bytes for run in study.runs if run.name not in shared)
-    return StudyPlan(len(study.runs), len(shared), plan_samplings(study.runs[0].spec, bench), _ordered(stages), _ordered(fewest),
+    first = plan_samplings(study.runs[0].spec, bench, specs)
+    return StudyPlan(len(study.runs), len(shared), first, _ordered(stages), _ordered(fewest),
                      gpu_hours, cpu_hours, stored, snapshots, paces)
 
 

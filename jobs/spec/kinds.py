@@ -75,6 +75,8 @@ class Guide:
     """Training step of the weights; None: the last one of their run."""
     changes: Changes = ()
     """Settings that replace those of `sample` of that run where they choose the weights, such as ema_rate."""
+    passes: int = 1
+    """Forward passes that one evaluation costs. A gradient with respect to the image costs a second one."""
 
 
 class Kind(Protocol):

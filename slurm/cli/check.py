@@ -36,10 +36,11 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
             print(f"  {run.name}")
         if len(study.runs) > LISTED:
             print(f"  ... and {len(study.runs) - LISTED} more")
-    cost = run_cost(first.spec)
+    named = {run.name: run.spec for run in study.runs}
+    cost = run_cost(first.spec, named)
     console().print(cost_table(first.spec, cost))
     if len(study.runs) > 1:
-        costs, shared = [run_cost(run.spec) for run in study.runs], shared_in({run.name: run.spec for run in study.runs})
+        costs, shared = [run_cost(run.spec, named) for run in study.runs], shared_in(named)
         total = sum(cost.training_flops * (run.name not in shared) + cost.sampling_flops + evaluation_flops(cost)
                     for run, cost in zip(study.runs, costs, strict=True))
         stored = sum(cost.samples_bytes * len(samplings(run.spec)) for run, cost in zip(study.runs, costs, strict=True))

@@ -28,7 +28,7 @@ def guide_of(spec: DiffusionSpec) -> Guide | None:
     """Return the other network, or the other weights, that guide spec.sample; None: nothing, or the network itself."""
     guidance = spec.sample.guidance
     if isinstance(guidance, ClassifierGuidance):
-        return Guide(guidance.run)
+        return Guide(guidance.run, passes=2)
     if isinstance(guidance, Autoguidance):
         return Guide(guidance.run, guidance.at, _average(spec, guidance))
     return None

@@ -1,0 +1,43 @@
+"""What a guide adds to the cost of sampling, counted from its own network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from jobs.errors import UserError
+from jobs.run.directory import RunDir
+from jobs.spec.kinds import MODEL, kind_of
+from jobs.spec.references import is_in_study
+from jobs.spec.samplings import unguided
+from jobs.spec.sections import Spec
+
+NO_OTHERS: Mapping[str, Spec] = MappingProxyType({})
+
+
+def evaluations_worth(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> float:
+    """Return the evaluations of spec.sample for one sample, each counted by its FLOP in units of the network's own evaluation.
+
+    `others`: the specs of the study's runs by name; runs of other studies are read from their folders. A guide whose spec is
+    not to be had counts as the network itself.
+    """
+    kind = kind_of(spec)
+    guide, evaluations = kind.guide(spec), kind.evaluations(spec)
+    if guide is None:
+        return evaluations
+    other = spec if guide.run is None else _spec_of(guide.run, others)
+    alone = kind.evaluations(unguided(spec))
+    each = guide.passes * (_forward_flops(other) / _forward_flops(spec) if other else 1)
+    return alone + (evaluations - alone) * each
+
+
+def _forward_flops(spec: Spec) -> int:
+    return sum(layer.flops for layer in kind_of(spec).layers(spec)[MODEL])
+
+
+def _spec_of(run: str, others: Mapping[str, Spec]) -> Spec | None:
+    if is_in_study(run):
+        return others.get(run)
+    try:
+        return RunDir(Path(run)).spec
+    except (UserError, OSError):
+        return None

@@ -1,0 +1,58 @@
+"""What guidance costs, counted: evaluations inside the interval alone, and the guide by its own network."""
+
+import json
+
+import pytest
+from small_classifier import classifier_spec
+from small_runs import SMALL_SPEC
+from spec_files import one_spec
+
+from jobs.cost.count import run_cost
+from jobs.cost.guided import evaluations_worth
+from jobs.kinds.diffusion.kind import KIND
+from jobs.spec.kinds import MODEL, kind_of
+
+
+@pytest.fixture
+def spec_with(tmp_path):
+    def make(*overrides, **guidance):
+        file = tmp_path / "small.yaml"
+        file.write_text(json.dumps(SMALL_SPEC))
+        given = [f"sample.guidance={json.dumps(guidance)}"] if guidance else []
+        return one_spec(file, [*overrides, "train.label_dropout=0.1", *given])
+    return make
+
+
+def flops(spec) -> int:
+    return sum(layer.flops for layer in kind_of(spec).layers(spec)[MODEL])
+
+
+def test_classifier_free_guidance_costs_as_much_again_inside_its_interval(spec_with):
+    assert evaluations_worth(spec_with()) == 40
+    assert evaluations_worth(spec_with(kind="classifier_free", scale=2)) == 80
+    assert evaluations_worth(spec_with(kind="classifier_free", scale=1)) == 40
+    part = spec_with(kind="classifier_free", scale=2, interval=[0.3, 3])
+    assert 40 < evaluations_worth(part) == KIND.evaluations(part) < 80
+    heun = spec_with("sample.sampler=heun", kind="classifier_free", scale=2)
+    assert evaluations_worth(heun) == 2 * 79
+
+
+def test_a_guide_is_counted_by_its_own_network(spec_with):
+    large = spec_with("model.num_channels=16")
+    assert evaluations_worth(spec_with(kind="autoguidance", at=4, scale=2)) == 80
+    named = spec_with(kind="autoguidance", run="runs/large/run", scale=2)
+    assert evaluations_worth(named) == 80  # there is no such run here
+    in_study = named.model_copy(update={"sample": named.sample.model_copy(update={
+        "guidance": named.sample.guidance.model_copy(update={"run": "large"})})})
+    ratio = flops(large) / flops(named)
+    assert ratio > 2 and evaluations_worth(in_study, {"large": large}) == pytest.approx(40 * (1 + ratio))
+    assert run_cost(in_study, {"large": large}).sampling_flops == pytest.approx(10 * 40 * (flops(named) + flops(large)))
+
+
+def test_a_classifier_costs_a_pass_forwards_and_one_back_to_the_image(spec_with):
+    classifier = classifier_spec()
+    spec = spec_with(kind="classifier", run="runs/a/b", scale=2)
+    spec = spec.model_copy(update={"sample": spec.sample.model_copy(update={
+        "guidance": spec.sample.guidance.model_copy(update={"run": "classifier"})})})
+    assert KIND.evaluations(spec) == 80
+    assert evaluations_worth(spec, {"classifier": classifier}) == pytest.approx(40 * (1 + 2 * flops(classifier) / flops(spec)))
