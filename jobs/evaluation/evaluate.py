@@ -68,7 +68,7 @@ def evaluate(run: RunDir, group: Group, interruption: Interruption) -> str:
 
 def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
     spec, settings = run.spec, run.spec.evaluate
-    steps.prepare("checking the samples")
+    steps.prepare("checking the samples" if draws_samples(spec) else "checking the weights")
     sampled_with = on_main(lambda: check_sampled(run))
     numbers: list[OwnNumber] = on_main(lambda: numbers_of(spec))
     count = spec.sample.num_samples if draws_samples(spec) else None

@@ -1,6 +1,6 @@
 """The half of a kind of model that needs torch: training, sampling and evaluation use a kind through this protocol.
 
-The module `Kind.model` of each kind has five functions:
+The module `Kind.model` of each kind has five functions; `generate` only where the kind draws samples:
 
     trainable(spec, device) -> Trainable              networks, losses and previews of one training run
     network(spec) -> nn.Module                        the network that samples, freshly initialised

@@ -53,7 +53,8 @@ def print_bench(bench: Bench) -> None:
           for kind, rates in bench.peaks.items())]
     for line in lines:
         screen.print(line, soft_wrap=True)
-    for work, title, unit in (("train", "training", "images/s"), ("sample", "sampling", "image-steps/s")):
+    used = ("sampling", "image-steps/s") if bench.asked.draws_samples else ("forward pass", "images/s")
+    for work, title, unit in (("train", "training", "images/s"), ("sample", *used)):
         screen.print(rates_table(title, unit, [rate for rate in bench.rates if rate.work == work]))
     if bench.split:
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in bench.split.items())
@@ -104,7 +105,8 @@ def recommendation(bench: Bench) -> str:
     where = str(checkpointing).lower() if isinstance(checkpointing, bool) else f"[{','.join(map(str, checkpointing))}]"
     settings = [f"train.precision={best.precision}", f"train.gradient_checkpointing={where}"]
     if any(rate.work == "sample" and rate.precision == bench.asked.sample_precision for rate in rates):
-        settings.append(f"sample.batch_size={batch_that_pays(bench, bench.asked.sample_precision)}")
+        stage = "sample" if bench.asked.draws_samples else "evaluate"
+        settings.append(f"{stage}.batch_size={batch_that_pays(bench, bench.asked.sample_precision)}")
     if graph_pays(bench):
         settings.append("sample.cuda_graph=true")
     return f"For this machine: {' '.join(settings)} (the smallest batch within {1 - PAYS:.0%} of the fastest)"

@@ -95,6 +95,8 @@ class SpecSettings(Section):
     """Images that one rank has in the network at once while it trains."""
     sample_batch_size: int
     sample_precision: Precision = "fp32"
+    draws_samples: bool = True
+    """False: what is called sampling here is the network's forward pass in the stage evaluate."""
 
 
 class Bench(Section):

@@ -33,12 +33,12 @@ from jobs.cost.bench.peaks import measure_peaks
 from jobs.cost.bench.ranks import measure_scaling
 from jobs.cost.bench.split import counted_flops, time_split
 from jobs.cost.bench.timing import FULL, QUICK, Repeats, Work, rates_in_turns, synchronize
-from jobs.cost.bench.work import FOREVER, random_images, sampling_work, training_work, with_variant
+from jobs.cost.bench.work import FOREVER, random_images, sampling_work, training_work, use_of, using_work, with_variant
 from jobs.cost.count import run_cost
 from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group, process_group
 from jobs.quantities import size
-from jobs.spec.kinds import MODEL
+from jobs.spec.kinds import MODEL, draws_samples
 from jobs.spec.precisions import Precision
 from jobs.spec.sections import Spec
 from jobs.training.state import new_state
@@ -67,18 +67,19 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
     each part before it is measured. A variant that does not fit into memory or does not compile is a rate with a `problem`.
     """
     repeats, cores = QUICK if quick else FULL, len(os.sched_getaffinity(0))
-    threads = {stage: min(getattr(spec.resources, stage).threads, cores) for stage in ("train", "sample")}
+    use = use_of(spec)
+    threads = {stage: min(getattr(spec.resources, stage).threads, cores) for stage in ("train", use.stage)}
     spec = for_one_rank(spec)
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads["train"]) as group:
         device, device_name = group.device, group.device_name
         usual: list[Precision] = ["fp32", "tf32", "bf16", "fp16"] if device.type == "cuda" else ["fp32", "bf16"]
-        precisions = list(dict.fromkeys([*usual, spec.train.precision, spec.sample.precision]))
+        precisions = list(dict.fromkeys([*usual, spec.train.precision, use.precision]))
         report("peak rates")
         peaks = measure_peaks(device, precisions, repeats)
         report("training")
         trained, split, training_flops = measure_training(spec, group, precisions, repeats, quick, compiled)
-        report("sampling")
-        torch.set_num_threads(threads["sample"])
+        report("sampling" if use.stage == "sample" else "forward passes")
+        torch.set_num_threads(threads[use.stage])
         sampled, forward_flops = measure_sampling(spec, device, precisions, repeats, quick, compiled)
     if not quick:
         report("several ranks")
@@ -87,8 +88,8 @@ def bench(spec: Spec, source: str, quick: bool, compiled: bool, report: Callable
         made=time.strftime("%Y-%m-%dT%H:%M:%S%z"), host=socket.gethostname(), processor=processor(), device=device_name,
         gpus=torch.cuda.device_count(), cores=cores, torch=str(torch.__version__), quick=quick, spec=source,
         asked=SpecSettings(precision=spec.train.precision, gradient_checkpointing=checkpointing(spec.train),
-                           train_batch_size=spec.train.batch_size, sample_batch_size=spec.sample.batch_size,
-                           sample_precision=spec.sample.precision),
+                           train_batch_size=spec.train.batch_size, sample_batch_size=use.batch_size,
+                           sample_precision=use.precision, draws_samples=draws_samples(spec)),
         network=network_of(spec, forward_flops, training_flops), peaks=peaks,
         rates=[with_share_of_peak(rate, flops[rate.work], peaks) for rate in trained + sampled], split=split,
         scaling=[] if quick else measure_scaling(spec, repeats))
@@ -233,23 +234,24 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[Prec
     """Rates; operations of one image's forward pass."""
     gc.collect()  # frees the memory of training
     network = model_of(spec).network(spec).to(device).eval()
-    sizes = scaled(spec.sample.batch_size, (1, 0.5, 0.25) if quick else (1, 0.5, 0.25, 0.125, 2))
+    use = use_of(spec)
+    sizes = scaled(use.batch_size, (1, 0.5, 0.25) if quick else (1, 0.5, 0.25, 0.125, 2))
 
     def steps() -> Iterator[VariantStep]:
         for batch_size in sizes:
             for precision in precisions:
                 variant = Variant(work="sample", precision=precision, batch_size=batch_size)
-                yield VariantStep(variant, sampling_work(spec, network, variant, device))
-        own = Variant(work="sample", precision=spec.sample.precision, batch_size=spec.sample.batch_size)
-        for variant in recorded_variants(own, device):
+                yield VariantStep(variant, using_work(spec, network, variant, device))
+        own = Variant(work="sample", precision=use.precision, batch_size=use.batch_size)
+        for variant in recorded_variants(own, device) if draws_samples(spec) else ():
             yield VariantStep(variant, sampling_work(spec, network, variant, device))
-        if compiled:
+        if compiled and draws_samples(spec):
             other, variant = model_of(spec).network(spec).to(device).eval(), own.model_copy(update={"compiled": True})
             yield VariantStep(variant, after_compiling(other, sampling_work(spec, other, variant, device)))
 
     rates = measure(steps(), repeats, device)
     x = torch.zeros(1, spec.data.channels, spec.data.image_size, spec.data.image_size, device=device)
-    labels = [x.new_zeros(1, dtype=torch.int64)] if spec.data.class_cond else []
+    labels = [x.new_zeros(1, dtype=torch.int64)] if spec.data.class_cond and draws_samples(spec) else []
     with torch.no_grad():
         return rates, counted_flops(lambda: network(x, x.new_zeros(1), *labels))
 

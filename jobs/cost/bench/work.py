@@ -1,7 +1,8 @@
-"""The steps that `iddpm bench` times: one update, or one reverse step, on random images."""
+"""The steps that `iddpm bench` times: one update, one reverse step, or one forward pass, on random images."""
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import nn
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.timing import Work
 from jobs.data.dataset import ImageData
-from jobs.parallel.precision import computing_in
+from jobs.parallel.precision import autocasting, computing_in
 from jobs.randomness import generator_for
 from jobs.sampling.loop import steps_of_chunk
-from jobs.spec.kinds import MODEL
+from jobs.spec.kinds import MODEL, draws_samples
+from jobs.spec.precisions import Precision
 from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
 from jobs.training.batches import Batches
@@ -51,6 +53,39 @@ def random_images(spec: Spec, count: int) -> ImageData:
     data, random = spec.data, np.random.default_rng(0)
     images = random.integers(0, 256, (count, data.image_size, data.image_size, data.channels), dtype=np.uint8)
     return ImageData(images, random.integers(0, data.num_classes, count) if data.class_cond else None, [], "random")
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a trained network is used: by the stage sample or, of a kind that draws no samples, by the stage evaluate."""
+
+    stage: str
+    batch_size: int
+    precision: Precision
+
+
+def use_of(spec: Spec) -> Use:
+    """Return how the trained network of `spec` is used."""
+    if draws_samples(spec):
+        return Use("sample", spec.sample.batch_size, spec.sample.precision)
+    return Use("evaluate", spec.evaluate.batch_size, "fp32")
+
+
+def using_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:
+    """One step of `use_of` with the settings of `variant`."""
+    return (sampling_work if draws_samples(spec) else forward_work)(spec, network, variant, device)
+
+
+def forward_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:
+    """One forward pass of the network on noise, at time 0."""
+    data, forward = spec.data, autocasting(network, variant.precision)
+    x = torch.randn(variant.batch_size, data.channels, data.image_size, data.image_size, device=device,
+                    generator=generator_for(device, "bench"))
+
+    def work() -> object:
+        with torch.no_grad(), computing_in(variant.precision, device):
+            return forward(x, x.new_zeros(len(x)))
+    return work
 
 
 def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:

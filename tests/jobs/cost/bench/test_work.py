@@ -1,12 +1,13 @@
 """The steps that are timed are the stages' own steps, with the settings of the variant."""
 
 import torch
+from small_classifier import classifier_spec
 
 from diffusion.networks.encoder import Block
 from jobs.cost.bench import work as bench_work
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.measure import measure_sampling
-from jobs.cost.bench.work import random_images, sampling_work, training_work
+from jobs.cost.bench.work import Use, random_images, sampling_work, training_work, use_of
 from jobs.kinds.diffusion.build import build_network
 from jobs.sampling.loop import steps_of_chunk
 from jobs.spec.kinds import MODEL
@@ -57,3 +58,12 @@ def test_what_is_timed_is_a_reverse_step_of_the_variant(spec):
         for _ in range(spec.diffusion.diffusion_steps + 1):  # the chain begins anew
             work()
     assert seen == [(3, torch.float32, False)] * 41 + [(5, torch.bfloat16, False)] * 41
+
+
+def test_of_a_kind_that_draws_no_samples_the_forward_pass_of_its_evaluation_is_timed(spec, short):
+    classifier = classifier_spec()
+    assert use_of(classifier) == Use("evaluate", 4, "fp32") and use_of(spec).stage == "sample"
+    rates, flops = measure_sampling(classifier, CPU, ["fp32", "bf16"], short, True, True)
+    assert {(rate.precision, rate.batch_size) for rate in rates} == {
+        (precision, size) for precision in ("fp32", "bf16") for size in (4, 2, 1)}
+    assert all(rate.per_second for rate in rates) and flops > 0
