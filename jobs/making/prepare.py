@@ -93,8 +93,8 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
 
 def check_folder(out: Path, run: RunDir) -> None:
     """Raise UserError unless `out` can become the folder of the pictures, or may be one of an earlier call."""
-    if out.resolve().is_relative_to(run.path.resolve()):
-        raise UserError(f"--out {out}: lies in the folder of the run, in which only the run itself writes; name another folder")
+    if inside := next((folder for folder in (out.resolve(), *out.resolve().parents) if RunDir(folder).spec_file.is_file()), None):
+        raise UserError(f"--out {out}: lies in the folder of a run, {inside}, in which only the run itself writes; name another")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: not a folder; name a new folder")
     if out.resolve() == Path.cwd().resolve():

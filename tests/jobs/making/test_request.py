@@ -94,16 +94,26 @@ def test_a_folder_that_is_no_run(drawing_run, refused):
 
 
 @pytest.mark.parametrize("out, message", [
-    ("RUN/pictures", "lies in the folder of the run, in which only the run itself writes; name another folder"),
-    ("RUN", "lies in the folder of the run, in which only the run itself writes; name another folder"),
     (".", "the current folder; name a new folder"),
     ("small.yaml", "not a folder; name a new folder"),
+    ("small.yaml/a", "cannot be made, because HERE/small.yaml is no folder"),
     ("runs", "has files in it that `iddpm make` did not write; name a new folder"),
+    ("RUN/pictures", "lies in the folder of a run, RUN, in which only the run itself writes; name another"),
+    ("RUN", "lies in the folder of a run, RUN, in which only the run itself writes; name another"),
+    ("OTHER/checkpoints", "lies in the folder of a run, OTHER, in which only the run itself writes; name another"),
 ])
-def test_folders_that_pictures_do_not_go_to(drawing_run, refused, out, message):
-    run = drawing_run()
-    out = out.replace("RUN", str(run.path))
+def test_folders_that_pictures_do_not_go_to(drawing_run, make_run, refused, out, message):
+    run, other = drawing_run(), make_run(folder="others")
+    places = {"RUN": str(run.path), "OTHER": str(other.path), "HERE": str(Path.cwd())}
+    for name, place in places.items():
+        out, message = out.replace(name, place), message.replace(name, place)
     assert refused(run, "--out", out) == f"--out {out}: {message}"
+
+
+def test_a_folder_that_cannot_be_written(drawing_run, refused, monkeypatch):
+    run = drawing_run()
+    monkeypatch.setattr("os.access", lambda path, mode, **options: not mode & os.W_OK)  # root may write everywhere
+    assert refused(run, "--out", "a/b") == f"--out a/b: cannot be made, because {Path.cwd()} cannot be written"
 
 
 def test_pictures_of_another_call_are_not_overwritten(drawing_run):
