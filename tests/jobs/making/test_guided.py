@@ -1,6 +1,7 @@
 """`iddpm make` of runs whose samples are guided: pictures are guided alike, and evaluations are counted with the guide's."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from command_line import iddpm_here
 from PIL import Image
 from small_classifier import CLASSIFIER_SPEC
 
+from diffusion.networks.unet import UNet
 from jobs.kinds.protocol import model_of
 from jobs.run.checkpoints import save_checkpoint
 from jobs.run.directory import RunDir
@@ -60,6 +62,29 @@ def test_classifier_free_guidance_counts_and_matters_everywhere(drawing_run, pic
             assert f" {evaluations} evaluations of the network" in text
     name = "reconstruction.png" if work == "encode" else "picture-000.png"
     assert (pixels(f"a/{name}") != pixels(f"b/{name}")).any()
+
+
+@pytest.mark.parametrize("interval", ["null", "[0.5, 3]"])
+@pytest.mark.parametrize("sampler", ["ancestral", "heun"])
+@pytest.mark.parametrize("work, arguments, evaluations", WORKS)
+def test_the_evaluations_that_are_told_are_those_that_were_made(drawing_run, picture, mask, monkeypatch, work, arguments,
+                                                                evaluations, interval, sampler):
+    guidance = f"sample.guidance={{kind: classifier_free, scale: 3, interval: {interval}}}"
+    run, rows = drawing_run("train.label_dropout=0.1", guidance, f"sample.sampler={sampler}"), []
+
+    def counted(self, x, *arguments, **options):
+        rows.append(len(x))
+        return forward(self, x, *arguments, **options)
+    forward = UNet.forward
+    monkeypatch.setattr(UNet, "forward", counted)
+    asked = asked_of(arguments, picture, mask, work)
+    more = ["--num", 2] if work == "interpolate" else []
+    text = iddpm_here("make", run.path, "--out", "a", *asked, *more)
+    told = int(re.search(r" ([0-9]+) evaluations", text)[1])
+    if work == "interpolate":  # one picture is encoded, with three rounds for each step of decoding, and then two are decoded
+        assert told == sum(rows) - told // 4
+    else:
+        assert told == sum(rows)
 
 
 def test_a_classifier_guides_a_network_without_classes_to_the_labels(drawing_run, classifier, picture):
