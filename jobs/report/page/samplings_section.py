@@ -1,5 +1,6 @@
 """The section on samplings: which is the cheapest that is as good, charts over evaluations and guidance, a table of all."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 from jobs.quantities import figure
@@ -45,8 +46,7 @@ def _table(study: StudyReport) -> Table:
     trained = len(study.ways) > 1
     samples = {entry.run.samples for _, way in ways for entry in way.entries}
     heads: Row = ["sampling", *(["training"] if trained else []), Cell("evaluations", "of networks, a sample"),
-                  *(Cell(title_of(key, [way for _, way in ways]), "higher is better" if key in HIGHER_IS_BETTER else
-                         "lower is better") for key in metrics), Cell("beside the full chain", "by FID"),
+                  *(_head(key, [way for _, way in ways]) for key in metrics), Cell("beside the full chain", "by FID"),
                   Cell("wall time", f"{samples.pop():,} samples" if len(samples) == 1 and None not in samples else "its samples"),
                   Cell("wall time", f"{PUBLISHED_SAMPLES:,} samples")]
     rows: list[Row] = []
@@ -60,6 +60,13 @@ def _table(study: StudyReport) -> Table:
         if comparison and way is comparison.cheapest:
             marked.append(number)
     return Table(heads, rows, sortable=True, marked=marked)
+
+
+def _head(metric: str, ways: Sequence[Way]) -> Cell:
+    """The name of a metric, with its features in the second line: columns stay narrow."""
+    name, _, features = title_of(metric, ways).partition(" (")
+    better = "higher is better" if metric in HIGHER_IS_BETTER else "lower is better"
+    return Cell(name, ", ".join(filter(None, [features.removesuffix(")"), better])))
 
 
 def _details(way: Way) -> str:

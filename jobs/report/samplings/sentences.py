@@ -89,20 +89,17 @@ def _saving(way: Way, full: Way) -> str:
     if way.seconds is None or full.seconds is None or not samples:
         return (f"It saves {share}; hours are not known, because no finished sampling stage was timed and there is no "
                 "bench-*.json of such a machine.")
-    saved, whole, times = full.seconds - way.seconds, full.seconds, PUBLISHED_SAMPLES / samples
-    text = f"It saves {_of_hours(saved, whole)} for {samples:,} samples"
-    if samples != PUBLISHED_SAMPLES:
-        text += f", {_of_hours(saved * times, whole * times)} for {PUBLISHED_SAMPLES:,}"
-    how = "wall time as the samples were drawn" if way.first.measured else "planned by the newest bench-*.json"
-    return f"{text} ({share}; {how})."
+    how = "as the samples were drawn" if way.first.measured else "planned by the newest bench-*.json"
+    counts = dict.fromkeys([samples, PUBLISHED_SAMPLES])
+    each = [_hours(way.seconds * count / samples, full.seconds * count / samples, count) for count in counts]
+    return f"It saves {' and '.join(each)}: {share}; wall time {how}."
 
 
-def _of_hours(saved: float, whole: float) -> str:
-    """Return "1.3 of 1.35 hours", or "0:05 of 0:06 minutes" where hours would be small parts."""
-    if whole < 360:
-        return f"{duration(saved)} of {duration(whole)} minutes"
-    digits = [f"{seconds / 3600:,.0f}" if seconds >= 3.6e6 else f"{seconds / 3600:.3g}" for seconds in (saved, whole)]
-    return f"{digits[0]} of {digits[1]} hours"
+def _hours(seconds: float, whole: float, samples: int) -> str:
+    """What is saved for so many samples: "125 hours for 50,000 samples (9:23 instead of 125:02:00)"."""
+    saved = (whole - seconds) / 3600
+    figures = f"{saved:,.0f}" if saved >= 1000 else f"{saved:.3g}"
+    return f"{figures} hours for {samples:,} samples ({duration(seconds)} instead of {duration(whole)})"
 
 
 def _rejected(comparison: Comparison, way: Way) -> str:

@@ -44,7 +44,7 @@ def test_the_section_has_the_verdict_the_charts_and_a_row_for_each_sampling(run)
     [marked] = table.marked
     assert table.rows[marked][0].text == "unipc, logsnr8"
     heads = [head.text for head in table.heads]
-    assert heads == ["sampling", "evaluations", "fid (classifier)", "precision", "recall", "label seen", "beside the full chain",
+    assert heads == ["sampling", "evaluations", "fid", "precision", "recall", "label seen", "beside the full chain",
                      "wall time", "wall time"]
     assert [row[heads.index("beside the full chain")].text for row in table.rows[:8]] == [
         "the full chain", "as good", "rejected", "as good", "rejected", "the cheapest as good", "rejected", "rejected"]
