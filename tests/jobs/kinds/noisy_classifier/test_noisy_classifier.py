@@ -16,13 +16,9 @@ from diffusion.losses import classification_losses, classification_terms
 from diffusion.networks.half_unet import HalfUNet
 from diffusion.networks.pools import POOLS
 from jobs.cost.count import run_cost, stored_bytes
-from jobs.data.dataset import open_data
-from jobs.data.pictures import to_x
-from jobs.errors import UserError
 from jobs.evaluation.evaluate import evaluate
 from jobs.kinds.foreign_weights import read_weights
 from jobs.kinds.noisy_classifier.build import build_network, build_process
-from jobs.kinds.noisy_classifier.guide import ClassifierFacts, classifier_facts, load_classifier
 from jobs.kinds.noisy_classifier.quarters import quarters
 from jobs.kinds.protocol import model_of
 from jobs.kinds.weight_files import export_weights
@@ -142,8 +138,7 @@ def test_evaluation_has_accuracy_and_cross_entropy_by_quarter(evaluated):
         assert found[key]["quarters"] == pytest.approx(terms[key].mean(axis=0)) and found[key]["data"] == "digits-test"
         assert found["headline"][{"accuracy_top5": "accuracy of the top 5", "cross_entropy": "cross entropy"}.get(key, key)] == (
             found[key]["value"])
-    loaded = load_classifier(evaluated, torch.device("cpu"))
-    assert found["weights_sha256"] == loaded.sha256
+    assert found["weights_sha256"] == sha256_of_weights(final_checkpoint(evaluated).weights("0.9"))
     # Nearly untrained: the cross entropy is near that of guessing, and does not vanish.
     assert terms["cross_entropy"].mean() == pytest.approx(np.log(10), rel=0.2)
     assert evaluated.is_done("evaluate") and evaluated.is_done("sample") and not evaluated.has_stage("sample")
@@ -154,29 +149,6 @@ def test_without_held_out_data_the_report_says_that_the_classifier_saw_the_examp
     assert alone(run, "train") == alone(run, "evaluate") == "done"
     found = read_json(run.evaluation)["accuracy"]
     assert found["data"] == "digits, on which it was trained" and found["examples"] == 1500
-
-
-def test_another_run_gets_the_averaged_network(evaluated):
-    loaded = load_classifier(evaluated, torch.device("cpu"))
-    weights = final_checkpoint(evaluated).weights("0.9")
-    assert loaded.facts == classifier_facts(evaluated) == ClassifierFacts(10, 40, "cosine", True, 8, 1)
-    assert loaded.sha256 == sha256_of_weights(weights) != sha256_of_weights(final_checkpoint(evaluated).weights(None))
-    assert not loaded.network.training and not any(each.requires_grad for each in loaded.network.parameters())
-    data = open_data("digits", 8, 1, 10)
-    x = to_x(torch.from_numpy(np.array(data.images[:3]))).permute(0, 3, 1, 2).requires_grad_()
-    logits = loaded.network(x, torch.tensor([0.0, 500.0, 975.0]))
-    fresh = build_network(evaluated.spec)
-    fresh.load_state_dict(weights)
-    torch.testing.assert_close(logits, fresh.eval()(x, torch.tensor([0.0, 500.0, 975.0])))
-    assert logits.shape == (3, 10)
-    assert torch.autograd.grad(logits.log_softmax(1)[:, 0].sum(), x)[0].abs().sum() > 0
-
-
-def test_only_a_trained_classifier_is_loaded(make_classifier, make_run):
-    with pytest.raises(UserError, match="a run of kind diffusion, not of kind noisy_classifier"):
-        classifier_facts(make_run())
-    with pytest.raises(UserError, match="training is not finished"):
-        load_classifier(make_classifier(), torch.device("cpu"))
 
 
 def test_its_weights_leave_and_come_back_in_the_layout_of_the_reference(evaluated, tmp_path, golden):
