@@ -14,6 +14,7 @@ from diffusion.networks.half_unet import HalfUNet
 from diffusion.networks.pools import POOLS
 from diffusion.networks.unet import UNet
 from jobs.errors import UserError
+from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.told_by_shapes import told_of_half_unet, told_of_unet, untold_by_weights
 from jobs.kinds.foreign_settings import settled
 from jobs.kinds.foreign_weights import open_weights, read_state_dict
@@ -215,3 +216,20 @@ def test_other_weights_are_refused_for_what_they_are(spec_file):
     torch.save({"layer.weight": torch.zeros(2)}, "other.pt")
     with pytest.raises(UserError, match="other.pt: weights of another network: missing time_embed.0.weight"):
         import_run(Path("other.pt"), spec_file(model={"channel_mult": [1], "attention_resolutions": []}), [], Path("runs"), None)
+
+
+@pytest.mark.parametrize("name", ["adm_new_order", "adm_half_width", "iddpm_heads_upsample"])
+def test_a_network_of_the_reference_is_imported_and_gives_its_numbers(golden, spec_file, name):
+    facts = golden.facts("adm_unets")[name]
+    torch.save(golden.formula_weights(facts["state_dict"]), "model000012.pt")
+    heads = {key: facts[key] if facts[key] != -1 else None for key in ("num_heads", "num_head_channels", "num_heads_upsample")}
+    spec = spec_file(data={"path": "digits", "image_size": facts["image_size"]}, evaluate={"metrics": []},
+                     model=heads | {"use_new_attention_order": facts["use_new_attention_order"]})
+    import_run(Path("model000012.pt"), spec, [], Path("runs"), None)
+    run = RunDir(Path("runs/small/run"))
+    network = build_network(run.spec).eval()
+    network.load_state_dict(final_checkpoint(run).weights("0.9"))
+    arrays = golden.tensors("adm_unets")
+    with torch.no_grad():
+        out = network(arrays[f"{name}_x"], arrays[f"{name}_t"], arrays.get(f"{name}_y"))
+    assert (out - arrays[f"{name}_out"]).norm() <= 1e-5 * out.norm()

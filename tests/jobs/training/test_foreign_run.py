@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffusion.losses import training_losses
 from jobs.errors import UserError
@@ -246,3 +247,22 @@ def test_a_spec_that_ends_before_the_folder_is_refused(folder):
     imported()
     with pytest.raises(UserError, match="has a checkpoint of step 3; import into a new run"):
         imported()
+
+
+@pytest.mark.slow
+def test_a_folder_of_our_own_state_ends_with_the_weights_of_the_run_that_it_is_from(make_run, alone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = make_run("model.dropout=0.5", "model.resblock_updown=true", "train.keep_interval=4", "evaluate.nll_examples=0")
+    assert alone(whole, "train") == "done"
+    saved, there = whole.checkpoints / "step-00000004", Path("there")
+    there.mkdir()
+    torch.save(load_file(saved / "model.safetensors"), there / "model000004.pt")
+    torch.save(load_file(saved / "ema-0.9.safetensors"), there / "ema_0.9_000004.pt")
+    torch.save(torch.load(saved / "training.pt", weights_only=True)["optimizer"][MODEL], there / "opt000004.pt")
+    import_run(there, whole.spec_file, ["name=again"], Path("runs"), None)
+    again = RunDir(Path("runs/again/run"))
+    assert alone(again, "train") == "done"
+    for name in ("model.safetensors", "ema-0.9.safetensors"):
+        ours, theirs = (load_file(run.checkpoints / "step-00000012" / name) for run in (again, whole))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    assert alone(again, "sample") == "done" and again.samples_h5.is_file()
