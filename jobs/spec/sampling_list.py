@@ -116,7 +116,7 @@ class _Choice:
 
 def _choices(value: Any, types: Sequence[Any], place: Place) -> list[_Choice]:
     """Return the values that `value`, written at `place` for a key of these types, stands for. Raises _Wrong."""
-    if isinstance(value, list) and (not any(map(_takes_list, types)) or any(isinstance(one, list) for one in value)):
+    if isinstance(value, list) and types and (not any(map(_takes_list, types)) or any(isinstance(one, list) for one in value)):
         if not value:
             raise _Wrong([(place, "must have at least one value")])
         found = [choice for index, one in enumerate(value) for choice in _one(one, types, (*place, index))]

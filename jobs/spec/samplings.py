@@ -1,5 +1,6 @@
 """The samplings of one run: a main one, and others for curves over training steps and over ways to sample."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -61,11 +62,14 @@ def listed_twice(spec: Spec) -> Iterator[tuple[str, str]]:
     if not draws_samples(spec):
         return
     places = {sampling: "evaluate.respacings" for sampling in _without_listed(spec)} | {main_sampling(spec): "the main sampling"}
+    several = Counter(each.number for each in listed(spec))
     for each in listed(spec):
         sampling, key = _of_listed(spec, each), f"evaluate.samplings[{each.number}]"
-        if sampling in places:
-            yield key, f"samples as {places[sampling]} does, and counts once" if places[sampling] != key else (
-                "has two values that sample alike, which count once")
+        if places.get(sampling) == key:
+            yield key, "has two values that sample alike, which count once"
+        elif sampling in places:
+            which = "one of its ways samples" if several[each.number] > 1 else "samples"
+            yield key, f"{which} as {places[sampling]} does, and counts once"
         places.setdefault(sampling, key)
 
 

@@ -50,7 +50,7 @@ def test_they_follow_the_other_samplings_and_count_once(write):
                                           {"timestep_respacing": "20"}, {"seed": 3}]
     assert study.notes == (
         "x.yaml:9: evaluate.samplings[0]: samples as the main sampling does, and counts once",
-        "x.yaml:10: evaluate.samplings[1]: samples as evaluate.respacings does, and counts once",
+        "x.yaml:10: evaluate.samplings[1]: one of its ways samples as evaluate.respacings does, and counts once",
         "x.yaml:11: evaluate.samplings[2]: samples as evaluate.samplings[1] does, and counts once",
         "x.yaml:12: evaluate.samplings[3]: has two values that sample alike, which count once")
 
@@ -60,7 +60,7 @@ def test_they_follow_the_other_samplings_and_count_once(write):
     ("[ddim]", "evaluate.samplings[0]: must be a mapping of names to values (got ddim)"),
     ("[{}, {sampler: dim}]", "evaluate.samplings[1].sampler: must be 'ancestral'"),
     ("[{sampler: [ddim, dim]}]", "evaluate.samplings[0].sampler[1]: must be 'ancestral'"),
-    ("[{samplr: ddim}]", "evaluate.samplings[0].samplr: unknown key; did you mean `sampler`?"),
+    ("[{samplr: [ddim, x]}]", "evaluate.samplings[0].samplr: unknown key; did you mean `sampler`?"),
     ("[{seed: []}]", "evaluate.samplings[0].seed: must have at least one value"),
     ("[{seed: -1}]", "evaluate.samplings[0].seed: must be at least 0 (got -1)"),
     ("[{seed: [[1, 2]]}]", "evaluate.samplings[0].seed[0]: must be a whole number (got [1, 2])"),
