@@ -97,7 +97,7 @@ def test_everything_is_on_the_page_and_the_table_sorts(page, tmp_path):
     sorting = page.with_name("sorting.html")
     sorting.write_text(page.read_text().replace("</body>", SORT + "</body>"))
     dom = browse(sorting, tmp_path)
-    for section in ("runs", "effects", "training", "likelihood", "curves", "pictures", "cost", "reproduce"):
+    for section in ("runs", "effects", "training", "likelihood", "curves", "samplings", "pictures", "cost", "reproduce"):
         assert f'<section id="{section}">' in dom, section
     for title in ("Samples", "From data to noise", "From noise to a sample", "Nearest training images", "How it grows"):
         assert f"<h3>{title}</h3>" in dom
