@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -90,6 +91,8 @@ def test_export_takes_a_length_and_a_step(trained_once, tmp_path, monkeypatch):
         assert same_weights(dict(sorted(load_file("out.safetensors").items())), dict(sorted(weights.items())))
         with safe_open("out.safetensors", "pt") as file:
             assert {key: value for key, value in file.metadata().items() if key not in ("spec", "format")} == facts
+    said = iddpm_here("import", "out.safetensors", "--spec", run.spec_file, "name=imported", status=2)
+    assert "train.ema_sigma_rel: such averages begin with the first step" in said and not Path("runs/imported").exists()
     iddpm_here("export", run.path, "out.pt", "--ema-sigma-rel", 0.07)
     assert same_weights(dict(sorted(torch.load("out.pt", weights_only=True).items())),
                         dict(sorted(power_average(run, last, 0.07).items())))

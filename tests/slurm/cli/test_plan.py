@@ -11,8 +11,9 @@ from made_benches import RATES, SPEC, bench_of, planned_seconds, spec_with
 from paths import ROOT
 
 from jobs.cost.bench.file import Rate
-from jobs.cost.count import stored_bytes
+from jobs.cost.count import run_cost, stored_bytes
 from jobs.errors import UserError
+from jobs.quantities import size
 from jobs.spec.reading.file import load
 from jobs.storage.files import write_json
 from slurm.cli.plan import print_plan
@@ -55,6 +56,17 @@ def test_a_training_that_runs_share_counts_once(folder, capsys):
     first, second = load(Path("sweep.yaml")).runs[:2]
     assert found["stored_bytes"] == 2 * (stored_bytes(first.spec, [second.spec]) + stored_bytes(second.spec, None))
     assert "2 runs differ from another in nothing that training depends on" in planned(capsys, spec="sweep.yaml", as_json=False)
+
+
+def test_snapshots_of_averages_are_named(folder, capsys):
+    averages = ("train.ema_sigma_rel=[0.05, 0.1]", "train.ema_snapshots=8")
+    found, plain = planned(capsys, *averages), planned(capsys)
+    expected = run_cost(load(Path("spec.yaml"), averages).runs[0].spec).snapshots_bytes
+    assert (found["snapshots_bytes"], plain["snapshots_bytes"]) == (expected, 0) and expected > 0
+    assert found["stored_bytes"] - plain["stored_bytes"] > expected  # checkpoints have the averages, too
+    said = " ".join(planned(capsys, *averages, as_json=False).split())
+    assert f"on disk ({size(expected)} of them snapshots of averages)" in said
+    assert "snapshots" not in planned(capsys, as_json=False)
 
 
 def test_each_sampling_has_its_evaluations_and_its_time(folder, capsys):
