@@ -53,7 +53,7 @@ def test_another_number_of_samples_computes_what_is_missing_and_equals_a_fresh_r
     fresh = trained(make_run(*settings, f"sample.num_samples={after}", folder="b"))
     for each in (again, fresh):
         assert alone(each, "sample") == "done" and alone(each, "evaluate") == "done"
-    assert results(again) == results(fresh) and len(results(again)) == 4 + 2
+    assert results(again) == results(fresh) and len(results(again)) == 4 + 2 * 2
     assert read_json(again.evaluation) == read_json(fresh.evaluation) and again.is_done("evaluate")
     new = chunks(again)
     folders = ["", "step-00000012,ancestral,7/", "step-00000012,ddim,7/"]
