@@ -73,7 +73,8 @@ class DiffusionKind:
 
     def sampling_attributes(self, spec: DiffusionSpec) -> dict[str, str | int]:
         return {"sampler": spec.sample.sampler, "timestep_respacing": spec.sample.timestep_respacing,
-                "diffusion_steps": spec.diffusion.diffusion_steps}
+                "diffusion_steps": spec.diffusion.diffusion_steps,
+                **({"guidance": spec.sample.guidance.model_dump_json()} if spec.sample.guidance else {})}
 
     def identity(self, spec: DiffusionSpec) -> dict[str, dict]:
         return {"model": network_identity(spec.model), "diffusion": spec.diffusion.model_dump(exclude=set(OF_TRAINING))}

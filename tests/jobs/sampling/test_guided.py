@@ -109,6 +109,8 @@ def test_a_guide_is_its_sha256_and_never_its_path(make_guided, alone, classifier
     assert alone(run, "sample") == "done"
     with h5py.File(run.samples_h5) as file:
         settings = json.loads(file.attrs["settings"])
+        assert json.loads(file.attrs["guidance"]) == {"kind": "classifier", "run": str(classifier.path), "scale": 8.0,
+                                                      "interval": None}
     weights = sha256_of_weights(torch_weights(classifier, "0.9"))
     assert settings["guide"] == {"weights_sha256": weights, "classes": 10}
     assert settings["sample"]["guidance"] == {"kind": "classifier", "scale": 8.0, "interval": None}
