@@ -51,7 +51,7 @@ def _count(text: str, timestep_respacing: str) -> int:
 def _log_snr(diffusion_steps: int, wanted: int, noise_schedule: str) -> list[int]:
     if wanted > diffusion_steps:
         raise ValueError(f"logsnr{wanted}: there are {diffusion_steps} steps to choose from")
-    lambdas = _lambdas(noise_schedule, diffusion_steps)
+    lambdas = lambdas_of(noise_schedule, diffusion_steps)
     usable = lambdas[lambdas >= LOWEST_LAMBDA]
     if not len(usable):
         raise ValueError(f"logsnr{wanted}: no step of a {noise_schedule} schedule with {diffusion_steps} steps has a lambda of "
@@ -65,7 +65,7 @@ def _log_snr(diffusion_steps: int, wanted: int, noise_schedule: str) -> list[int
 
 
 @lru_cache(maxsize=4)
-def _lambdas(noise_schedule: str, diffusion_steps: int) -> np.ndarray:
+def lambdas_of(noise_schedule: str, diffusion_steps: int) -> np.ndarray:
     """Half the log of the signal-to-noise ratio at each step, [T], falling. Kept: a check of a spec asks several times."""
     return half_log_snr(alphas_cumprod_of(betas_of(noise_schedule, diffusion_steps)))
 

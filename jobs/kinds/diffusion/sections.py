@@ -8,7 +8,7 @@ from pydantic import Field
 from diffusion.loss_weights import LOSS_WEIGHTS
 from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS
 from diffusion.parameterisation import PARAMETERISATIONS
-from diffusion.respacing import space_timesteps
+from diffusion.respacing import lambdas_of, space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.guidance_section import ClassifierGuidance, Guidance
 from jobs.kinds.diffusion.network_section import (
@@ -180,6 +180,10 @@ def _chains(spec: DiffusionSpec) -> list[Contradiction]:
             kept_steps(spec, chain)
         except ValueError as error:
             found.append((key, str(error)))
+    if not found:
+        process, kept = spec.diffusion, kept_steps(spec, spec.sample.timestep_respacing)
+        if unfit := SAMPLERS[spec.sample.sampler].unfit(lambdas_of(process.noise_schedule, process.diffusion_steps)[kept]):
+            found.append(("sample.timestep_respacing", unfit))
     return found
 
 

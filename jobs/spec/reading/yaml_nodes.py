@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from jobs.errors import UserError
-from jobs.terminal import printable
+from jobs.storage.names import shortened
 
 # What a file may hold at most: far more than a person writes, and read within a second or two.
 MAX_BYTES = 1_000_000
@@ -23,6 +23,7 @@ MAX_DEPTH = 50
 MAX_INT = 2 ** 63 - 1
 MAX_COMPLAINTS = 50
 MAX_PATH = 200  # characters of a path in a message
+MAX_SHOWN = 80  # of a key
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class _Builder:
             if not isinstance(key, str):
                 self.complaints.append(f"{location}: keys must be text; put this one in quotes")
             elif key in own:
-                self.complaints.append(f"{location}: {shortened(key)}: given twice; first at {own[key].location}")
+                self.complaints.append(f"{location}: {shortened(key, MAX_SHOWN)}: given twice; first at {own[key].location}")
             else:
                 own[key] = self.entry(value_node, location)
         return merged | own
@@ -179,12 +180,6 @@ def _is_usable(value: Any) -> bool:
     if isinstance(value, str):
         return not re.search("[\ud800-\udfff]", value)  # halves of a character, from an escape such as \ud800
     return not isinstance(value, int) or -MAX_INT <= value <= MAX_INT
-
-
-def shortened(text: str, most: int = 80) -> str:
-    """Return at most `most` characters of `text`, for messages; control characters are written out."""
-    shown = printable(text[:most])
-    return shown if len(text) <= most else f"{shown}..."
 
 
 def parse(text: str, location: Callable[[int], str]) -> Entry | None:

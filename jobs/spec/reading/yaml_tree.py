@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
-from jobs.spec.reading.yaml_nodes import MAX_PATH, Entry, is_a_file, parse, read_text, shortened
+from jobs.spec.reading.yaml_nodes import MAX_PATH, Entry, is_a_file, parse, read_text
+from jobs.storage.names import shortened
 from jobs.storage.paths import expanded
 
 KeyPath = tuple[str | int, ...]

@@ -8,10 +8,10 @@ import torch
 from solver_chains import ending_at, no_noise
 
 from diffusion.gaussian import GaussianDiffusion
-from diffusion.respacing import space_timesteps
+from diffusion.respacing import lambdas_of, space_timesteps
 from diffusion.samplers.chain import final
 from diffusion.samplers.denoiser import Denoiser
-from diffusion.samplers.table import sampler_function
+from diffusion.samplers.table import SAMPLERS, sampler_function
 from diffusion.schedules import alphas_cumprod_of, betas_of, half_log_snr
 
 T = 1000
@@ -93,3 +93,12 @@ def test_a_cosine_chain_that_starts_at_its_last_timestep_wastes_its_steps(truth,
     assert lambdas[clipped[-1]] >= -5.1 > lambdas[clipped[-1] + 1]
     assert apart(solved("cosine", sampler, from_the_last), truth["cosine"]) \
         > 1.5 * apart(solved("cosine", sampler, clipped), truth["cosine"])
+
+
+@pytest.mark.parametrize("schedule, chain, fits", [
+    ("cosine", "20", False), ("cosine", "quad20", False), ("cosine", "logsnr2", False), ("cosine", "", True),
+    ("cosine", "logsnr10", True), ("linear", "20", True), ("linear", "1", True)])
+def test_heun_is_refused_over_chains_whose_first_step_overshoots(schedule, chain, fits):
+    lambdas = lambdas_of(schedule, 1000)[space_timesteps(1000, chain, schedule)]
+    assert (SAMPLERS["heun"].unfit(lambdas) is None) is fits
+    assert all(SAMPLERS[name].unfit(lambdas) is None for name in SAMPLERS if name != "heun")

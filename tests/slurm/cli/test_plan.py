@@ -70,7 +70,8 @@ def test_snapshots_of_averages_are_named(folder, capsys):
 
 
 def test_each_sampling_has_its_evaluations_and_its_time(folder, capsys):
-    settings = ("evaluate.samplings=[{sampler: ddim, timestep_respacing: [40, 10]}, {sampler: heun, timestep_respacing: 10}]",)
+    listed = "[{sampler: ddim, timestep_respacing: [40, 10]}, {sampler: heun, timestep_respacing: logsnr10}]"
+    settings = (f"evaluate.samplings={listed}",)
     found = planned(capsys, *settings)["samplings"]
     # The full chain of 400 steps takes the two ranks 24 s: three chunks, of which one rank takes two.
     assert [(each["evaluations"], round(each["seconds"]["median"], 6)) for each in found] == [
