@@ -17,6 +17,9 @@ LOWEST_LAMBDA = -5.1
 """Of the first step of `logsnrN`, at least. The last steps of a cosine schedule have far lower ones: a grid from there would
 spend its steps where nothing of the image shows yet."""
 
+LONGEST_SHOWN = 60
+"""Characters of a text that a message repeats."""
+
 
 def space_timesteps(diffusion_steps: int, timestep_respacing: str, noise_schedule: str) -> list[int]:
     """The timesteps that the chain keeps, ascending, out of 0 .. diffusion_steps - 1.
@@ -42,9 +45,9 @@ def space_timesteps(diffusion_steps: int, timestep_respacing: str, noise_schedul
 
 
 def _count(text: str, timestep_respacing: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"{timestep_respacing!r} is not a respacing; write \"250\", \"10,15,20\", \"ddim50\", \"logsnr20\" or "
-                         "\"quad20\"")
+    if not re.fullmatch(r" *0{0,9}[1-9][0-9]{0,17} *", text, re.ASCII):  # the text names folders, which have at most 255 bytes
+        shown = timestep_respacing if len(timestep_respacing) <= LONGEST_SHOWN else f"{timestep_respacing[:LONGEST_SHOWN]}..."
+        raise ValueError(f"{shown!r} is not a respacing; write \"250\", \"10,15,20\", \"ddim50\", \"logsnr20\" or \"quad20\"")
     return int(text)
 
 

@@ -26,7 +26,14 @@ class Sampling:
     """Settings that replace those of the spec's `sample` section; () for none."""
 
     def __hash__(self) -> int:
-        return hash((self.step, tuple(key for key, _ in self.changes)))  # a value may be a list
+        return hash((self.step, tuple((key, _hashable(value)) for key, value in self.changes)))
+
+
+def _hashable(value: Any) -> Any:
+    """Return what is equal for equal values of a spec, and has a hash: a value may be a list, or a section with lists."""
+    if isinstance(value, BaseModel):
+        return tuple(_hashable(inner) for _, inner in value)
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 WEIGHTS_BY = ("ema_rate", "ema_sigma_rel")

@@ -74,6 +74,19 @@ def test_a_malformed_chain_is_named(text):
     assert repr(text) in str(error.value) and '"logsnr20"' in str(error.value) and '"quad20"' in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["logsnr\uff15", "\u0665", "logsnr\u20033", "00000000000000005"])
+def test_digits_are_those_of_ascii_and_few_are_zeros_in_front(text):  # the text is part of a folder's name
+    with pytest.raises(ValueError, match="is not a respacing; write"):
+        space_timesteps(100, text, "linear")
+
+
+@pytest.mark.parametrize("text", ["9" * 4000, "quad" + "9" * 4000, "1," * 2000])
+def test_a_long_text_is_not_repeated_whole(text):
+    with pytest.raises(ValueError, match="is not a respacing; write") as error:
+        space_timesteps(100, text, "linear")
+    assert len(str(error.value)) < 200
+
+
 @pytest.mark.parametrize("text", ["logsnr1000000000000", "quad1000000000000"])
 def test_a_chain_of_absurd_length_is_refused_at_once(text):
     with pytest.raises(ValueError, match="there are 4000 steps to choose from"):

@@ -50,12 +50,12 @@ class Diffusion(Process):
     loss: Annotated[str, OneOf(LOSSES)] = "hybrid"
     loss_weight: Annotated[str, OneOf(LOSS_WEIGHTS)] = "none"
     """Of the mean squared error at each step. A learned variance keeps its own term, which has no weight."""
-    min_snr_gamma: Annotated[float, Field(gt=0)] = 5.0
+    min_snr_gamma: Annotated[float, Field(gt=0, le=1_000_000_000)] = 5.0
     """For loss_weight: min_snr alone."""
-    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
+    p2_gamma: Annotated[float, Field(ge=0, le=10)] = 1.0
     """For loss_weight: p2 alone, as p2_k is."""
-    p2_k: Annotated[float, Field(gt=0)] = 1.0
-    input_perturbation: Annotated[float, Field(ge=0)] = 0.0
+    p2_k: Annotated[float, Field(gt=0, le=1_000_000_000)] = 1.0
+    input_perturbation: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Train on x_t with so much more noise, as a share of the noise that the network shall predict; 0: none."""
     predict: Annotated[str, OneOf(PARAMETERISATIONS)] = "epsilon"
     sigma_small: bool = False

@@ -14,7 +14,7 @@ from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump, parse_frozen
 from jobs.spec.sampling_list import MOST, Listed, _choices
 from jobs.spec.sampling_names import folder_name, in_words
-from jobs.spec.samplings import by_weights, differing, main_sampling, sampling_facts, samplings, with_sampling
+from jobs.spec.samplings import Sampling, by_weights, differing, main_sampling, sampling_facts, samplings, with_sampling
 
 SPEC = SMALLEST + "diffusion: {diffusion_steps: 100}\n"
 
@@ -174,6 +174,13 @@ def test_no_two_samplings_share_a_folder(tmp_path_factory, entries):
     folders = [run.samples_folder(sampling).name for sampling in samplings(run.spec)]
     assert len(set(map(str.lower, folders))) == len(folders) == len(set(samplings(run.spec)))
     assert all(re.fullmatch(r"[A-Za-z0-9.,_=+-]{1,200}", name) for name in folders)
+
+
+def test_a_thousand_samplings_that_differ_in_one_value_have_unlike_hashes(listed):
+    several = samplings(listed("[{guidance: {kind: autoguidance, at: 1, interval: [[0.1, 1], [0.2, 2]], "
+                     f"scale: [{', '.join(str(1 + one / 100) for one in range(1, 501))}]}}}}]"))
+    assert len(set(map(hash, several))) == len(several) == 1001
+    assert hash(Sampling(1, (("at", [1, "last"]),))) == hash(Sampling(1, (("at", [1, "last"]),)))
 
 
 def test_facts_count_evaluations_and_say_what_differs(listed):
