@@ -24,7 +24,7 @@ def chain(case: dict) -> GaussianDiffusion:
     steps = case["diffusion_steps"]
     return GaussianDiffusion(betas_of(case["noise_schedule"], steps), variance="learned_range",
                              rescale_timesteps=case["rescale_timesteps"],
-                             timesteps=space_timesteps(steps, case["timestep_respacing"]))
+                             timesteps=space_timesteps(steps, case["timestep_respacing"], case["noise_schedule"]))
 
 
 def assert_agrees(denoise: Denoiser, case: dict, expected: dict, name: str, kept: list[int]) -> None:
