@@ -99,6 +99,9 @@ def read_optimizer(file: Path) -> dict[str, Any]:
     groups = content.get("param_groups")
     if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
         raise problem
+    numbers = groups[0].get("params", [])
+    if not isinstance(numbers, list) or numbers != list(range(len(numbers))):
+        raise UserError(f"{file}: its parameters are not numbered 0, 1, ... as torch numbers those of a network")
     for name, ours in SETTINGS.items():
         theirs = groups[0].get(name, ours)
         if theirs != ours and theirs != list(ours if isinstance(ours, tuple) else ()):
@@ -154,13 +157,14 @@ def _moments(file: Path, state: Mapping[Any, Any], shapes: Mapping[str, torch.Si
     order = {name: number for number, name in enumerate(shapes)}
     found: dict[int, dict[str, Tensor]] = {}
     for entry, names in groups:
-        step = entry.get("step")
-        count = float(step) if isinstance(step, int | float) or isinstance(step, Tensor) and step.numel() == 1 else -1.0
+        count = _count(entry.get("step"))
         if not 0 <= count < 2 ** 24:  # beyond, float32 counts no more
             raise UserError(f"{file}: its AdamW does not say how many updates it has done")
         flat = {name: entry[name].detach().to(torch.float32).flatten() for name in MOMENTS}
         if problem := not_finite(flat):
             raise UserError(f"{file}: {problem}")
+        if bool((flat["exp_avg_sq"] < 0).any()):
+            raise UserError(f"{file}: exp_avg_sq of {names[0]} has negative values; it is a mean of squares")
         start = 0
         for name in names:
             end = start + shapes[name].numel()
@@ -168,6 +172,13 @@ def _moments(file: Path, state: Mapping[Any, Any], shapes: Mapping[str, torch.Si
                                                                    for moment, values in flat.items()}
             start = end
     return dict(sorted(found.items()))
+
+
+def _count(step: Any) -> float:
+    """Return a number, or a tensor of one number, as a float; -1 for anything else."""
+    if isinstance(step, Tensor) and step.numel() == 1 and step.layout == torch.strided and not step.is_complex():
+        return float(step)
+    return float(step) if isinstance(step, int | float) else -1.0
 
 
 def _groups(file: Path, state: Mapping[Any, Any],

@@ -223,6 +223,9 @@ def test_the_newest_whole_step_is_taken_and_another_on_demand(golden, folder, ca
      r"time_embed.0.bias of the spec's network is \(256,\)"),
     (lambda: changed(lambda saved: saved["state"][1]["exp_avg"].fill_(float("nan"))), "exp_avg: 256 of 256 values are not"),
     (lambda: changed(lambda saved: saved["state"][1].update(step=-1)), "does not say how many updates it has done"),
+    (lambda: changed(lambda saved: saved["state"][1].update(step=torch.tensor(1j))), "does not say how many updates"),
+    (lambda: changed(lambda saved: saved["state"][1]["exp_avg_sq"].sub_(1)), "exp_avg_sq of time_embed.0.bias has neg"),
+    (lambda: changed(lambda saved: saved["param_groups"][0]["params"].reverse()), "its parameters are not numbered 0, 1, ..."),
     (lambda: changed(lambda saved: saved["param_groups"][0].update(eps=1e-6)), "its AdamW has eps 1e-06; training here"),
     (lambda: Path("there/opt000003.pt").write_bytes(b"junk"), "opt000003.pt: not a plain state dict"),
 ])
