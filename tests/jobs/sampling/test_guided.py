@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from broken_sampling import die_in_the_first_chunk
 from noisy_runs import noisy_weights, same, samples, save_weights, trained
 
 from jobs.errors import Busy, UserError
@@ -25,7 +23,7 @@ from jobs.storage.files import read_json
 
 pytest_plugins = ["small_classifier"]
 
-SHORT = ("sample.timestep_respacing=6", "sample.num_samples=6", "evaluate.nll_examples=0")  # six steps, two chunks
+SHORT = ("sample.timestep_respacing=logsnr6", "sample.num_samples=6", "evaluate.nll_examples=0")  # six steps, two chunks
 WITH_NULL_CLASS = "train.label_dropout=0.2"
 
 
@@ -62,19 +60,6 @@ def make_guided(make_run, classifier):
 
 
 KINDS = ("classifier_free", "classifier", "autoguidance", "another run")
-DIES = """
-import os, signal, runpy, sys
-import jobs.sampling.loop as loop
-loop.SAVE_EVERY_S, loop.TELL_EVERY, save, saved = 0.0, 1, loop.save_partial, []
-def save_and_die(*arguments):
-    save(*arguments)
-    saved.append(1)
-    if len(saved) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-loop.save_partial = save_and_die
-sys.argv = ["stage", "sample", sys.argv[1]]
-runpy.run_module("jobs.stage", run_name="__main__")
-"""
 
 
 @pytest.mark.slow
@@ -85,8 +70,7 @@ def test_kill_9_within_a_guided_chain_and_another_number_of_ranks_change_no_byte
     run, unbroken = (make_guided(kind, f"sample.sampler={sampler}", folder=name, interval=[0, 20])
                      for name in ("run", "unbroken"))
     assert alone(unbroken, "sample") == "done"
-    assert subprocess.run([sys.executable, "-c", DIES, run.path], capture_output=True).returncode == -signal.SIGKILL
-    assert [file.name for file in run.samples.iterdir()] == ["partial-00000.h5"]  # three of six steps of the first chunk
+    die_in_the_first_chunk(run)  # after three of six steps
     assert ranks(run, "sample", 2) == 0
     assert same(run, unbroken)
 

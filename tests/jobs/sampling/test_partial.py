@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from broken_sampling import Killed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_runs import same, trained
@@ -19,22 +20,6 @@ from jobs.spec.samplings import samplings
 from jobs.storage.files import read_json
 
 SETTINGS = {"seed": 0}
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def walked(monkeypatch):
-    """The steps that the network saw, one after the other, each by the number of steps that are left behind it."""
-    seen, steps = [], jobs.sampling.loop.steps_of_chunk
-    def counted(*arguments):
-        for step in steps(*arguments):
-            seen.append(step.left)
-            yield step
-    monkeypatch.setattr(jobs.sampling.loop, "steps_of_chunk", counted)
-    return seen
 
 
 @pytest.fixture

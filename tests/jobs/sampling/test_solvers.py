@@ -1,12 +1,10 @@
 """Chains of the solvers through the sampling stage: stopped or killed at any step, and on any number of ranks, equal samples."""
 
-import signal
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
+from broken_sampling import Killed, die_in_the_first_chunk
 from noisy_runs import same, samples, trained
 
 import jobs.sampling.loop
@@ -22,22 +20,9 @@ STATES = {"ancestral": {"x"}, "ddim": {"x"}, "heun": {"x"}, "dpmpp_2m": {"x", "b
           "unipc": {"x", "corrected", "before", "earlier"}}
 
 
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def walked(monkeypatch):
-    """The steps that sampling took, one after the other, each by the number of steps that are left behind it."""
-    seen, steps = [], jobs.sampling.loop.steps_of_chunk
-
-    def counted(*arguments):
-        for step in steps(*arguments):
-            seen.append(step.left)
-            yield step
-    monkeypatch.setattr(jobs.sampling.loop, "steps_of_chunk", counted)
+@pytest.fixture(autouse=True)
+def stops_after_any_step(monkeypatch):
     monkeypatch.setattr(jobs.sampling.loop, "TELL_EVERY", 1)
-    return seen
 
 
 @pytest.fixture
@@ -100,28 +85,12 @@ def test_killed_after_each_step_samples_are_the_same(make_run, alone, walked, af
     assert walked == 2 * [5, 4, 3, 2, 1, 0] and same(run, unbroken)
 
 
-DIES = """
-import os, signal, runpy, sys
-import jobs.sampling.loop as loop
-loop.SAVE_EVERY_S, loop.TELL_EVERY, save, saved = 0.0, 1, loop.save_partial, []
-def save_and_die(*arguments):
-    save(*arguments)
-    saved.append(1)
-    if len(saved) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-loop.save_partial = save_and_die
-sys.argv = ["stage", "sample", sys.argv[1]]
-runpy.run_module("jobs.stage", run_name="__main__")
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "unipc", "heun"])
 def test_kill_9_within_a_chain_and_another_number_of_ranks_change_no_byte(make_run, ranks, alone, sampler):
     run, unbroken = (trained(make_run(*SHORT, f"sample.sampler={sampler}", folder=name)) for name in ("run", "unbroken"))
     assert alone(unbroken, "sample") == "done"
-    assert subprocess.run([sys.executable, "-c", DIES, run.path], capture_output=True).returncode == -signal.SIGKILL
-    assert [file.name for file in run.samples.iterdir()] == ["partial-00000.h5"]  # three of six steps of the first chunk
+    die_in_the_first_chunk(run)  # after three of six steps
     assert ranks(run, "sample", 2) == 0
     assert same(run, unbroken)
 
