@@ -91,9 +91,14 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
                anew, sha256_of_file(request.mask) if request.mask else None)
 
 
+def is_a_run(folder: Path) -> bool:
+    """Return whether `folder` is that of a run. A user's own spec may be named spec.yaml, too."""
+    return all((folder / name).is_file() for name in ("spec.yaml", "provenance.json"))
+
+
 def check_folder(out: Path, run: RunDir) -> None:
     """Raise UserError unless `out` can become the folder of the pictures, or may be one of an earlier call."""
-    if inside := next((folder for folder in (out.resolve(), *out.resolve().parents) if RunDir(folder).spec_file.is_file()), None):
+    if inside := next((folder for folder in (out.resolve(), *out.resolve().parents) if is_a_run(folder)), None):
         raise UserError(f"--out {out}: lies in the folder of a run, {inside}, in which only the run itself writes; name another")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: not a folder; name a new folder")

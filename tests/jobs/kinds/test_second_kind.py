@@ -130,7 +130,8 @@ def test_its_samples_do_not_depend_on_interruptions_and_show_up_in_the_report(ma
     found = read_json(whole.evaluation)
     assert found["headline"].keys() == {"fid (pixels)", "reconstruction error"}
     assert found["reconstruction"]["value"] < 1 and (whole.path / "reconstruction.npz").exists()
-    assert found["curve"] == [{"step": 12, "sampling_steps": linear_kind.STEPS, "samples": 10,
+    assert found["curve"] == [{"step": 12, "sampling_steps": linear_kind.STEPS, "evaluations": linear_kind.STEPS, "differs": {},
+                               "samples": 10, "intervals": {},
                                "metrics": {"fid": found["metrics"]["fid"]["value"],
                                            "reconstruction error": found["reconstruction"]["value"]}}]
     page = report(whole.path.parent).read_text()
