@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 LARGEST_SIGMA_REL = 12 ** -0.5
 """Of the plain mean of all weights, whose gamma is 0. Every sigma_rel is smaller."""
+SMALLEST_SIGMA_REL = 1e-6
+"""Below any use: the weights themselves in a training of a million updates. Far smaller ones overflow."""
 
 
 _DIGITS = Context(prec=25)
@@ -34,10 +36,12 @@ class Profile(NamedTuple):
 def gamma_of(sigma_rel: float) -> float:
     """The exponent of the profile of that length: sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
 
-    Raises ValueError for a sigma_rel that is not between 0 and LARGEST_SIGMA_REL.
+    Raises ValueError for a sigma_rel below SMALLEST_SIGMA_REL, or not below LARGEST_SIGMA_REL.
     """
     if not 0 < sigma_rel < LARGEST_SIGMA_REL:
         raise ValueError(f"{sigma_rel} is not between 0 and {LARGEST_SIGMA_REL:.4f}, the sigma_rel of the mean of all weights")
+    if sigma_rel < SMALLEST_SIGMA_REL:
+        raise ValueError(f"{sigma_rel} is below {SMALLEST_SIGMA_REL}, the smallest sigma_rel")
     # With g = gamma + 1: (g + 1)^2 (g + 2) sigma_rel^2 = g. The larger root is between 1 and 1 / sigma_rel, and the left side is
     # below the right one from 1 to the root: halve the interval until no number is between its ends.
     low, high = 1.0, 1 / sigma_rel

@@ -127,7 +127,7 @@ File = Annotated[Text, AfterValidator(_expanded)]
 """A path, with ~ and ~user replaced, or a name that stands for one, such as `digits`."""
 Name = Annotated[str, AfterValidator(_name)]
 EmaRate = Annotated[float, Field(gt=0, lt=1)]
-SigmaRel = Annotated[float, Field(gt=0, lt=0.2886)]
+SigmaRel = Annotated[float, Field(ge=1e-6, lt=0.2886)]
 """The length of a power-function average as a share of training; the mean of all weights has 0.2887."""
 Nodes = Annotated[int | str, BeforeValidator(_nodes)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]

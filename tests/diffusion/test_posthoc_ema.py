@@ -75,6 +75,13 @@ def test_a_length_that_no_profile_has_is_refused(sigma_rel):
         gamma_of(sigma_rel)
 
 
+@pytest.mark.parametrize("sigma_rel", [1e-7, 1e-160, 1e-300, 5e-324])
+def test_a_length_that_would_overflow_is_refused_and_the_smallest_is_not(sigma_rel):
+    with pytest.raises(ValueError, match="is below 1e-06, the smallest sigma_rel"):
+        gamma_of(sigma_rel)
+    assert gamma_of(1e-6) == pytest.approx(1e6, rel=1e-4)
+
+
 def test_equal_snapshots_are_refused():
     with pytest.raises(ValueError, match="two snapshots are of equal averages"):
         combinations([Profile(10, 0.1), Profile(10, 0.1)], [Profile(10, 0.05)])

@@ -99,6 +99,7 @@ def test_export_takes_a_length_and_a_step(trained_once, tmp_path, monkeypatch):
     for options, message in (
             (["--ema-sigma-rel", 0.01], "ema_sigma_rel 0.01: 12 snapshots of train.ema_sigma_rel [0.05, 0.1], up to"),
             (["--ema-sigma-rel", 0.4], "ema_sigma_rel 0.4 is not between 0 and 0.2887"),
+            (["--ema-sigma-rel", 1e-300], "ema_sigma_rel 1e-300 is below 1e-06, the smallest sigma_rel"),
             (["--ema-sigma-rel", 0.07, "--raw"], "--raw, --ema-rate and --ema-sigma-rel exclude each other"),
             (["--at", 13], "step-00000013: not there. The steps whose checkpoints are there are those that sample.at can name: "
                            "12, 24")):
