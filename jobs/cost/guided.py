@@ -1,13 +1,14 @@
 """What a guide adds to the cost of sampling, counted from its own network."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.spec.kinds import MODEL, kind_of
-from jobs.spec.references import is_in_study
+from jobs.spec.references import is_in_study, references
 from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
 
@@ -28,6 +29,16 @@ def evaluations_worth(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> flo
     alone = kind.evaluations(unguided(spec))
     each = guide.passes * (_forward_flops(other) / _forward_flops(spec) if other else 1)
     return alone + (evaluations - alone) * each
+
+
+def named_specs(run: RunDir, spec: Spec) -> dict[str, Spec]:
+    """Return the specs of the runs of its study that `spec` of `run` names, by name, as far as they can be read."""
+    found = {}
+    for each in references(spec):
+        with suppress(UserError, OSError):
+            if each.in_study:
+                found[each.run] = RunDir(run.path.parent / each.run).spec
+    return found
 
 
 def _forward_flops(spec: Spec) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.cost.count import FP32, Cost
+from jobs.cost.count import FP32, Cost, run_cost
 from jobs.report.board import BoardLog
-from jobs.report.diffusion_facts import cost_of, doubled, layers_of, main_evaluations, sampling_lengths
+from jobs.report.diffusion_facts import doubled, layers_of, main_evaluations, sampling_lengths
 from jobs.report.run import Attempt, RunReport
 from jobs.spec.kinds import draws_samples
 from jobs.spec.layer_cost import LayerCost
@@ -69,7 +69,7 @@ class SamplingCost:
 
 def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[SamplingCost]:
     """Return the costs of shorter chains and the full one, with one evaluation a step, and of the run's own."""
-    spec, cost = run.known_spec, cost_of(run.spec)
+    spec, cost = run.known_spec, run.cost
     if cost is None or not draws_samples(spec):
         return []
     measured = run.state == "done" and "sample" in times and times["sample"].recorded
@@ -86,7 +86,7 @@ def achieved_flops(run: RunReport, log: BoardLog) -> tuple[float, float | None] 
     The share is None where the peak is not known. Returns None where no speed is logged, or nothing can be counted.
     """
     speeds = sorted(log.scalars.get("images_per_second", {}).values())
-    cost = cost_of(run.spec)
+    cost = run.cost
     if not speeds or cost is None:
         return None
     train = run.known_spec.train
@@ -127,7 +127,7 @@ def layer_groups(spec: Spec) -> list[LayerGroup]:
 
 def with_checkpointing(spec: Spec, where: bool | list[int]) -> Cost | None:
     """Count `spec` as if train.gradient_checkpointing were `where`."""
-    return cost_of(spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": where})}))
+    return run_cost(spec.model_copy(update={"train": spec.train.model_copy(update={"gradient_checkpointing": where})}))
 
 
 @dataclass(frozen=True)

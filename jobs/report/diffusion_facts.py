@@ -11,7 +11,6 @@ import numpy as np
 
 from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import alphas_cumprod_of, betas_of, forward_weights
-from jobs.cost.count import Cost, run_cost
 from jobs.kinds.diffusion.sections import Diffusion, Model
 from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.layer_cost import LayerCost
@@ -100,11 +99,6 @@ def bound_examples(spec: Spec) -> int:
 def held_out_data(spec: Spec) -> str | None:
     """Path of the examples that bits/dim is computed of."""
     return getattr(spec.evaluate, "nll_data", None)
-
-
-def cost_of(spec: Spec | None) -> Cost | None:
-    """What the run costs, counted from its spec."""
-    return run_cost(spec) if spec else None
 
 
 def layers_of(spec: Spec) -> Sequence[LayerCost]:

@@ -12,7 +12,6 @@ from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import amount, figure
 from jobs.report.cost import layer_groups, sampling_costs, stage_flops
 from jobs.report.curves import bound_points, smoothed
-from jobs.report.diffusion_facts import cost_of
 from jobs.report.evaluation import CurvePoint
 from jobs.report.published import published_for
 from jobs.report.run import RunReport
@@ -73,7 +72,7 @@ def _run(study: StudyReport, run: RunReport) -> dict:
                              "metrics": {name: asdict(metric) for name, metric in run.metrics.items()},
                              "curve": [asdict(point) for point in run.curve],
                              "stages": {stage: asdict(time) for stage, time in study.times[run.name].items()}}
-    if cost := cost_of(run.spec):
+    if cost := run.cost:
         facts |= {"parameters": cost.parameters, "forward_flops": cost.forward_flops, "flops": stage_flops(cost)}
     if run.failure:
         failure = run.failure
@@ -122,7 +121,7 @@ def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
     for stage, time in study.times[run.name].items():
         yield run.name, "seconds", stage, "", time.seconds
         yield run.name, "process hours", stage, "", time.process_hours
-    if cost := cost_of(run.spec):
+    if cost := run.cost:
         yield run.name, "cost", "parameters", "", cost.parameters
         yield run.name, "cost", "forward FLOPs", "", cost.forward_flops
         yield from ((run.name, "cost", f"{stage} FLOPs", "", flops) for stage, flops in stage_flops(cost).items())
@@ -207,7 +206,7 @@ def _cells(study: StudyReport, run: RunReport, best: dict[str, list[RunReport]])
     cells = [label(run.differs[key]) if key in run.differs else "" for key in study.fields] or [run.name]
     for name in study.metrics:
         cells.append(_bold(figure(run.metrics[name].value) if name in run.metrics else "", run in best[name]))
-    cost = cost_of(run.spec)
+    cost = run.cost
     return [*cells, amount(cost.training_flops).strip() if cost else "", run.state]
 
 

@@ -6,6 +6,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +14,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from jobs.cost.count import Cost, run_cost
+from jobs.cost.guided import named_specs
 from jobs.data.pictures import ungrid
 from jobs.errors import UserError
 from jobs.kinds.diffusion.kind import BITS_KEY
@@ -70,6 +73,11 @@ class RunReport:
         """The spec, for callers that have chosen a run that has one."""
         assert self.spec is not None
         return self.spec
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """What the run costs, counted from its spec and those of the runs that guide it."""
+        return run_cost(self.spec, named_specs(self.run, self.spec)) if self.spec else None
 
     def read(self, file: Path, reader: Callable[[], T], missing: T) -> T:
         """Return reader(), which reads `file`. Return `missing` where the file is not there, or is broken (with a remark)."""

@@ -116,7 +116,17 @@ def suggestion(key: str, allowed: Iterable[str]) -> str:
 
 
 def merged(under: Any, over: Any) -> Any:
-    """Return plain values with `over` on top of `under`: mappings key by key, anything else replaced."""
+    """Return plain values with `over` on top of `under`: mappings key by key, anything else replaced.
+
+    A mapping inside that names another `kind`, such as sample.guidance, replaces the one below as a whole.
+    """
     if not isinstance(under, Mapping) or not isinstance(over, Mapping):
         return over
-    return {**under, **{key: merged(under[key], value) if key in under else value for key, value in over.items()}}
+    return {**under, **{key: value if key not in under or of_another_kind(under[key], value) else merged(under[key], value)
+                        for key, value in over.items()}}
+
+
+def of_another_kind(under: Any, over: Any) -> bool:
+    """Return whether two mappings name different kinds; one that names none takes that of the other."""
+    return (isinstance(under, Mapping) and isinstance(over, Mapping)
+            and "kind" in under and over.get("kind", under["kind"]) != under["kind"])

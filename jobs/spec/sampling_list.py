@@ -88,14 +88,10 @@ def _read(section: type[Sample], main: str, entries: str) -> tuple[Listed, ...]:
 
 def _changes(section: type[Sample], own: Mapping[str, Any], values: Mapping[str, Any]) -> Changes:
     """Return `values` as the section reads them, in its order, each laid over the main sampling's `own`."""
-    read = section.model_validate({key: _laid_over(own.get(key), value) for key, value in values.items()})
+    if values.get("ema_rate") is not None:  # an average by its rate is none by its length
+        values = {"ema_sigma_rel": None, **values}
+    read = section.model_validate({key: merged(own, values)[key] for key in values})
     return tuple((key, getattr(read, key)) for key in section.model_fields if key in values)
-
-
-def _laid_over(own: Any, value: Any) -> Any:
-    if isinstance(own, Mapping) and isinstance(value, Mapping) and value.get("kind", own.get("kind")) == own.get("kind"):
-        return merged(own, value)
-    return value
 
 
 # Lists of values

@@ -36,12 +36,11 @@ def guide_of(spec: DiffusionSpec) -> Guide | None:
 
 def _average(spec: DiffusionSpec, guidance: Autoguidance) -> Changes:
     """Return the settings of `sample` that choose the average of the weaker network."""
-    plain = (("ema_sigma_rel", None),)  # power-function averages exist at snapshots alone, those of ema_rate at every checkpoint
     if guidance.ema_rate is not None:
-        return (("ema_rate", guidance.ema_rate), *plain)
+        return (("ema_rate", guidance.ema_rate), ("ema_sigma_rel", None))
     if guidance.run is None:
-        return (("ema_rate", spec.sample.ema_rate), *plain)
-    return () if guidance.at is None else plain  # as the other run samples
+        return (("ema_rate", spec.sample.ema_rate), ("ema_sigma_rel", spec.sample.ema_sigma_rel))
+    return ()  # as the other run samples
 
 
 def strengths(spec: DiffusionSpec) -> np.ndarray:
@@ -95,10 +94,10 @@ def _of_own_weights(spec: DiffusionSpec, guidance: Autoguidance) -> Iterator[Con
     train = spec.train
     if guidance.at is not None and guidance.at > train.iterations:
         yield f"{KEY}.at", f"step {guidance.at} is beyond train.iterations {train.iterations}"
-    rate = guidance.ema_rate or spec.sample.ema_rate
-    if rate is not None and rate not in train.ema_rate:
-        yield f"{KEY}.ema_rate", f"{rate} is not among train.ema_rate {train.ema_rate}"
-    if guidance.at in (None, train.iterations) and rate == spec.sample.ema_rate and spec.sample.ema_sigma_rel is None:
+    if guidance.ema_rate is not None and guidance.ema_rate not in train.ema_rate:
+        yield f"{KEY}.ema_rate", f"{guidance.ema_rate} is not among train.ema_rate {train.ema_rate}"
+    own = None if spec.sample.ema_sigma_rel is not None else spec.sample.ema_rate
+    if guidance.at in (None, train.iterations) and guidance.ema_rate in (None, own):
         yield KEY, "guides the network by itself; give run, at or ema_rate, so that the guide is a weaker one"
 
 

@@ -13,7 +13,7 @@ from jobs.report.cost import (
     stage_flops,
     with_checkpointing,
 )
-from jobs.report.diffusion_facts import bound_examples, chain_steps, cost_of, main_evaluations
+from jobs.report.diffusion_facts import bound_examples, chain_steps, main_evaluations
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Row, Table
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
@@ -29,10 +29,10 @@ WITHIN_F = ("Within F, convolutions grow with pixels × num_channels²; attentio
 
 def cost_blocks(study: StudyReport) -> list[Block]:
     run = study.main
-    cost = cost_of(run.spec) if run else None
+    cost = run.cost if run else None
     if run is None or cost is None:
         return []
-    spec, sizes = run.known_spec, {one.parameters for other in study.runs if (one := cost_of(other.spec))}
+    spec, sizes = run.known_spec, {one.parameters for other in study.runs if (one := other.cost)}
     others = f" The runs of this study have {min(sizes):,} to {max(sizes):,} parameters." if len(sizes) > 1 else ""
     return [Paragraph(f"Counted from the spec of {run.name}, without running it; one operation is half a multiply-add.{others}"),
             Heading("Counted and measured"), _stages(study), Paragraph(_speed(study, run)),
@@ -44,7 +44,7 @@ def cost_blocks(study: StudyReport) -> list[Block]:
 
 def _stages(study: StudyReport) -> Table:
     rows = [_stage_row(run, stage, flops, study.times[run.name].get(stage))
-            for run in study.shown if (cost := cost_of(run.spec)) for stage, flops in stage_flops(cost).items()]
+            for run in study.shown if (cost := run.cost) for stage, flops in stage_flops(cost).items()]
     return Table(["run", "stage", "FLOP, counted", "wall time", "process hours", Cell("FLOP/s", "starting included"), "device"],
                  rows, sortable=True)
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from jobs.kinds.diffusion.kind import BITS
 from jobs.report.board import BoardLog
 from jobs.report.curves import bound_points, evenly_spaced, smoothed
-from jobs.report.diffusion_facts import cost_of, noise_schedules
+from jobs.report.diffusion_facts import noise_schedules
 from jobs.report.page.chart import COLOURS, DASHES, FAINT, MARKERS, Series, Style, panel
 from jobs.report.run import RunReport
 from jobs.report.verdicts.effects import Effect
@@ -68,7 +68,7 @@ def _curve_panels(runs: Sequence[RunReport], drawn: dict[str, Style], metric: st
     for run in runs:
         if series := _over_training(run, metric, drawn[run.name]):
             over_training.append(series)
-            if cost := cost_of(run.spec):
+            if cost := run.cost:
                 over_compute.append(replace(series, x=[step * cost.training_step_flops for step in series.x]))
     return [panel(f"{metric} over {what}", x_label, metric, series, log) for series, what, x_label, log in (
         (over_training, "training", "iteration", ""),

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from jobs.kinds.diffusion.kind import BITS
 from jobs.quantities import amount, figure
 from jobs.report.cost import StageTime, stage_flops
-from jobs.report.diffusion_facts import cost_of
 from jobs.report.evaluation import Metric
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Row, Table
 from jobs.report.run import RunReport
@@ -66,7 +65,7 @@ def _row(study: StudyReport, run: RunReport, marked: dict[str, list[RunReport]])
         yield _wall_time(times[stage]) if stage in times else Cell("")
     hours = sum(time.process_hours for time in times.values())
     yield Cell(f"{hours:.3g}", value=hours) if times else Cell("")
-    cost = cost_of(run.spec)
+    cost = run.cost
     flops = sum(stage_flops(cost).values()) if cost else 0
     yield Cell(amount(flops).strip(), value=float(flops)) if flops else Cell("")
 

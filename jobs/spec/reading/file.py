@@ -46,7 +46,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
                  for name, point in zip(names, points, strict=True) for key, message in problems.get(name, [])]
         refuse(list(dict.fromkeys(lines)))
     return Study(specs[0].name, Path(path), [Run(*each) for each in zip(names, differs, specs, strict=True)],
-                 (*_inherited_sweep(tree, path, points), *_listed_twice(tree, points, specs)), base)
+                 (*_inherited_sweep(tree, path, points), *_listed_twice(tree, points, specs), *_overruled_average(tree, specs)),
+                 base)
 
 
 def written_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,6 +66,14 @@ def _inherited_sweep(tree: Entry, path: str | Path, points: Sequence[SweepPoint]
         names = tuple(key.split("."))
         if is_written(tree, names) and (place := location_of(tree, names)).startswith(own):
             yield f"{place}: {key} has no effect, since the inherited sweep sets it"
+
+
+def _overruled_average(tree: Entry, specs: Sequence[Spec]) -> Iterator[str]:
+    """Say so where sample.ema_rate is written, and sample.ema_sigma_rel overrules it."""
+    place = ("sample", "ema_rate")
+    if is_written(tree, place) and any(None not in (spec.sample.ema_rate, spec.sample.ema_sigma_rel) for spec in specs):
+        yield (f"{location_of(tree, place)}: sample.ema_rate has no effect where sample.ema_sigma_rel chooses the average; write "
+               "`ema_sigma_rel: null` or `ema_rate: null`")
 
 
 def _listed_twice(tree: Entry, points: Sequence[SweepPoint], specs: Sequence[Spec]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import UserError
+from jobs.spec.keys import of_another_kind
 from jobs.spec.reading.yaml_nodes import MAX_PATH, Entry, is_a_file, parse, read_text
 from jobs.storage.names import shortened
 from jobs.storage.paths import expanded
@@ -59,11 +60,23 @@ def read_file(path: Path, chain: tuple[Path, ...] = ()) -> Entry:
 
 
 def _merge(under: Entry, over: Entry) -> Entry:
-    """Return `over` merged over `under`: mappings key by key; any other value replaces the one below."""
+    """Return `over` merged over `under`: mappings key by key; any other value replaces the one below.
+
+    A mapping inside that names another `kind`, such as sample.guidance, replaces the one below as a whole.
+    """
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
-    both = {key: _merge(entry, over.value[key]) if key in over.value else entry for key, entry in under.value.items()}
+    both = {key: _merged_inside(entry, over.value[key]) if key in over.value else entry for key, entry in under.value.items()}
     return Entry(both | {key: entry for key, entry in over.value.items() if key not in both}, over.location)
+
+
+def _merged_inside(under: Entry, over: Entry) -> Entry:
+    return over if of_another_kind(_kind_alone(under), _kind_alone(over)) else _merge(under, over)
+
+
+def _kind_alone(entry: Entry) -> Any:
+    inside = entry.value
+    return {"kind": inside["kind"].value} if isinstance(inside, dict) and "kind" in inside else None
 
 
 def override(entry: Entry, overrides: Sequence[str]) -> Entry:
@@ -93,7 +106,7 @@ def _always(location: str) -> Callable[[int], str]:
 
 def _set(entry: Entry, path: Sequence[str], value: Entry) -> Entry:
     if not path:
-        return _merge(entry, value)
+        return _merged_inside(entry, value)
     inside = entry.value if isinstance(entry.value, dict) else {}
     below = inside.get(path[0], Entry(None, value.location))
     return Entry(inside | {path[0]: _set(below, path[1:], value)}, entry.location)

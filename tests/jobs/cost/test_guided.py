@@ -9,8 +9,12 @@ from spec_files import one_spec
 
 from jobs.cost.count import run_cost
 from jobs.cost.guided import evaluations_worth
+from jobs.errors import UserError
 from jobs.kinds.diffusion.kind import KIND
+from jobs.report.run import read_run
+from jobs.run.study.freezing import freeze
 from jobs.spec.kinds import MODEL, kind_of
+from jobs.spec.reading.file import load
 
 
 @pytest.fixture
@@ -37,6 +41,15 @@ def test_classifier_free_guidance_costs_as_much_again_inside_its_interval(spec_w
     assert evaluations_worth(heun) == 2 * 79
 
 
+def test_a_weaker_network_has_the_average_of_the_sampling_unless_the_guide_names_one(spec_with):
+    lengths = ("train.ema_sigma_rel=[0.05, 0.1]", "sample.ema_rate=null", "sample.ema_sigma_rel=0.07")
+    for settings, changes in (({"at": 4}, (("ema_rate", None), ("ema_sigma_rel", 0.07))),
+                              ({"ema_rate": 0.9}, (("ema_rate", 0.9), ("ema_sigma_rel", None)))):
+        assert KIND.guide(spec_with(*lengths, kind="autoguidance", scale=2, **settings)).changes == changes
+    with pytest.raises(UserError, match="guides the network by itself"):
+        spec_with(*lengths, kind="autoguidance", scale=2)
+
+
 def test_a_guide_is_counted_by_its_own_network(spec_with):
     large = spec_with("model.num_channels=16")
     assert evaluations_worth(spec_with(kind="autoguidance", at=4, scale=2)) == 80
@@ -56,3 +69,14 @@ def test_a_classifier_costs_a_pass_forwards_and_one_back_to_the_image(spec_with)
         "guidance": spec.sample.guidance.model_copy(update={"run": "classifier"})})})
     assert KIND.evaluations(spec) == 80
     assert evaluations_worth(spec, {"classifier": classifier}) == pytest.approx(40 * (1 + 2 * flops(classifier) / flops(spec)))
+
+
+def test_the_report_counts_a_guide_of_the_study_by_its_own_network(tmp_path):
+    guided = SMALL_SPEC | {"sweep": {"list": [{"name": "large", "model.num_channels": 16}, {
+        "name": "guided", "sample.guidance": {"kind": "autoguidance", "run": "large", "scale": 2}}]}}
+    (tmp_path / "small.yaml").write_text(json.dumps(guided))
+    study = load(tmp_path / "small.yaml")
+    freeze(study, tmp_path / "runs")
+    large, spec = (run.spec for run in study.runs)
+    cost = read_run(tmp_path / "runs" / study.name / "guided", {}).cost
+    assert cost.sampling_flops == run_cost(spec, {"large": large}).sampling_flops > run_cost(spec).sampling_flops

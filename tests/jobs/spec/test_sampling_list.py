@@ -196,3 +196,15 @@ def test_samplings_of_the_same_weights_are_done_one_after_another(listed):
     spec = listed("[{ema_rate: null}, {seed: 1}, {ema_rate: null, seed: 1}]", "sample: {at: [7]}\n")
     assert [(sampling.step, sorted(differing(spec, sampling))) for sampling in by_weights(spec)] == [
         (1000, []), (1000, ["seed"]), (1000, ["ema_rate"]), (1000, ["ema_rate", "seed"]), (7, [])]
+
+
+def test_an_average_by_its_rate_replaces_one_by_its_length(write):
+    lengths = SPEC.replace("train: {", "train: {ema_rate: [0.9], ema_sigma_rel: [0.05, 0.1], ")
+    assert lengths != SPEC
+    spec = load(write(lengths + "sample: {ema_rate: null, ema_sigma_rel: 0.07}\n"
+                      "evaluate: {samplings: [{ema_rate: 0.9}, {ema_sigma_rel: 0.1}]}\n")).runs[0].spec
+    assert [(with_sampling(spec, one).sample.ema_rate, with_sampling(spec, one).sample.ema_sigma_rel)
+            for one in samplings(spec)] == [(None, 0.07), (0.9, None), (None, 0.1)]
+    both = load(write(lengths + "sample:\n  ema_rate: 0.9\n  ema_sigma_rel: 0.07\n"))
+    (note,) = both.notes
+    assert "sample.ema_rate has no effect where sample.ema_sigma_rel chooses the average" in note

@@ -131,3 +131,12 @@ def test_a_key_overridden_twice(write):
 def test_an_override_leaves_the_section_where_it_is(write):
     assert complaints_about(write("name: x\ndata: {path: digits, image_size: 32}\ntrain: {}\n"), ["train.lr=1"]) == [
         "x.yaml:3: train.iterations: required, but not given"]
+
+
+def test_a_mapping_of_another_kind_replaces_the_one_below(write):
+    write(SMALLEST + "sample: {guidance: {kind: classifier, run: runs/a/b, scale: 2, interval: [1, 3]}}\n", "base.yaml")
+    over = load(write("extends: base.yaml\nsample: {guidance: {kind: autoguidance, at: 30, scale: 2}}\n")).runs[0].spec
+    line = load("base.yaml", ["sample.guidance={kind: autoguidance, at: 30, scale: 2}"]).runs[0].spec
+    assert over.sample.guidance == line.sample.guidance and over.sample.guidance.run is over.sample.guidance.interval is None
+    same = load("base.yaml", ["sample.guidance={scale: 3}"]).runs[0].spec.sample.guidance
+    assert (same.kind, same.run, same.scale, same.interval) == ("classifier", "runs/a/b", 3, [1, 3])
