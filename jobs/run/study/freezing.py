@@ -5,8 +5,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.quantities import plural
 from jobs.run.directory import RunDir
 from jobs.run.guides import check_guides, record_guides
+from jobs.run.progress import note
 from jobs.run.provenance import provenance
 from jobs.run.start_weights import origin
 from jobs.run.study.changes import Change, make_room, planned_change
@@ -14,8 +16,11 @@ from jobs.run.study.sharing import link, with_trainers
 from jobs.run.study.study_file import changing, is_recorded, record_study
 from jobs.spec.reading.frozen import dump
 from jobs.spec.reading.sweep import Study
+from jobs.spec.sampling_names import folder_name
+from jobs.spec.samplings import samplings
 from jobs.spec.sections import Spec
 from jobs.storage.files import json_text, make_dir, write_text, write_texts
+from jobs.storage.names import listed
 
 
 def refuse_changes(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> list[Change]:
@@ -60,6 +65,17 @@ def _planned(study: Study, run: RunDir, spec: Spec) -> Change:
         raise UserError(f"{study.source}: {error}") from error
 
 
+def tell_of_left_samplings(change: Change) -> None:
+    """Print which samplings the spec of a run no longer asks for."""
+    if change.is_new or not change.writes or change.longer:
+        return
+    old, kept = change.run.spec, set(samplings(change.spec))
+    if gone := [sampling for sampling in samplings(old) if sampling not in kept]:
+        names = listed(folder_name(old, sampling) for sampling in gone)
+        note(f"{change.run.path}: its spec no longer asks for {plural(len(gone), 'sampling')} ({names}); the samples stay, and "
+             "count again once the spec asks for them")
+
+
 def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> list[RunDir]:
     """Create the directories of the study's runs with their frozen specs; update existing ones where that is allowed.
 
@@ -74,6 +90,8 @@ def freeze(study: Study, runs_folder: Path, queued: Collection[str] = ()) -> lis
         changes = with_trainers([change if not (change.is_new or change.careful) else
                                  _planned(study, RunDir.expected(change.run.path, run.spec), run.spec)
                                  for change, run in zip(changes, study.runs, strict=True)], runs_folder / study.name)
+        for change in changes:
+            tell_of_left_samplings(change)
         came_from = provenance()
         files = {change.run.path / "provenance.json": json_text(came_from | origin(change.spec))
                  for change in changes if change.is_new}

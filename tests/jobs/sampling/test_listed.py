@@ -56,7 +56,7 @@ def test_weights_are_loaded_once_for_all_samplings_of_them(make_run, alone, monk
     assert loaded == [0.9, None, 0.9, None]  # to look for finished chunks, then to sample
 
 
-def test_the_list_may_change_under_a_finished_run(make_run, alone, tmp_path):
+def test_the_list_may_change_under_a_finished_run(make_run, alone, tmp_path, capsys):
     run = trained(make_run(*SHORT, "evaluate.samplings=[{seed: 3}]"))
     assert alone(run, "sample") == alone(run, "evaluate") == "done"
     before = {file: file.stat().st_mtime_ns for file in run.samples.rglob("*.h5")}
@@ -74,7 +74,9 @@ def test_the_list_may_change_under_a_finished_run(make_run, alone, tmp_path):
     assert [entry["evaluations"] for entry in curve] == [20] * 4 and all("fid" in entry["metrics"] for entry in curve)
     assert ["bits/dim" in entry["metrics"] for entry in curve] == [True, False, False, False]
 
+    assert "no longer asks for" not in capsys.readouterr().out
     fewer = changed("evaluate.samplings=[{sampler: ddim}]")
+    assert "no longer asks for 2 samplings (step-00000012,ancestral,full,seed=3, step-" in capsys.readouterr().out
     assert fewer.is_done("sample") and not fewer.is_done("evaluate")
     assert alone(fewer, "evaluate") == "done" and len(read_json(run.evaluation)["curve"]) == 2
     assert (run.samples / "step-00000012,ancestral,full,seed=4" / "samples.h5").exists()
