@@ -15,7 +15,7 @@ from jobs.report.run import RunReport, read_run, read_terms
 from jobs.report.samplings.comparisons import Comparison, comparisons
 from jobs.report.samplings.entries import sampled
 from jobs.report.samplings.guided import Guided, guided
-from jobs.report.samplings.sentences import verdicts
+from jobs.report.samplings.sentences import guidance_verdicts, verdicts
 from jobs.report.samplings.ways import Way, ways_of
 from jobs.report.verdicts.answer import answer, cautions, question
 from jobs.report.verdicts.effects import Effect, effects
@@ -85,10 +85,11 @@ def read_study(folder: Path) -> StudyReport:
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
     fields = _in_columns(swept_fields([run for point in compared for run in point.runs]), runs)
     ways = ways_of(sampled([run for run in runs if not run.left], times))
-    sampling = comparisons(ways)
+    sampling, guidance = comparisons(ways), guided(ways)
     return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(_asked_about(compared)),
-                       [*answer(compared, found), *verdicts(sampling)[:SAID]], [*remarks, *cautions(compared)], shown, times,
-                       ways, sampling, guided(ways), logs, bounds)
+                       [*answer(compared, found), *verdicts(sampling)[:SAID], *guidance_verdicts(guidance)[:SAID]],
+                       [*remarks, *cautions(compared)], shown, times,
+                       ways, sampling, guidance, logs, bounds)
 
 
 def _in_columns(fields: dict[str, list[str]], runs: Sequence[RunReport]) -> dict[str, list[str]]:

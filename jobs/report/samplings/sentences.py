@@ -1,16 +1,21 @@
 """What the samplings show, in sentences: the cheapest that is as good as the full chain, what it saves, which are rejected."""
 
 from collections.abc import Iterator, Sequence
+from math import hypot
 
 from jobs.quantities import figure
 from jobs.report.diffusion_facts import chain_steps
 from jobs.report.samplings.comparisons import Comparison
 from jobs.report.samplings.entries import PUBLISHED_SAMPLES
+from jobs.report.samplings.guided import Guided
 from jobs.report.samplings.ways import FID, Way
 from jobs.report.verdicts.points import decimals
 from jobs.run.progress import duration
+from jobs.spec.metrics import NUMBERS
 
 NAMED = 3  # rejected samplings that a sentence names
+TRADED = ("precision", "recall", "label_accuracy")
+"""Metrics that guidance trades for each other."""
 WIDE = 0.2  # half an interval as a share of FID, from which a pass says little
 
 
@@ -27,6 +32,28 @@ def rejections(found: Sequence[Comparison]) -> list[str]:
 def unknown(found: Sequence[Comparison]) -> list[str]:
     """Return why comparisons give no verdict, each reason once."""
     return list(dict.fromkeys(sentence for comparison in found for sentence in _unknown(comparison)))
+
+
+def guidance_verdicts(lines: Sequence[Guided]) -> list[str]:
+    """Return at which scale of each kind of guidance FID is lowest, beside no guidance, and what becomes of the other metrics."""
+    return [sentence for line in lines if (sentence := _guided(line))]
+
+
+def _guided(line: Guided) -> str:
+    """Empty where the sampling without guidance, or all FIDs, are missing."""
+    measured, without = [(value, way) for way in line.ways if (value := way.value(FID)) is not None], line.unguided
+    plain = without.value(FID) if without else None
+    if not measured or without is None or plain is None:
+        return ""
+    lowest, best = min(measured, key=lambda pair: pair[0])
+    title = f"Guidance of kind {line.kind}" + (f" ({line.name})" if line.name else "")
+    if lowest >= plain:
+        return f"{title}: at no scale is FID lower than without guidance, {_fid(without)}."
+    noise = "more than the error" if plain - lowest > hypot(best.error(FID) or 0, without.error(FID) or 0) else "within the error"
+    others = [f"{NUMBERS[key].label} is {ours:.3f} instead of {theirs:.3f}" for key in TRADED
+              if (ours := best.value(key)) is not None and (theirs := without.value(key)) is not None]
+    return (f"{title}: FID is lowest at scale {best.first.guidance['scale']:g}, {_fid(best)} against {_fid(without)} without "
+            f"guidance, which is {noise}." + (f" There {', '.join(others)}." if others else ""))
 
 
 def _about(comparison: Comparison) -> str:

@@ -157,3 +157,17 @@ def test_hours_of_a_stage_that_nobody_timed_are_planned_or_not_known(make_run, t
     assert "planned by the newest bench-*.json" in verdict()
     (tmp_path / "bench-here.json").write_text("{}")
     assert "hours are not known" in verdict()
+
+
+def test_the_answer_says_at_which_scale_of_guidance_fid_is_lowest(one):
+    def of(scale, fid, kind="classifier_free"):
+        metrics = {"fid": fid, "precision": 0.7 + scale / 10, "recall": 0.9 - scale / 10}
+        return entry("ancestral", "", 40, 80, metrics, {"fid": 0.02}, guidance={"kind": kind, "scale": scale})
+    plain = entry("ancestral", "", 40, 40, {"fid": 1.0, "precision": 0.8, "recall": 0.85}, {"fid": 0.02})
+    study = one([plain, of(1.5, 0.9), of(2.0, 0.95), of(0.5, 0.99, "classifier"), of(2.0, 1.1, "autoguidance")])
+    assert [line for line in study.answer if line.startswith("Guidance")] == [
+        "Guidance of kind autoguidance: at no scale is FID lower than without guidance, 1.000 ± 0.020.",
+        "Guidance of kind classifier: FID is lowest at scale 0.5, 0.990 ± 0.020 against 1.000 ± 0.020 without guidance, which is "
+        "within the error. There precision is 0.750 instead of 0.800, recall is 0.850 instead of 0.850.",
+        "Guidance of kind classifier_free: FID is lowest at scale 1.5, 0.900 ± 0.020 against 1.000 ± 0.020 without guidance, "
+        "which is more than the error. There precision is 0.850 instead of 0.800, recall is 0.750 instead of 0.850."]
