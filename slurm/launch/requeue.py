@@ -51,7 +51,7 @@ def _requeue(study: Path, name: str | None) -> None:
     arrays, waiting = arrays_for(study, unfinished, live, profile, limits, options.max_parallel)
     check_cluster(arrays, study, profile, limits)
     send(arrays, study, options, profile, outdated=reports(study, live))
-    set_waiting(study, [*(each for each in waiting_runs(study, submissions, []) if each not in left), *waiting])
+    set_waiting(study, [*(each for each in waiting_runs(study, submissions, []) if each not in unfinished), *waiting])
 
 
 def _unfinished(study: Path, names: list[str], named: bool) -> Iterator[tuple[str, Spec]]:
