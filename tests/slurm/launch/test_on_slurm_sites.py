@@ -24,7 +24,7 @@ def test_a_follow_up_resumes_training_to_the_same_samples_where_requeues_are_for
     cluster.spec("spec.yaml", resources=ONE)
     cluster.iddpm("submit", "spec.yaml", *LONG, "--cluster", "strict")
     run = tmp_path / "runs" / "study" / "run"
-    first = next(line.split()[0] for line in cluster.queue() if "study-train" in line)
+    first = min((line.split()[0] for line in cluster.queue() if "study-train" in line), key=int)  # the follow-up has the next id
     shown = cluster("scontrol", "show", "job", first)
     for words in ("Requeue=0", "Comment=two words, #3", "Nice=5", "ExcNodeList=n3", "OverSubscribe=USER"):
         assert words in shown
