@@ -93,13 +93,20 @@ class FakeCluster:
 
     def stop(self) -> None:
         """End everything at once."""
-        for id in self.queue():
-            self("scancel", id)
-        for job in self.jobs().values():
-            if job["group"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(job["group"], signal.SIGKILL)
-        self.until_empty()
+        def kill(jobs) -> None:
+            for job in jobs:
+                if job["group"]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(job["group"], signal.SIGKILL)
+
+        def ended() -> bool:  # again and again: a job may have started meanwhile
+            waiting = self.queue()
+            for id in waiting:
+                self("scancel", id)
+            kill(job for id, job in self.jobs().items() if id in waiting)
+            return not self.queue()
+        kill(self.jobs().values())
+        until(ended, 60)
 
 
 @pytest.fixture

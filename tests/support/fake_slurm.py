@@ -47,7 +47,10 @@ def stepd(id):
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by bash
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: tasks may outlive the script
-    job = read()["jobs"][id]
+    with changing() as state:  # waits until the command that started this job has written it down
+        job = state["jobs"].get(id)
+    if job is None:  # that command was refused
+        return
     options, tasks = job["options"], int(job["options"].get("ntasks-per-node", 1))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SUBMITIT_"))} | {
         "SLURM_JOB_ID": job["raw"], "SLURM_NTASKS": str(tasks * granted(options)), "SLURM_JOB_NODELIST": job["nodes"],

@@ -71,16 +71,14 @@ iddpm_hold() {
 # iddpm_next_wave PYTHON STUDY FOLDER: submit the runs of the study that wait, from the code of this job.
 iddpm_next_wave() { if ! iddpm_is_cancelled; then "$1" -m slurm.launch.sites.next_wave "$2" "$3"; fi; }
 
-# iddpm_unheard STATUS: a signal ended a task before it could ignore signals (slurm/launch/sbatch_script.py), with nothing to save.
-# 140 is SIGUSR2: the job is to start again. 143 is SIGTERM: SLURM ends the job soon, and says how the job ended.
+# iddpm_unheard STATUS: SIGUSR2 (status 140) ended a task before it could ignore signals (slurm/launch/sbatch_script.py), with
+# nothing to save: the job is to start again.
 iddpm_unheard() {
-    case $1 in
-        140) case ${IDDPM_FOLLOW_UPS:-} in
-                 "") iddpm_requeue ;;
-                 0) ;;
-                 *) echo "the follow-up job does the stage"; exit 0 ;;
-             esac ;;
-        143) iddpm_wait_for_kill 900 ;;
+    if [ "$1" != 140 ]; then return; fi
+    case ${IDDPM_FOLLOW_UPS:-} in
+        "") iddpm_requeue ;;
+        0) ;;
+        *) echo "the follow-up job does the stage"; exit 0 ;;
     esac
 }
 

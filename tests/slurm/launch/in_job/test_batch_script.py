@@ -52,12 +52,12 @@ def test_a_request_puts_the_very_element_of_an_array_back_into_the_queue(batch):
     assert status == 1 and calls == ["squeue --noheader --jobs=31_4 --format=%T", "scontrol requeue 31_4"]
 
 
-def test_a_task_that_a_signal_ended_before_it_could_listen_starts_again_or_waits_for_slurm(batch, tmp_path):
+def test_a_task_that_usr2_ended_before_it_could_listen_starts_again(batch, tmp_path):
     again = ["squeue --noheader --jobs=31 --format=%T", "scontrol requeue 31"]
     assert batch("(exit 140)") == (1, again)
     status, calls = batch("(exit 140)", refusal="no")
     assert status == 140 and calls == [*again, again[1], again[1]] and not (batch.run / "failure.json").exists()
-    assert batch("(exit 143)") == (1, [])
+    assert batch("(exit 143)") == (143, [])  # SLURM has decided how a job that got SIGTERM ended
     # Where SLURM may not requeue, the follow-up job behind this one starts when this one ends with success.
     assert batch("(exit 140)", IDDPM_FOLLOW_UPS="2") == (0, [])
     assert batch("(exit 140)", IDDPM_FOLLOW_UPS="0") == (140, [])
