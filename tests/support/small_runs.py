@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,24 @@ def write(tmp_path, monkeypatch):
         Path(name).write_text(text, encoding="utf-8", newline="")
         return name
     return write
+
+
+def logs(run) -> str:
+    """What the processes of `ranks` said."""
+    return "\n".join(file.read_text() for file in run.path.glob("*.log"))
+
+
+def kill_in_training(run, ranks) -> None:
+    """Train on two processes, and end both by kill -9 as soon as there is a checkpoint."""
+    processes = ranks(run, "train", 2, wait=False)
+    deadline = time.monotonic() + 240
+    while not run.checkpoint_folders():
+        assert time.monotonic() < deadline and processes[0].poll() in (None, 0), logs(run)
+        time.sleep(0.002)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import h5py
 import linear_kind
@@ -14,6 +12,7 @@ import pytest
 import torch
 from paths import ROOT
 from safetensors.torch import load_file
+from small_runs import kill_in_training, logs
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.cost.count import run_cost
@@ -82,22 +81,10 @@ def weights(run: RunDir, name: str) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoints / "step-00000012" / name)
 
 
-def logs(run: RunDir) -> str:
-    return "\n".join(file.read_text() for file in run.path.glob("*.log"))
-
-
 def test_two_ranks_train_it_and_a_killed_run_ends_with_the_same_bits(make, ranks):
     (whole,), (killed,) = make(folder="whole"), make("train.iterations=12", folder="killed")
     assert ranks(whole, "train", 2) == 0, logs(whole)
-    processes = ranks(killed, "train", 2, wait=False)
-    deadline = time.monotonic() + 120
-    while not killed.checkpoint_folders():
-        assert time.monotonic() < deadline and processes[0].poll() in (None, 0), logs(killed)
-        time.sleep(0.002)
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    for process in processes:
-        process.wait()
+    kill_in_training(killed, ranks)
     assert ranks(killed, "train", 2) == 0, logs(killed)
     for name in ("model.safetensors", "ema-0.9.safetensors", "critic.safetensors"):
         ours, theirs = weights(killed, name), weights(whole, name)

@@ -2,13 +2,13 @@
 
 import json
 import signal
-import time
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_classifier import CLASSIFIER_SPEC, classifier_spec
+from small_runs import kill_in_training, logs
 from small_training import events, scalars
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,32 +77,21 @@ def test_its_layers_are_counted_as_torch_counts_them(pool):
 
 def test_two_ranks_train_it_and_a_killed_run_ends_with_the_same_bits(make_classifier, ranks):
     whole, killed = make_classifier(folder="whole"), make_classifier(folder="killed")
-    assert ranks(whole, "train", 2) == 0, _log(whole)
-    processes = ranks(killed, "train", 2, wait=False)
-    deadline = time.monotonic() + 240
-    while not killed.checkpoint_folders():
-        assert time.monotonic() < deadline and processes[0].poll() in (None, 0), _log(killed)
-        time.sleep(0.002)
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert ranks(killed, "train", 2) == 0, _log(killed)
+    assert ranks(whole, "train", 2) == 0, logs(whole)
+    kill_in_training(killed, ranks)
+    assert ranks(killed, "train", 2) == 0, logs(killed)
     for name in ("model.safetensors", "ema-0.9.safetensors"):
         ours, theirs = (load_file(run.checkpoint_folder(12) / name) for run in (killed, whole))
         assert ours and all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
-    assert ranks(whole, "evaluate", 2) == 0, _log(whole)
+    assert ranks(whole, "evaluate", 2) == 0, logs(whole)
     evaluation = whole.evaluation.read_bytes()
     terms = np.load(whole.path / "accuracy.npz")["cross_entropy"]
     for name in ("evaluation.json", "evaluated.json", "accuracy.npz"):
         (whole.path / name).unlink()
-    assert ranks(whole, "evaluate", 1) == 0, _log(whole)
+    assert ranks(whole, "evaluate", 1) == 0, logs(whole)
     assert whole.evaluation.read_bytes() == evaluation
     assert np.array_equal(np.load(whole.path / "accuracy.npz")["cross_entropy"], terms) and terms.shape == (10, 4)
-
-
-def _log(run) -> str:
-    return "\n".join(file.read_text() for file in run.path.glob("*.log"))
 
 
 @pytest.fixture(scope="module")
