@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.kinds.foreign_weights import StateDict
+from jobs.spec.keys import written_at
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.file import load, written_values
 from jobs.spec.reading.sweep import Study
@@ -38,7 +39,7 @@ def settled(source: Path, read: StateDict, spec: Path, overrides: Sequence[str],
                         f"garbage; write them in {spec} (a default does not count):{lines}")
     if also_told is not None:
         told = {**told, **also_told(written)}
-    found = _needed({key: value for key, value in told.items() if not _is_written(written, key)}, spec, overrides)
+    found = _needed({key: value for key, value in told.items() if not written_at(written, key)[0]}, spec, overrides)
     return load(spec, [*overrides, *found]), found
 
 
@@ -64,11 +65,3 @@ def _needed(told: Mapping[str, Any], spec: Path, overrides: Sequence[str]) -> li
             if load(spec, [*overrides, *fewer]).runs[0].spec == whole:
                 del found[key]
     return list(found.values())
-
-
-def _is_written(written: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(written, Mapping) or name not in written:
-            return False
-        written = written[name]
-    return True

@@ -102,6 +102,15 @@ def value_at(spec: SpecAsWritten, key: str) -> Any:
     return found.model_dump() if isinstance(found, BaseModel) else found
 
 
+def written_at(written: Any, key: str) -> tuple[bool, Any]:
+    """Return whether the dotted `key` is in plain values of a spec, such as those without defaults, and the value there."""
+    for name in key.split("."):
+        if not isinstance(written, Mapping) or name not in written:
+            return False, None
+        written = written[name]
+    return True, written
+
+
 def suggestion(key: str, allowed: Iterable[str]) -> str:
     """Return the end of the message about an unknown key: the key that was probably meant, or all `allowed` keys."""
     known, allowed = all_keys(), list(allowed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion.objectives import LOSSES
+from jobs.spec.keys import written_at
 
 Shapes = Mapping[str, Sequence[int]]
 """Of the tensors of a state dict, by name."""
@@ -20,15 +21,6 @@ HEADS_UPSAMPLE = ("model.num_heads_upsample", "null in all published networks: a
 RESCALED = ("diffusion.rescale_timesteps", "true for cifar10_* and imagenet64_uncond* of improved-diffusion, else false")
 PROCESS = (("diffusion.noise_schedule", "cosine or linear"), ("diffusion.diffusion_steps", "1000 or 4000 in published networks"))
 PREDICT = ("diffusion.predict", "epsilon in all published networks")
-
-
-def written_at(written: Any, key: str) -> tuple[bool, Any]:
-    """Return whether the dotted `key` is in `written` (nested dictionaries), and its value."""
-    for name in key.split("."):
-        if not isinstance(written, Mapping) or name not in written:
-            return False, None
-        written = written[name]
-    return True, written
 
 
 def untold_by_weights(written: Mapping[str, Any], told: Mapping[str, Any], decoder: bool) -> dict[str, str]:
