@@ -6,7 +6,6 @@ from typing import Any
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.guidance_rules import guidance_contradictions, guide_of, guide_problems, guided_evaluations
 from jobs.kinds.diffusion.layer_costs import unet_layers
-from jobs.kinds.diffusion.network_section import network_identity
 from jobs.kinds.diffusion.sections import (
     OF_TRAINING,
     DiffusionSpec,
@@ -77,7 +76,7 @@ class DiffusionKind:
                 **({"guidance": spec.sample.guidance.model_dump_json()} if spec.sample.guidance else {})}
 
     def identity(self, spec: DiffusionSpec) -> dict[str, dict]:
-        return {"model": network_identity(spec.model), "diffusion": spec.diffusion.model_dump(exclude=set(OF_TRAINING))}
+        return {"model": spec.model.identity(exclude={"dropout"}), "diffusion": spec.diffusion.identity(exclude=OF_TRAINING)}
 
     def layers(self, spec: DiffusionSpec) -> dict[str, list[LayerCost]]:
         return {MODEL: unet_layers(spec)}

@@ -22,6 +22,7 @@ Multiplier = Annotated[float, Field(gt=0, le=1000), AfterValidator(_whole)]
 class NetworkAsWritten(Section):
     """What the U-Net and its half have in common."""
 
+    younger = frozenset({"num_head_channels", "use_new_attention_order", "resblock_updown"})
     num_channels: Annotated[Count, Field(le=65_536)] = 128
     num_res_blocks: Annotated[Count, Field(le=100)] = 3
     channel_mult: Annotated[list[Multiplier], Field(min_length=1, max_length=16)] | None = None
@@ -37,18 +38,6 @@ class NetworkAsWritten(Section):
     """Resize between levels by residual blocks, as guided-diffusion does, not by single convolutions."""
     dropout: Fraction = 0.0
     use_scale_shift_norm: bool = True
-
-
-ADM_DEFAULTS: dict[str, bool | None] = {"num_head_channels": None, "use_new_attention_order": False, "resblock_updown": False,
-                                        "num_heads_upsample": None}
-"""Keys that are younger than samples which exist, each with the value that those samples were made with."""
-
-
-def network_identity(model: Section) -> dict:
-    """Return the settings of the network that samples depend on. A key of ADM_DEFAULTS counts only with another value than
-    its default, so that older samples stay valid."""
-    return {key: value for key, value in model.model_dump(exclude={"dropout"}).items()
-            if key not in ADM_DEFAULTS or value != ADM_DEFAULTS[key]}
 
 
 def default_channel_mult(written: NetworkAsWritten, data: Data) -> list[float]:

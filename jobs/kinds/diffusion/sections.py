@@ -34,6 +34,7 @@ from jobs.spec.sections import (
 
 
 class ModelAsWritten(NetworkAsWritten):
+    younger = NetworkAsWritten.younger | {"num_heads_upsample"}
     num_heads_upsample: Annotated[Count, Field(le=65_536)] | None = None
     """num_heads on the way up; null: as num_heads. No checkpoint records this setting: a wrong one loads."""
     learn_sigma: bool | None = None

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.kinds.diffusion.layer_costs import half_unet_layers
-from jobs.kinds.diffusion.network_section import network_identity
 from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_half_unet, untold_by_weights
 from jobs.kinds.noisy_classifier.quarters import quarters
 from jobs.kinds.noisy_classifier.sections import (
@@ -67,7 +66,7 @@ class ClassifierKind:
         return {}
 
     def identity(self, spec: ClassifierSpec) -> dict[str, dict]:
-        return {"model": network_identity(spec.model), "diffusion": spec.diffusion.model_dump()}
+        return {"model": spec.model.identity(exclude={"dropout"}), "diffusion": spec.diffusion.identity()}
 
     def layers(self, spec: ClassifierSpec) -> dict[str, list[LayerCost]]:
         return {MODEL: half_unet_layers(spec.model, spec.data, spec.data.num_classes or 0, spec.model.pool)}

@@ -17,6 +17,7 @@ from jobs.spec.sections import Contradiction, Spec, SpecAsWritten, contradiction
 class ClassifierAsWritten(NetworkAsWritten):
     """Defaults are those of the published classifiers."""
 
+    younger = frozenset()
     num_res_blocks: Annotated[Count, Field(le=100)] = 2
     attention_resolutions: Annotated[list[Count], Field(max_length=100)] = [32, 16, 8]
     num_head_channels: Annotated[Count, Field(le=65_536)] | None = 64
