@@ -90,7 +90,8 @@ def _changes(section: type[Sample], own: Mapping[str, Any], values: Mapping[str,
     """Return `values` as the section reads them, in its order, each laid over the main sampling's `own`."""
     if values.get("ema_rate") is not None:  # an average by its rate is none by its length
         values = {"ema_sigma_rel": None, **values}
-    read = section.model_validate({key: merged(own, values)[key] for key in values})
+    laid_over = merged(own, values)
+    read = section.model_validate({key: laid_over[key] for key in values})
     return tuple((key, getattr(read, key)) for key in section.model_fields if key in values)
 
 

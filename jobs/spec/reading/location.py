@@ -1,5 +1,6 @@
 """Complaints with the file and line that they are about."""
 
+from jobs.spec.keys import dotted
 from jobs.spec.reading.sweep import Complaint, SweepPoint
 from jobs.spec.reading.yaml_nodes import MAX_SHOWN, Entry
 from jobs.spec.reading.yaml_tree import KeyPath, is_written, location_of
@@ -9,7 +10,7 @@ from jobs.storage.names import shortened
 def with_location(tree: Entry, point: SweepPoint | None, complaint: Complaint) -> str:
     """Return `file:line: key: what is wrong`. A value that `point` sets is located in the sweep."""
     path, message = complaint
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part, MAX_SHOWN)}" for part in path).removeprefix(".")
+    key = dotted(tuple(part if isinstance(part, int) else shortened(part, MAX_SHOWN) for part in path))
     return f"{location_of(tree, _place(tree, point, path))}: {key}: {message}"
 
 

@@ -87,12 +87,7 @@ class Study:
 
     def written_of(self, run: Run) -> dict[str, Any]:
         """Return the plain values that are written for `run`, its point of the sweep included; no default is among them."""
-        written: dict[str, Any] = dict(self.written)
-        for key, value in run.differs.items():
-            for name in reversed(key.split(".")):
-                value = {name: value}
-            written = merged(written, value)
-        return written
+        return _with_settings(self.written, run.differs)
 
 
 def expand(sweep: Any, fixed: Mapping[str, str]) -> tuple[list[SweepPoint], list[Complaint]]:
@@ -210,13 +205,17 @@ def _wrong_key(key: str, fixed: Mapping[str, str]) -> str | None:
 
 def with_point(base: dict[str, Any], point: SweepPoint) -> dict[str, Any]:
     """Return the plain spec `base` with the values of `point` in it; a section's value is laid over the section of `base`."""
-    values: Any = base
-    for key, choice in point.choices.items():
-        inside = choice.value
+    return _with_settings(base, {key: choice.value for key, choice in point.choices.items()})
+
+
+def _with_settings(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain `values` of a spec with `settings`, by dotted key, laid over them."""
+    found = dict(values)
+    for key, value in settings.items():
         for name in reversed(key.split(".")):
-            inside = {name: inside}
-        values = merged(values, inside)
-    return values
+            value = {name: value}
+        found = merged(found, value)
+    return found
 
 
 def repeated(points: Sequence[SweepPoint], differs: Sequence[Mapping[str, Any]], specs: Sequence[Spec]) -> list[Complaint]:
