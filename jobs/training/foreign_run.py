@@ -118,9 +118,9 @@ def import_training(run: RunDir, folder: Path, found: ForeignRun, weights: Mappi
     if run.trained_steps():
         raise UserError(f"{run.path}: has a checkpoint of step {run.trained_steps()}; import into a new run (name=...)")
     files = [found.model, found.optimizer, *found.averages.values()]
-    origin = {"file": str(folder.resolve()), "sha256": sha256_of_file(found.model), "step": found.step,
-              "step_from": f"the name {found.model.name}", "ema_rate": None,
-              "files": {file.name: sha256_of_file(file) for file in files}}
+    sha256 = {file.name: sha256_of_file(file) for file in files}
+    origin = {"file": str(folder.resolve()), "sha256": sha256[found.model.name], "step": found.step,
+              "step_from": f"the name {found.model.name}", "ema_rate": None, "files": sha256}
     write_json(run.path / "provenance.json", read_json(run.path / "provenance.json") | {"imported": origin})
     save_checkpoint(run, found.step, {MODEL: weights}, state)
 
