@@ -45,7 +45,8 @@ class LoadedGuide:
 
     network: nn.Module
     facts: dict
-    """What samples depend on: the sha256 of its weights, and the number of classes that its run knows."""
+    """What samples depend on: the sha256 of its weights, the number of classes that its run knows, and the settings of its
+    network, which may read these weights in another way."""
 
 
 def guide_of(run: RunDir, sampling: Sampling) -> Guide | None:
@@ -63,7 +64,8 @@ def load_guide(run: RunDir, guide: Guide) -> LoadedGuide:
     network = model_of(other.spec).network(other.spec)
     sampling = Sampling(guide.step or other.spec.train.iterations, guide.changes)
     sha256 = load_sampled(other, network, sampling, key="guidance.at")
-    return LoadedGuide(network.eval(), {"weights_sha256": sha256, "classes": other.spec.data.classes})
+    facts = {"weights_sha256": sha256, "classes": other.spec.data.classes, **kind_of(other.spec).identity(other.spec)}
+    return LoadedGuide(network.eval(), facts)
 
 
 def settings_of(run: RunDir, network: nn.Module) -> dict[Sampling, dict]:

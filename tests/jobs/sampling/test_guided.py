@@ -16,7 +16,7 @@ from jobs.run.checkpoints import save_checkpoint, sha256_of_weights
 from jobs.run.directory import RunDir
 from jobs.run.guides import foreign_guide_problems
 from jobs.run.study.freezing import freeze
-from jobs.spec.kinds import MODEL
+from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.samplings import main_sampling, sampling_facts, samplings, steps_kept_for_good
 from jobs.storage.files import read_json
@@ -96,7 +96,7 @@ def test_a_guide_is_its_sha256_and_never_its_path(make_guided, alone, classifier
         assert json.loads(file.attrs["guidance"]) == {"kind": "classifier", "run": str(classifier.path), "scale": 8.0,
                                                       "interval": None}
     weights = sha256_of_weights(torch_weights(classifier, "0.9"))
-    assert settings["guide"] == {"weights_sha256": weights, "classes": 10}
+    assert settings["guide"] == {"weights_sha256": weights, "classes": 10, **kind_of(classifier.spec).identity(classifier.spec)}
     assert settings["sample"]["guidance"] == {"kind": "classifier", "scale": 8.0, "interval": None}
     assert str(classifier.path) not in json.dumps(settings)
     own = make_guided("autoguidance", folder="own")
@@ -119,6 +119,18 @@ def test_samples_of_another_guide_are_foreign(make_guided, alone, classifier):
     shutil.rmtree(classifier.checkpoints)
     save_checkpoint(classifier, 12, {MODEL: {None: weights, "0.9": weights}}, None)
     with pytest.raises(UserError, match="made with other weights or settings: guide.weights_sha256"):
+        alone(run, "sample")
+
+
+def test_samples_of_a_guide_that_reads_equal_weights_in_another_way_are_foreign(make_guided, make_classifier, alone, classifier):
+    run = make_guided("classifier", "sample.num_samples=4")
+    assert alone(run, "sample") == "done"
+    weights = torch_weights(classifier, "0.9")
+    shutil.rmtree(classifier.path.parent)  # imported again, with another guess at what no checkpoint records
+    again = make_classifier("model.use_new_attention_order=true", folder="classifiers")
+    assert again.path == classifier.path
+    save_checkpoint(again, 12, {MODEL: {None: weights, "0.9": weights}}, None)
+    with pytest.raises(UserError, match="other weights or settings: guide.model.use_new_attention_order False instead of True"):
         alone(run, "sample")
 
 
