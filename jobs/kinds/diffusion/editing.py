@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from diffusion.editing.inversion import encode
 from diffusion.editing.repaint import repaint, repaint_levels
 from diffusion.gaussian import GaussianDiffusion
-from diffusion.guidance.intervals import strength
 from diffusion.networks.unet import UNet
 from diffusion.samplers.table import SAMPLERS
 from jobs.kinds.diffusion.build import build_diffusion
 from jobs.kinds.diffusion.generation import denoiser, reverse
+from jobs.kinds.diffusion.guidance_rules import strengths
 from jobs.kinds.diffusion.kind import chain_length
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.kinds.protocol import Generated, Walk
@@ -85,10 +85,7 @@ def _ddim(spec: DiffusionSpec, steps: int | None) -> DiffusionSpec:
 
 def _evaluations(spec: DiffusionSpec, diffusion: GaussianDiffusion) -> np.ndarray:
     """How many networks, or guides, are evaluated for one image at each step of the chain, [K]."""
-    guidance, alphas_cumprod = spec.sample.guidance, diffusion.coefficients.alphas_cumprod
-    if guidance is None:
-        return np.ones(len(alphas_cumprod), dtype=int)
-    return 1 + (strength(alphas_cumprod, guidance.strength, guidance.interval) != 0)
+    return 1 + (strengths(spec.sample.guidance, diffusion.coefficients.alphas_cumprod) != 0)
 
 
 def _counted(moves: Iterable[Tensor], count: int) -> Iterator[Generated]:

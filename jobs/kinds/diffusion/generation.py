@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from diffusion.gaussian import GaussianDiffusion, Network
 from diffusion.guidance import networks as guiding
-from diffusion.guidance.intervals import strength
 from diffusion.networks.unet import UNet
 from diffusion.samplers.denoiser import Denoiser, HasAlong
 from diffusion.samplers.table import SAMPLERS, sampler_function
 from jobs.kinds.diffusion.build import build_diffusion, conditions
+from jobs.kinds.diffusion.guidance_rules import strengths
 from jobs.kinds.diffusion.guidance_section import Autoguidance, ClassifierFree
 from jobs.kinds.diffusion.sections import DiffusionSample, DiffusionSpec
 from jobs.kinds.protocol import Begun, Generated
@@ -57,7 +57,7 @@ def _guidance(spec: DiffusionSpec, network: Network, diffusion: GaussianDiffusio
     guidance = spec.sample.guidance
     if guidance is None:
         return network, None
-    at = strength(diffusion.coefficients.alphas_cumprod, guidance.strength, guidance.interval)
+    at = strengths(guidance, diffusion.coefficients.alphas_cumprod)
     if isinstance(guidance, ClassifierFree):
         return guiding.ClassifierFree(network, spec.data.num_classes or 0, at), None
     assert guide is not None, "whoever samples loads the guide that the kind's `guide` names"

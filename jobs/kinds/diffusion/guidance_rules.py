@@ -10,9 +10,10 @@ from diffusion.guidance.intervals import sigma_of, strength
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import betas_of, respaced_betas
-from jobs.kinds.diffusion.guidance_section import Autoguidance, ClassifierFree, ClassifierGuidance
+from jobs.kinds.diffusion.guidance_section import Autoguidance, ClassifierFree, ClassifierGuidance, Guidance
 from jobs.kinds.diffusion.sections import DiffusionSpec, has_null_class
 from jobs.kinds.noisy_classifier.sections import ClassifierSpec
+from jobs.spec.averages import average_problems
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import Changes, Guide
 from jobs.spec.reading.yaml_text import yaml_text
@@ -43,10 +44,9 @@ def _average(spec: DiffusionSpec, guidance: Autoguidance) -> Changes:
     return ()  # as the other run samples
 
 
-def strengths(spec: DiffusionSpec) -> np.ndarray:
-    """Return the strength of guidance at each step of the chain, float64 [K]; 0 at steps that cost nothing more."""
-    guidance, alphas_cumprod = spec.sample.guidance, _alphas_cumprod(
-        spec.diffusion.noise_schedule, spec.diffusion.diffusion_steps, spec.sample.timestep_respacing)
+def strengths(guidance: Guidance | None, alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Return the strength of guidance at each step of a chain with these alpha_bar, float64 [K]; 0 at steps that cost nothing
+    more."""
     if guidance is None:
         return np.zeros(len(alphas_cumprod))
     return strength(alphas_cumprod, guidance.strength, guidance.interval)
@@ -57,13 +57,18 @@ def guided_evaluations(spec: DiffusionSpec) -> int:
     guidance = spec.sample.guidance
     if guidance is None or not guidance.strength:
         return 0
-    at = strengths(spec)
+    at = strengths(guidance, _alphas_cumprod(spec))
     return sum(1 for number in SAMPLERS[spec.sample.sampler].evaluated(len(at)) if at[number])
 
 
+def _alphas_cumprod(spec: DiffusionSpec) -> np.ndarray:
+    """alpha_bar [K] of the chain of spec.sample, as `diffusion.gaussian` has it to the bit: both count the steps in an
+    interval."""
+    return _of_chain(spec.diffusion.noise_schedule, spec.diffusion.diffusion_steps, spec.sample.timestep_respacing)
+
+
 @lru_cache(maxsize=1000)
-def _alphas_cumprod(noise_schedule: str, diffusion_steps: int, timestep_respacing: str) -> np.ndarray:
-    """alpha_bar [K] of a chain, as `diffusion.gaussian` has it to the bit: both count the steps in an interval."""
+def _of_chain(noise_schedule: str, diffusion_steps: int, timestep_respacing: str) -> np.ndarray:
     betas = betas_of(noise_schedule, diffusion_steps)
     if timestep_respacing:
         betas = respaced_betas(betas, space_timesteps(diffusion_steps, timestep_respacing, noise_schedule))
@@ -92,10 +97,7 @@ def _of_own_weights(spec: DiffusionSpec, guidance: Autoguidance) -> Iterator[Con
     if guidance.run is not None:
         return
     train = spec.train
-    if guidance.at is not None and guidance.at > train.iterations:
-        yield f"{KEY}.at", f"step {guidance.at} is beyond train.iterations {train.iterations}"
-    if guidance.ema_rate is not None and guidance.ema_rate not in train.ema_rate:
-        yield f"{KEY}.ema_rate", f"{guidance.ema_rate} is not among train.ema_rate {train.ema_rate}"
+    yield from _missing_weights(guidance, spec)
     own = None if spec.sample.ema_sigma_rel is not None else spec.sample.ema_rate
     if guidance.at in (None, train.iterations) and guidance.ema_rate in (None, own):
         yield KEY, "guides the network by itself; give run, at or ema_rate, so that the guide is a weaker one"
@@ -103,12 +105,11 @@ def _of_own_weights(spec: DiffusionSpec, guidance: Autoguidance) -> Iterator[Con
 
 def _empty_interval(spec: DiffusionSpec, interval: list[float]) -> Iterator[Contradiction]:
     try:
-        at = strengths(spec)
+        alphas_cumprod = _alphas_cumprod(spec)
     except ValueError:  # another contradiction says that there is no such chain
         return
-    if not at.any():
-        sigma = sigma_of(_alphas_cumprod(spec.diffusion.noise_schedule, spec.diffusion.diffusion_steps,
-                                         spec.sample.timestep_respacing))
+    if not strengths(spec.sample.guidance, alphas_cumprod).any():
+        sigma = sigma_of(alphas_cumprod)
         yield f"{KEY}.interval", (f"no step of this chain has a sigma in [{interval[0]:g}, {interval[1]:g}]; its {len(sigma)} "
                                   f"steps have {sigma.min():.4g} to {sigma.max():.4g}")
 
@@ -132,12 +133,17 @@ def guide_problems(spec: DiffusionSpec, other: Spec) -> Iterator[Contradiction]:
     if classes != spec.data.classes and (auto or spec.data.classes is not None):
         yield run, f"{guidance.run} has {classes or 'no'} classes, and this run {spec.data.classes or 'none'}"
     if isinstance(guidance, Autoguidance):
-        yield from _of_other_weights(guidance, other)
+        yield from _missing_weights(guidance, other)
 
 
-def _of_other_weights(guidance: Autoguidance, other: Spec) -> Iterator[Contradiction]:
-    train = other.train
-    if guidance.at is not None and guidance.at > train.iterations:
-        yield f"{KEY}.at", f"step {guidance.at} is beyond train.iterations {train.iterations} of {guidance.run}"
+def _missing_weights(guidance: Autoguidance, spec: Spec) -> Iterator[Contradiction]:
+    """Yield why the run of the guide, whose spec is `spec`, will not have the weights that guide."""
+    train, at, of = spec.train, guidance.at, f" of {guidance.run}" if guidance.run else ""
+    if at is not None and at > train.iterations:
+        yield f"{KEY}.at", f"step {at} is beyond train.iterations {train.iterations}{of}"
     if guidance.ema_rate is not None and guidance.ema_rate not in train.ema_rate:
-        yield f"{KEY}.ema_rate", f"{guidance.ema_rate} is not among train.ema_rate {train.ema_rate} of {guidance.run}"
+        yield f"{KEY}.ema_rate", f"{guidance.ema_rate} is not among train.ema_rate {train.ema_rate}{of}"
+    length = spec.sample.ema_sigma_rel
+    if guidance.ema_rate is None and at is not None and at <= train.iterations and length is not None:
+        for problem in average_problems(train.iterations, train.ema_sigma_rel, train.ema_snapshots, length, [at]):
+            yield f"{KEY}.at", f"step {at} has no average sample.ema_sigma_rel{of} {problem}; or give guidance.ema_rate"

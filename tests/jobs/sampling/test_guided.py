@@ -242,3 +242,15 @@ def test_a_guide_of_another_kind_is_refused(tmp_path, small, make_run, classifie
         make_run(guided_by(kind="autoguidance", scale=2), folder="itself")
     with pytest.raises(UserError, match="sample.guidance.ema_rate: 0.5 is not among train.ema_rate"):
         make_run(guided_by(kind="autoguidance", scale=2, ema_rate=0.5), folder="rate")
+
+
+def test_an_average_that_the_guide_cannot_have_at_its_step_is_refused(tmp_path, small, make_run):
+    averages = ("train.ema_sigma_rel=[0.05, 0.1]", "train.ema_snapshots=12")
+    make_run(*averages, "sample.ema_sigma_rel=0.07", folder="plain")
+    own = (*averages, "sample.ema_sigma_rel=0.07", guided_by(kind="autoguidance", at=1, scale=2))
+    with pytest.raises(UserError, match="guidance.at: step 1 has no average sample.ema_sigma_rel 0.07: 1 snapshot of"):
+        make_run(*own, folder="own")
+    make_run(*own[:-1], guided_by(kind="autoguidance", at=1, ema_rate=0.9, scale=2), folder="by rate")
+    small = {**small, "train": {**small["train"], "ema_sigma_rel": [0.05, 0.1], "ema_snapshots": 12}}
+    with pytest.raises(UserError, match="guidance.at: step 1 has no average sample.ema_sigma_rel of base 0.07: 1 snapshot"):
+        study_of(tmp_path, small, {**BASE, "sample.ema_sigma_rel": 0.07}, led(at=1))
