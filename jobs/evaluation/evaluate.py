@@ -154,7 +154,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
                                lambda: steps.check("computing the metrics"), labels)
         basis = {"samples": found.sampled_with[sampling], "num_samples": spec.sample.num_samples,
                  "metrics": sorted(metrics), "batch_size": settings.batch_size, "features": features.identity,
-                 "reference": identity, "interval": True}
+                 "reference": identity, "interval": True}  # constant: pieces of earlier versions may have no interval
         return found.pieces.piece(f"metrics {run.samples_folder(sampling).name}", basis, compute)
     return measure_sampling, features, reference
 

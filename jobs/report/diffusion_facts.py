@@ -4,20 +4,25 @@ Each function takes a spec of any kind of model. For a kind without these sectio
 an empty text), and the report leaves the panel out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from diffusion.samplers.table import SAMPLERS
 from diffusion.schedules import alphas_cumprod_of, betas_of, forward_weights
+from jobs.kinds.diffusion.guidance_section import Autoguidance, ClassifierFree, ClassifierGuidance
 from jobs.kinds.diffusion.sections import Diffusion, Model
 from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.layer_cost import LayerCost
+from jobs.spec.sampling_names import CHAIN as FIRST
 from jobs.spec.sections import Spec
 
-CHAIN = ("sampler", "timestep_respacing", "ddim_eta", "clip_denoised", "dynamic_thresholding_ratio")
+CHAIN = (*FIRST, "ddim_eta", "clip_denoised", "dynamic_thresholding_ratio")
 """Keys of `sample` that choose how to go along the chain: whatever they are, samples should come from one distribution."""
+UNGUIDED: Mapping[str, float] = {"classifier_free": ClassifierFree.UNGUIDED, "classifier": ClassifierGuidance.UNGUIDED,
+                                 "autoguidance": Autoguidance.UNGUIDED}
+"""The scale at which each kind of guidance is none."""
 SHORTER_CHAINS = (25, 50, 100, 250, 1000)
 STRIP = 9  # images in the strip from data to noise
 

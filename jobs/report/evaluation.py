@@ -8,6 +8,7 @@ from jobs.quantities import figure
 from jobs.report.diffusion_facts import evaluations_of
 from jobs.spec.kinds import number_labels
 from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
+from jobs.spec.sampling_names import CHAIN
 
 Z = 1.96  # 95 % of a normal distribution lie within so many standard deviations
 
@@ -178,8 +179,7 @@ def _point(entry: dict, main: dict, evaluation: dict) -> CurvePoint:
     metrics = {str(key): value for key, found in entry["metrics"].items() if (value := finite(found)) is not None}
     sampler, respacing, steps = (str(entry.get("sampler", "")), str(entry.get("timestep_respacing", "")),
                                  int(entry.get("sampling_steps", 1)))
-    differs = entry.get("differs", {key: entry[key] for key in ("sampler", "timestep_respacing")
-                                    if key in entry and entry[key] != main.get(key)})
+    differs = entry.get("differs", {key: entry[key] for key in CHAIN if key in entry and entry[key] != main.get(key)})
     given = evaluation.get("metrics") or {} if entry is main else {}
     details = {key: {"interval": ends} for key, ends in (entry.get("intervals") or {}).items()}
     intervals = {str(key): (ends[0], ends[1]) for key, detail in {**given, **details}.items() if (ends := _interval(detail))}

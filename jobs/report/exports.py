@@ -20,7 +20,7 @@ from jobs.report.samplings.ways import FID
 from jobs.report.study import StudyReport
 from jobs.report.verdicts.points import Point, is_seed, label
 from jobs.report.verdicts.ranking import best_points, best_runs, metric_named, ranked
-from jobs.spec.sampling_names import in_words
+from jobs.spec.sampling_names import CHAIN, in_words
 from jobs.terminal import printable
 
 COLUMNS = ("run", "table", "quantity", "at", "value")
@@ -130,7 +130,7 @@ def _numbers_of(study: StudyReport, run: RunReport) -> Iterator[tuple]:
 def _way(point: CurvePoint) -> str:
     """How a point was sampled: "ddim 10 steps", "unipc logsnr10 9 steps, guidance classifier_free 1.5"."""
     respacing = "" if point.timestep_respacing.isdecimal() else point.timestep_respacing
-    others = {key: value for key, value in point.differs.items() if key not in ("sampler", "timestep_respacing")}
+    others = {key: value for key, value in point.differs.items() if key not in CHAIN}
     chain = " ".join(filter(None, [point.sampler, respacing, f"{point.sampling_steps} steps"]))
     return ", ".join(filter(None, [chain, in_words(others)]))
 

@@ -1,6 +1,6 @@
 """`sample.guidance` of a spec: one of three kinds, and what rules each out."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -23,6 +23,9 @@ Interval = Annotated[list[float], BeforeValidator(_interval)]
 class ClassifierFree(Section):
     """Ho & Salimans 2022: the network with the class against the network without one."""
 
+    UNGUIDED: ClassVar[float] = 1.0
+    """The scale that is no guidance."""
+
     kind: Literal["classifier_free"]
     scale: Scale
     """1: no guidance; the paper's w is scale - 1."""
@@ -32,11 +35,13 @@ class ClassifierFree(Section):
     @property
     def strength(self) -> float:
         """0: no guidance."""
-        return self.scale - 1
+        return self.scale - self.UNGUIDED
 
 
 class ClassifierGuidance(Section):
     """Dhariwal & Nichol 2021: the gradient of a classifier of noisy images."""
+
+    UNGUIDED: ClassVar[float] = 0.0
 
     kind: Literal["classifier"]
     run: TrainedRun
@@ -49,11 +54,13 @@ class ClassifierGuidance(Section):
     @property
     def strength(self) -> float:
         """0: no guidance."""
-        return self.scale
+        return self.scale - self.UNGUIDED
 
 
 class Autoguidance(Section):
     """Karras et al. 2024: the network against a weaker one of the same task."""
+
+    UNGUIDED: ClassVar[float] = 1.0
 
     kind: Literal["autoguidance"]
     run: TrainedRun | None = None
@@ -70,7 +77,7 @@ class Autoguidance(Section):
     @property
     def strength(self) -> float:
         """0: no guidance."""
-        return self.scale - 1
+        return self.scale - self.UNGUIDED
 
 
 Guidance = Annotated[ClassifierFree | ClassifierGuidance | Autoguidance, Field(discriminator="kind")]

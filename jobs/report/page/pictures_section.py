@@ -40,13 +40,13 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
 
 def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Block]:
     """Samples of one run by several samplings, beside each other: of the main run, or else of the first that has several."""
-    runs = [run for run in [study.main, *study.shown] if run and len(to_show(run, study.ways, study.comparisons)) > 1]
-    if not runs:
+    several = ((run, entries) for run in [study.main, *study.shown]
+               if run and len(entries := to_show(run, study.ways, study.comparisons)) > 1)
+    run, entries = next(several, (None, []))
+    if run is None:
         return
-    run = runs[0]
     names = data[run.name].class_names if run.name in data else []
-    pictures = [samples_picture(run, names, folder, entry.name) for entry in to_show(run, study.ways, study.comparisons)
-                if (folder := folder_of(entry))]
+    pictures = [samples_picture(run, names, folder, entry.name) for entry in entries if (folder := folder_of(entry))]
     if len([picture for picture in pictures if picture]) < 2:
         return
     of = f" of {run.name}" if len(study.runs) > 1 else ""

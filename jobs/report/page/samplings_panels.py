@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from jobs.report.diffusion_facts import UNGUIDED
 from jobs.report.page.chart import COLOURS, DASHES, FAINT, INK, MARKERS, Series, Style, panel
 from jobs.report.samplings.comparisons import Comparison
-from jobs.report.samplings.guided import UNGUIDED, Guided
+from jobs.report.samplings.guided import TRADED, Guided
 from jobs.report.samplings.ways import FID, Way
 from jobs.spec.metrics import NUMBERS
 
-SHARES = ("precision", "recall", "label_accuracy")
-"""Metrics in 0 .. 1, which share a panel."""
 DRAWN = 8  # comparisons, and lines over guidance scale of one kind; the tables have all
 
 
@@ -74,7 +73,7 @@ def guidance_panels(lines: Sequence[Guided]) -> list[Markup]:
     """Metrics over the scale of one kind of guidance: one panel for each metric, and one for those that are shares."""
     ways = [way for line in lines for way in line.ways]
     metrics, panels, kind = metrics_of(ways), [], lines[0].kind
-    shares = [key for key in SHARES if key in metrics]
+    shares = [key for key in TRADED if key in metrics]
     for group in [*([key] for key in metrics if key not in shares), shares]:
         drawn = [one for place, line in enumerate(lines[:DRAWN]) for one in _over_scale(line, group, place, len(lines[:DRAWN]))]
         if drawn:
@@ -99,7 +98,8 @@ def trade_off_panels(lines: Sequence[Guided]) -> list[Markup]:
 
 def _traded(line: Guided, x: str, y: str, place: int) -> list[Series]:
     """A line along the scale, from the ring without guidance on."""
-    points = [(across, up) for way in ([line.unguided] if line.unguided else []) + list(line.ways)
+    others = [way for way in line.ways if way is not line.unguided]
+    points = [(across, up) for way in ([line.unguided] if line.unguided else []) + others
               if (across := way.value(x)) is not None and (up := way.value(y)) is not None]
     if not points:
         return []

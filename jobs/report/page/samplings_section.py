@@ -26,15 +26,14 @@ def samplings_blocks(study: StudyReport) -> list[Block]:
     if not any(len(members) > 1 for members in study.ways.values()):
         return []
     sentences = [*verdicts(study.comparisons), *rejections(study.comparisons), *unknown(study.comparisons)]
-    more = [f"... and {len(sentences) - SAID} more sentences; report.json has all."] if len(sentences) > SAID else []
+    more = [f"... and {len(sentences) - SAID} more sentences; report.json has all verdicts."] if len(sentences) > SAID else []
     over = evaluations_panels(study.comparisons)
     blocks: list[Block] = [Bullets([*sentences[:SAID], *more]), Panels(over, HOW_DRAWN if over else "")]
     for kind, lines in groupby(study.guided, key=lambda line: line.kind):
         panels = guidance_panels(list(lines))
         blocks += [Heading(f"Guidance: {kind}"), Panels(panels, RING)]
-    if len(study.guided) > 1:
-        blocks += [Heading("Kinds of guidance beside each other"),
-                   Panels(trade_off_panels(study.guided), ALONG)]
+    if len(study.guided) > 1 and (traded := trade_off_panels(study.guided)):
+        blocks += [Heading("Kinds of guidance beside each other"), Panels(traded, ALONG)]
     return [*blocks, Heading("All samplings"), _table(study), Bullets(noise(study.comparisons), "note")]
 
 

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobs.report.diffusion_facts import UNGUIDED
 from jobs.report.samplings.ways import Way
 from jobs.spec.sampling_names import in_words
 
-UNGUIDED: Mapping[str, float] = {"classifier_free": 1.0, "autoguidance": 1.0, "classifier": 0.0}
-"""The scale at which each kind of guidance is none."""
+TRADED = ("precision", "recall", "label_accuracy")
+"""Metrics in 0 .. 1 that guidance trades for each other; they share a panel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Guided:
     ways: Sequence[Way]
     """By scale, ascending."""
     unguided: Way | None
-    """The way without guidance that is otherwise the same."""
+    """The way without guidance, or by a scale that gives none, whose other settings are those of the line."""
 
     @property
     def name(self) -> str:
@@ -58,7 +59,10 @@ def guided(ways: Mapping[str, Sequence[Way]]) -> list[Guided]:
             if guidance.pop("scale", None) is None:
                 continue
             found.setdefault((training, others, json.dumps(guidance, sort_keys=True, default=str)), []).append(way)
-    lines = [Guided(training, str(alike[0].first.guidance.get("kind", "guidance")),
-                    sorted(alike, key=lambda way: way.first.guidance["scale"]), unguided.get((training, others)))
-             for (training, others, _), alike in found.items()]
+    lines = []
+    for (training, others, _), alike in found.items():
+        kind = str(alike[0].first.guidance.get("kind", "guidance"))
+        without = unguided.get((training, others)) or next(
+            (way for way in alike if way.first.guidance["scale"] == UNGUIDED.get(kind)), None)
+        lines.append(Guided(training, kind, sorted(alike, key=lambda way: way.first.guidance["scale"]), without))
     return sorted(lines, key=lambda line: line.kind)

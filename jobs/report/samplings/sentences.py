@@ -7,15 +7,13 @@ from jobs.quantities import figure
 from jobs.report.diffusion_facts import chain_steps
 from jobs.report.samplings.comparisons import Comparison
 from jobs.report.samplings.entries import PUBLISHED_SAMPLES
-from jobs.report.samplings.guided import Guided
+from jobs.report.samplings.guided import TRADED, Guided
 from jobs.report.samplings.ways import FID, Way
 from jobs.report.verdicts.points import decimals
 from jobs.run.progress import duration
 from jobs.spec.metrics import NUMBERS
 
 NAMED = 3  # rejected samplings that a sentence names
-TRADED = ("precision", "recall", "label_accuracy")
-"""Metrics that guidance trades for each other."""
 WIDE = 0.2  # half an interval as a share of FID, from which a pass says little
 
 
@@ -86,7 +84,7 @@ def _unknown(comparison: Comparison) -> Iterator[str]:
 def _rejections(comparison: Comparison) -> Iterator[str]:
     rejected = [way for way in comparison.shorter if comparison.passes(way) is False]
     if rejected:
-        # Those nearest to the cheapest that passes tell most.
+        # The dearest tell most: a chain of so many evaluations still is too short.
         named = sorted(rejected, key=lambda way: -way.evaluations)[:NAMED]
         more = f"; and {len(rejected) - NAMED} more" if len(rejected) > NAMED else ""
         yield f"{_about(comparison)}Rejected: {'; '.join(_rejected(comparison, way) for way in named)}{more}."
@@ -144,8 +142,9 @@ def noise(found: Sequence[Comparison]) -> list[str]:
             "below. All samplings have equally many samples, so the upward bias of few samples is about the same in each FID and "
             "cancels. Noise does not cancel: with few samples intervals are wide and pass more. They shrink with the square root "
             "of the number of samples, so a chain that passes here may fail with more samples.",
-            "Evaluations count every pass of a network for one sample, those of guidance too. Hours are in proportion to the "
-            "measured sampling stage, by evaluations."]
+            "Evaluations count every pass of a network for one sample, those of guidance too. Hours are a share of the measured "
+            "time of the sampling stage, by evaluations; there, an evaluation of a guide counts by the FLOP of the guide's own "
+            "network."]
 
 
 def time_for(way: Way, samples: int | None = None) -> str:
