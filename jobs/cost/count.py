@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
 from math import ceil
+from typing import Any
 
 from jobs.cost.guided import NO_OTHERS, evaluations_worth
 from jobs.spec.averages import snapshot_steps
@@ -52,6 +53,8 @@ class Cost:
     training_flops: int
     sampling_steps: int
     """Of the main sampling, for one sample."""
+    evaluations: float
+    """Of the main sampling, for one sample, as `guided.evaluations_worth` counts them."""
     sampling_flops: int
     """Of all samplings."""
     evaluate_forward_passes: int
@@ -92,14 +95,15 @@ def run_cost(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> Cost:
     )
 
 
-def _sampling(spec: Spec, forward_flops: int, others: Mapping[str, Spec]) -> dict[str, int]:
+def _sampling(spec: Spec, forward_flops: int, others: Mapping[str, Spec]) -> dict[str, Any]:
     """Return what `Cost` says of sampling, all 0 for a kind that draws no samples."""
     if not draws_samples(spec):
-        return dict.fromkeys(("sampling_steps", "sampling_flops", "chunks", "samples_bytes"), 0)
+        return dict.fromkeys(("sampling_steps", "evaluations", "sampling_flops", "chunks", "samples_bytes"), 0)
     data, sample, kind = spec.data, spec.sample, kind_of(spec)
-    evaluations = sum(evaluations_worth(with_sampling(spec, sampling), others) for sampling in samplings(spec))
+    main, *further = [evaluations_worth(with_sampling(spec, sampling), others) for sampling in samplings(spec)]
     bytes_per_sample = data.image_size ** 2 * data.channels + 8 + (8 if data.class_cond else 0)  # image, index, label
-    return {"sampling_steps": kind.steps(spec), "sampling_flops": round(forward_flops * sample.num_samples * evaluations),
+    return {"sampling_steps": kind.steps(spec), "evaluations": main,
+            "sampling_flops": round(forward_flops * sample.num_samples * (main + sum(further))),
             "chunks": ceil(sample.num_samples / sample.batch_size), "samples_bytes": sample.num_samples * bytes_per_sample}
 
 

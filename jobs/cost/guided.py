@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.references import is_in_study, references
 from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
+from jobs.storage.stamps import Stamp, stamps_of
 
 NO_OTHERS: Mapping[str, Spec] = MappingProxyType({})
 
@@ -27,7 +29,7 @@ def evaluations_worth(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> flo
         return evaluations
     other = spec if guide.run is None else _spec_of(guide.run, others)
     alone = kind.evaluations(unguided(spec))
-    each = guide.passes * (_forward_flops(other) / _forward_flops(spec) if other else 1)
+    each = guide.passes * (forward_flops(other) / forward_flops(spec) if other else 1)
     return alone + (evaluations - alone) * each
 
 
@@ -41,7 +43,8 @@ def named_specs(run: RunDir, spec: Spec) -> dict[str, Spec]:
     return found
 
 
-def _forward_flops(spec: Spec) -> int:
+def forward_flops(spec: Spec) -> int:
+    """Return the operations of one image's pass through the network that samples."""
     return sum(layer.flops for layer in kind_of(spec).layers(spec)[MODEL])
 
 
@@ -49,6 +52,11 @@ def _spec_of(run: str, others: Mapping[str, Spec]) -> Spec | None:
     if is_in_study(run):
         return others.get(run)
     try:
-        return RunDir(Path(run)).spec
+        return _read(run, stamps_of([str(RunDir(Path(run)).spec_file)]))
     except (UserError, OSError):
         return None
+
+
+@lru_cache(maxsize=64)  # each of a thousand samplings may name the run
+def _read(run: str, stamps: tuple[Stamp, ...]) -> Spec:
+    return RunDir(Path(run)).spec

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jobs.cost.bench.file import Bench, Quartiles, Variant, checkpointing, network_fingerprint, with_nearest_batch
-from jobs.cost.count import run_cost
+from jobs.cost.guided import forward_flops
 from jobs.errors import UserError
 from jobs.quantities import amount, plural
 from jobs.spec.kinds import kind_of
@@ -56,7 +56,7 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: Precision
     if bench.device == "cpu" and not training and resources.world_size > 1:
         assumed.append("ranks do not slow each other down: they share the memory's bandwidth, which was not measured")
     if network_fingerprint(spec) != bench.network.fingerprint:
-        flops = run_cost(spec).forward_flops
+        flops = forward_flops(spec)
         factor = flops / bench.network.forward_flops
         assumed.append("measured on another network: scaled by FLOP of a forward pass, "
                        f"{amount(bench.network.forward_flops)}FLOP to {amount(flops)}FLOP")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jobs.cost.count import FP32, Cost, run_cost
 from jobs.report.board import BoardLog
-from jobs.report.diffusion_facts import doubled, layers_of, main_evaluations, sampling_lengths
+from jobs.report.diffusion_facts import doubled, layers_of, sampling_lengths
 from jobs.report.run import Attempt, RunReport
 from jobs.spec.kinds import draws_samples
 from jobs.spec.layer_cost import LayerCost
@@ -74,9 +74,9 @@ def sampling_costs(run: RunReport, times: dict[str, StageTime]) -> list[Sampling
         return []
     measured = run.state == "done" and "sample" in times and times["sample"].recorded
     per_flop = times["sample"].seconds / cost.sampling_flops if measured else None
-    evaluations = {steps: steps for steps in sampling_lengths(spec, cost.sampling_steps)}
-    evaluations[cost.sampling_steps] = main_evaluations(spec)
-    flops = {steps: cost.forward_flops * spec.sample.num_samples * number for steps, number in evaluations.items()}
+    evaluations: dict[int, float] = {steps: steps for steps in sampling_lengths(spec, cost.sampling_steps)}
+    evaluations[cost.sampling_steps] = cost.evaluations
+    flops = {steps: round(cost.forward_flops * spec.sample.num_samples * number) for steps, number in evaluations.items()}
     return [SamplingCost(steps, flops[steps], None if per_flop is None else per_flop * flops[steps]) for steps in flops]
 
 

@@ -85,11 +85,6 @@ def evaluations_of(sampler: str, steps: int) -> int:
     return SAMPLERS[sampler].evaluations(steps) if sampler in SAMPLERS else steps
 
 
-def main_evaluations(spec: Spec) -> int:
-    """How often the main sampling evaluates the network for one sample."""
-    return kind_of(spec).evaluations(spec)
-
-
 def sampling_lengths(spec: Spec, main: int) -> list[int]:
     """Numbers of steps to compare the cost of sampling at, ascending: `main` of this run, shorter chains, and the full one."""
     full = chain_steps(spec)

@@ -77,7 +77,12 @@ class RunReport:
     @cached_property
     def cost(self) -> Cost | None:
         """What the run costs, counted from its spec and those of the runs that guide it."""
-        return run_cost(self.spec, named_specs(self.run, self.spec)) if self.spec else None
+        return run_cost(self.spec, self.guides) if self.spec else None
+
+    @cached_property
+    def guides(self) -> dict[str, Spec]:
+        """The specs of the runs of this study that the run names, by name."""
+        return named_specs(self.run, self.spec) if self.spec else {}
 
     def read(self, file: Path, reader: Callable[[], T], missing: T) -> T:
         """Return reader(), which reads `file`. Return `missing` where the file is not there, or is broken (with a remark)."""

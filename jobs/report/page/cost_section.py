@@ -13,12 +13,12 @@ from jobs.report.cost import (
     stage_flops,
     with_checkpointing,
 )
-from jobs.report.diffusion_facts import bound_examples, chain_steps, main_evaluations
+from jobs.report.diffusion_facts import bound_examples, chain_steps
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Row, Table
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 from jobs.run.progress import duration
-from jobs.spec.kinds import draws_samples
+from jobs.spec.kinds import draws_samples, kind_of
 from jobs.spec.sections import Spec
 
 WITHIN_F = ("Within F, convolutions grow with pixels × num_channels²; attention's products with pixels² × num_channels at each "
@@ -73,7 +73,7 @@ def _statements(spec: Spec, cost: Cost) -> list[str]:
     """The equations of the cost, with this run's numbers. F and R are the operations of one image."""
     T, F = chain_steps(spec), amount(cost.forward_flops)
     return [f"F, one forward pass of one image: {F}FLOP.{' It does not depend on T.' if T else ''}",
-            _training_statement(spec, cost), *_sampling_statements(spec, cost),
+            _training_statement(spec, cost), *sampling_statements(spec, cost),
             *([_bound_statement(spec, cost, T)] if T and bound_examples(spec) else []), *([WITHIN_F] if T else [])]
 
 
@@ -86,23 +86,28 @@ def _training_statement(spec: Spec, cost: Cost) -> str:
             f"{amount(cost.training_flops)}FLOP (forward, twice that backward{again}){draws}.")
 
 
-def _sampling_statements(spec: Spec, cost: Cost) -> list[str]:
+def sampling_statements(spec: Spec, cost: Cost) -> list[str]:
     if not draws_samples(spec):
         return []
     F, samples = amount(cost.forward_flops), spec.sample.num_samples
-    evaluations = main_evaluations(spec)
-    main = cost.forward_flops * samples * evaluations
-    others = cost.sampling_flops // (cost.forward_flops * samples) - evaluations
+    main = cost.forward_flops * samples * cost.evaluations
+    others = round(cost.sampling_flops / (cost.forward_flops * samples) - cost.evaluations, 1)
     if not chain_steps(spec):
         return [f"Sampling: F × samples = {F}FLOP × {samples:,} = {amount(main)}FLOP."]
     steps = f"{cost.sampling_steps:,} steps of {spec.sample.sampler}" if hasattr(spec.sample, "sampler") else "its steps"
-    statements = [f"Sampling, the main chain of {steps}: F × samples × evaluations = {F}FLOP × {samples:,} × {evaluations:,} = "
-                  f"{amount(main)}FLOP, linear in the length of the chain."]
+    evaluations = _count(cost.evaluations)
+    of_guide = " An evaluation of the guide counts by the FLOP of the guide's own network." if kind_of(spec).guide(spec) else ""
+    statements = [f"Sampling, the main chain of {steps}: F × samples × evaluations = {F}FLOP × {samples:,} × {evaluations} = "
+                  f"{amount(main)}FLOP, linear in the length of the chain.{of_guide}"]
     if others:
-        statements.append(f"Other samplings, {others:,} evaluations together: F × samples × evaluations = {F}FLOP × "
-                          f"{samples:,} × {others:,} = {amount(cost.sampling_flops - main)}FLOP more; with the main chain "
+        statements.append(f"Other samplings, {_count(others)} evaluations together: F × samples × evaluations = {F}FLOP × "
+                          f"{samples:,} × {_count(others)} = {amount(cost.sampling_flops - main)}FLOP more; with the main chain "
                           f"{amount(cost.sampling_flops)}FLOP.")
     return statements
+
+
+def _count(evaluations: float) -> str:
+    return f"{evaluations:,.1f}".removesuffix(".0")
 
 
 def _bound_statement(spec: Spec, cost: Cost, T: int) -> str:

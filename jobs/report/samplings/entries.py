@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs.cost.bench.file import bench_to_plan_by, read_bench
+from jobs.cost.guided import evaluations_worth
 from jobs.cost.rates import seconds_per_image
 from jobs.errors import UserError
 from jobs.report.cost import StageTime
 from jobs.report.diffusion_facts import CHAIN
 from jobs.report.evaluation import CurvePoint, finite
 from jobs.report.run import RunReport
+from jobs.spec.kinds import kind_of
+from jobs.spec.sampling_names import CHAIN as FIRST
 from jobs.spec.sampling_names import in_words
 
 PUBLISHED_SAMPLES = 50_000  # behind the figures of papers
@@ -31,7 +36,7 @@ class Sampled:
     own: Mapping[str, Any]
     """Those of `settings` in which this sampling differs from the main one, or its run from others of the sweep."""
     seconds: float | None
-    """Wall time of drawing the run's samples: in proportion to the run's sampling stage, or planned; None where unknown."""
+    """Wall time of drawing the run's samples: a share of the run's sampling stage, or planned; None where unknown."""
     measured: bool
     """Whether `seconds` come from the run's sampling stage; else from the newest bench-*.json here."""
 
@@ -66,22 +71,43 @@ def sampled(runs: Iterable[RunReport], times: Mapping[str, Mapping[str, StageTim
     file = bench_to_plan_by(None)
     found = []
     for run in runs:
-        measured = seconds_per_evaluation(run, times.get(run.name, {}))
+        settings = [_settings(run, point) for point in run.curve]
+        worth = [point.evaluations * _share(run, own) for point, own in zip(run.curve, settings, strict=True)]
+        measured = seconds_per_evaluation(run, sum(worth), times.get(run.name, {}))
         seconds = planned_seconds(run, file) if measured is None and file and run.curve else measured
-        found += [_sampled(run, point, seconds, measured is not None) for point in run.curve]
+        found += [Sampled(run, point, own, _own(run, point, own), None if seconds is None else seconds * number,
+                          measured is not None)
+                  for point, own, number in zip(run.curve, settings, worth, strict=True)]
     return found
 
 
-def seconds_per_evaluation(run: RunReport, times: Mapping[str, StageTime]) -> float | None:
-    """Wall time of one evaluation of the network for each of the run's samples; None where sampling was not measured."""
-    total = sum(point.evaluations for point in run.curve)
+def _share(run: RunReport, settings: Mapping[str, Any]) -> float:
+    """What one evaluation of a sampling with these `settings` costs on average, in evaluations of the run's own network.
+
+    1 without a guide, and where the run's spec cannot have such a sampling: its guide is not known then.
+    """
+    if run.spec is None or not settings.get("guidance"):
+        return 1.0
+    try:
+        sample = type(run.spec.sample).model_validate(settings)
+    except ValidationError:
+        return 1.0
+    spec = run.spec.model_copy(update={"sample": sample})
+    return evaluations_worth(spec, run.guides) / kind_of(spec).evaluations(spec)
+
+
+def seconds_per_evaluation(run: RunReport, total: float, times: Mapping[str, StageTime]) -> float | None:
+    """Wall time of one evaluation of the network for each of the run's samples; None where sampling was not measured.
+
+    `total`: the evaluations of all samplings of the run, for one sample.
+    """
     if run.state != "done" or "sample" not in times or not times["sample"].recorded or not total:
         return None
     return times["sample"].seconds / total
 
 
 def planned_seconds(run: RunReport, file: Path) -> float | None:
-    """The same by the rates in `file`, which `iddpm bench` wrote; None where it has no such rate."""
+    """Wall time of one evaluation by the rates in `file`, which `iddpm bench` wrote; None where `file` has no such rate."""
     if run.spec is None:
         return None
     sample = run.spec.sample
@@ -92,13 +118,17 @@ def planned_seconds(run: RunReport, file: Path) -> float | None:
     return image.median * (run.samples or sample.num_samples) / run.spec.resources.sample.world_size
 
 
-def _sampled(run: RunReport, point: CurvePoint, seconds: float | None, measured: bool) -> Sampled:
+def _settings(run: RunReport, point: CurvePoint) -> dict[str, Any]:
+    """Return Sampled.settings."""
     main = run.spec.sample.model_dump(mode="json") if run.spec else {}
     chain = {"sampler": point.sampler, "timestep_respacing": point.timestep_respacing} if point.sampler else {}
-    settings = {key: value for key, value in (main | chain).items() if key not in OF_ALL} | point.differs
+    return {key: value for key, value in (main | chain).items() if key not in OF_ALL} | point.differs
+
+
+def _own(run: RunReport, point: CurvePoint, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Sampled.own."""
     swept = dict.fromkeys(key.split(".")[1] for key in run.differs if key.startswith("sample."))
-    own = {key: settings[key] for key in swept if key in settings} | point.differs
-    return Sampled(run, point, settings, own, None if seconds is None else seconds * point.evaluations, measured)
+    return {key: settings[key] for key in swept if key in settings} | point.differs
 
 
 def of_last_step(entries: Sequence[Sampled]) -> list[Sampled]:
@@ -111,5 +141,5 @@ def described(entry: Sampled) -> str:
     point = entry.point
     respacing = f"{point.timestep_respacing} steps" if point.timestep_respacing.isdecimal() else point.timestep_respacing
     chain = [point.sampler, respacing or "full chain"] if point.sampler else []
-    others = {key: value for key, value in entry.own.items() if key not in ("sampler", "timestep_respacing")}
+    others = {key: value for key, value in entry.own.items() if key not in FIRST}
     return ", ".join(filter(None, [*chain, in_words(others)])) or entry.name

@@ -11,10 +11,14 @@ from jobs.cost.count import run_cost
 from jobs.cost.guided import evaluations_worth
 from jobs.errors import UserError
 from jobs.kinds.diffusion.kind import KIND
+from jobs.report.cost import sampling_costs
+from jobs.report.page.cost_section import sampling_statements
 from jobs.report.run import read_run
+from jobs.run import directory
 from jobs.run.study.freezing import freeze
 from jobs.spec.kinds import MODEL, kind_of
 from jobs.spec.reading.file import load
+from jobs.spec.reading.frozen import load_frozen
 
 
 @pytest.fixture
@@ -78,5 +82,20 @@ def test_the_report_counts_a_guide_of_the_study_by_its_own_network(tmp_path):
     study = load(tmp_path / "small.yaml")
     freeze(study, tmp_path / "runs")
     large, spec = (run.spec for run in study.runs)
-    cost = read_run(tmp_path / "runs" / study.name / "guided", {}).cost
-    assert cost.sampling_flops == run_cost(spec, {"large": large}).sampling_flops > run_cost(spec).sampling_flops
+    run = read_run(tmp_path / "runs" / study.name / "guided", {})
+    assert run.cost.sampling_flops == run_cost(spec, {"large": large}).sampling_flops > run_cost(spec).sampling_flops
+    assert {cost.steps: cost.flops for cost in sampling_costs(run, {})}[40] == run.cost.sampling_flops
+    [statement] = sampling_statements(spec, run.cost)  # no other sampling, so no sentence on others
+    assert f" × 10 × {40 * (1 + flops(large) / flops(spec)):.1f} = " in statement
+    assert statement.endswith("An evaluation of the guide counts by the FLOP of the guide's own network.")
+
+
+def test_the_spec_of_a_guide_of_another_study_is_read_once_and_again_where_it_changed(tmp_path, spec_with, monkeypatch):
+    (tmp_path / "small.yaml").write_text(json.dumps(SMALL_SPEC))
+    other = freeze(load(tmp_path / "small.yaml", ["model.num_channels=16"]), tmp_path / "runs")[0]
+    spec, reads = spec_with(kind="autoguidance", run=str(other.path), scale=2), []
+    ratio = flops(other.spec) / flops(spec)
+    monkeypatch.setattr(directory, "load_frozen", lambda file: reads.append(file) or load_frozen(file))
+    assert [evaluations_worth(spec) for _ in range(3)] == pytest.approx([40 * (1 + ratio)] * 3) and len(reads) == 1
+    other.spec_file.write_text(other.spec_file.read_text().replace("num_channels: 16", "num_channels: 8"))
+    assert evaluations_worth(spec) == 80 and len(reads) == 2

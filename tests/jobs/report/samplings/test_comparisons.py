@@ -5,7 +5,9 @@ from finished_study import finish
 from made_benches import bench_of, rate
 from sampled_study import chains, entry, evaluation, guided
 
+from jobs.cost.count import run_cost
 from jobs.report.study import read_study
+from jobs.report.write import report
 from jobs.run.study.freezing import freeze
 from jobs.spec.reading.file import load
 from jobs.storage.files import read_json, write_json
@@ -157,6 +159,34 @@ def test_hours_of_a_stage_that_nobody_timed_are_planned_or_not_known(make_run, t
     assert "planned by the newest bench-*.json" in verdict()
     (tmp_path / "bench-here.json").write_text("{}")
     assert "hours are not known" in verdict()
+
+
+def test_hours_count_a_guide_by_its_own_network(make_run, tmp_path):
+    make_run(folder="single")
+    spec = tmp_path / "sweep.yaml"
+    guidance = {"kind": "autoguidance", "run": "large", "scale": 2}
+    write_json(spec, read_json(tmp_path / "small.yaml") | {"sweep": {"list": [
+        {"name": "large", "model.num_channels": 16}, {"name": "guided", "sample.guidance": guidance}]}})
+    large, guided_run = freeze(load(spec, ()), tmp_path / "runs")
+    finish(guided_run, 1.0)
+    main = entry("ancestral", "", 40, 80, {"fid": 1.0}, {"fid": 0.05})
+    alone = entry("ancestral", "", 40, 40, {"fid": 1.1}, {"fid": 0.05}, guidance=None)
+    unreadable = entry("ancestral", "", 40, 40, {"fid": 1.1}, {"fid": 0.05}, guidance={"kind": "of later versions"})
+    write_json(guided_run.evaluation, evaluation([main, alone, unreadable]))
+    ratio = run_cost(large.spec).forward_flops / run_cost(guided_run.spec).forward_flops
+    seconds = [way.seconds for members in read_study(guided_run.path.parent).ways.values() for way in members]
+    assert ratio > 2 and seconds == pytest.approx([30 * part / (3 + ratio) for part in (1 + ratio, 1, 1)])
+
+
+def test_a_scale_that_is_no_guidance_stands_for_the_sampling_without_guidance(one):
+    def of(kind, scale):
+        return entry("ancestral", "", 40, 80, {"fid": 1 + scale}, {"fid": 0.05}, guidance={"kind": kind, "scale": scale})
+    study = one([of("classifier_free", 2.0), of("classifier_free", 1.0), of("classifier", 1.0), of("classifier", 0.0)])
+    free = next(line for line in study.guided if line.kind == "classifier_free")
+    assert [(line.kind, line.unguided.value("fid")) for line in study.guided] == [("classifier", 1.0), ("classifier_free", 2.0)]
+    assert free.points("fid")[0] == [1.0, 2.0]
+    page = report(study.folder).read_text()
+    assert page.count(">without guidance</text>") == 2
 
 
 def test_the_answer_says_at_which_scale_of_guidance_fid_is_lowest(one):
