@@ -64,7 +64,7 @@ def export_weights(run: RunDir, output: Path, ema_rate: float | None, *, sigma_r
     """
     if output.suffix not in (".safetensors", ".pt"):
         raise UserError(f"{output}: the name must end in .safetensors or .pt")
-    checkpoint = final_checkpoint(run) if step is None else checkpoint_at(run, step)
+    checkpoint = final_checkpoint(run) if step is None else checkpoint_at(run, step, "--at")
     average = average_of(ema_rate) if sigma_rel is None else power_name(sigma_rel)
     weights = checkpoint.weights(average) if sigma_rel is None else power_average(run, checkpoint, sigma_rel)
     if problem := not_finite(weights):

@@ -101,7 +101,7 @@ def test_export_takes_a_length_and_a_step(trained_once, tmp_path, monkeypatch):
             (["--ema-sigma-rel", 0.4], "ema_sigma_rel 0.4 is not between 0 and 0.2887"),
             (["--ema-sigma-rel", 1e-300], "ema_sigma_rel 1e-300 is below 1e-06, the smallest sigma_rel"),
             (["--ema-sigma-rel", 0.07, "--raw"], "--raw, --ema-rate and --ema-sigma-rel exclude each other"),
-            (["--at", 13], "step-00000013: not there. The steps whose checkpoints are there are those that sample.at can name: "
+            (["--at", 13], "step-00000013: not there. The steps whose checkpoints are there are those that --at can name: "
                            "12, 24")):
         said = iddpm_here("export", run.path, "refused.pt", *options, status=2)
         assert message in said and not (tmp_path / "refused.pt").exists()
