@@ -10,6 +10,7 @@ from jobs.run.directory import RunDir
 from jobs.run.study.freezing import freeze
 from jobs.spec.keys import value_at
 from jobs.spec.kinds import draws_samples
+from jobs.spec.samplings import guided
 from jobs.spec.sections import Spec
 
 
@@ -73,9 +74,13 @@ def _import_folder(folder: Path, spec: Path, overrides: Sequence[str], runs_fold
 
 def _check_goals(spec: Path, resolved: Spec, first: int) -> None:
     """Raise UserError where the spec asks for weights from before step `first`, the first one of an imported run."""
-    if earlier := [step for step in value_at(resolved, "sample.at") or [] if step != "last" and step < first]:
-        raise UserError(f"{spec}: sample.at names step {', '.join(map(str, earlier))}, but an imported run has no weights "
-                        f"before its step {first}; give sample.at=[last]")
+    sampled = [step for step in value_at(resolved, "sample.at") or [] if step != "last"]
+    guiding = [guide.step for _, guide, _ in guided(resolved) if guide.run is None and guide.step]
+    for key, steps, instead in (("sample.at", sampled, "give sample.at=[last]"),
+                                ("guidance.at", guiding, "name another run (guidance.run)")):
+        if earlier := [step for step in steps if step < first]:
+            raise UserError(f"{spec}: {key} names step {', '.join(map(str, earlier))}, but an imported run has no weights "
+                            f"before its step {first}; {instead}")
     if value_at(resolved, "train.ema_sigma_rel"):
         raise UserError(f"{spec}: train.ema_sigma_rel: such averages begin with the first step of training and have snapshots on "
                         "the way, and imported weights have neither; leave train.ema_sigma_rel out")

@@ -247,6 +247,8 @@ def test_a_spec_that_ends_before_the_folder_is_refused(folder):
         imported("train.iterations=2")
     with pytest.raises(UserError, match="sample.at names step 2, but an imported run has no weights before its step 3"):
         imported("sample.at=[2, last]")
+    with pytest.raises(UserError, match="guidance.at names step 2, but an imported run has no weights before its step 3; name"):
+        imported("sample.guidance={kind: autoguidance, at: 2, scale: 2}")
     imported()
     with pytest.raises(UserError, match="has a checkpoint of step 3; import into a new run"):
         imported()
