@@ -50,6 +50,8 @@ def test_a_weaker_network_has_the_average_of_the_sampling_unless_the_guide_names
     for settings, changes in (({"at": 4}, (("ema_rate", None), ("ema_sigma_rel", 0.07))),
                               ({"ema_rate": 0.9}, (("ema_rate", 0.9), ("ema_sigma_rel", None)))):
         assert KIND.guide(spec_with(*lengths, kind="autoguidance", scale=2, **settings)).changes == changes
+    other = spec_with(*lengths[:1], *lengths[2:], kind="autoguidance", scale=2, ema_rate=0.9)  # not what sample.ema_rate says
+    assert other.sample.ema_rate == 0.9 and KIND.guide(other).changes == (("ema_rate", 0.9), ("ema_sigma_rel", None))
     with pytest.raises(UserError, match="guides the network by itself"):
         spec_with(*lengths, kind="autoguidance", scale=2)
 

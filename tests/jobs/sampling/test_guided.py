@@ -137,6 +137,7 @@ def test_samples_of_a_guide_that_reads_equal_weights_in_another_way_are_foreign(
 def test_a_network_without_classes_takes_those_of_the_classifier(make_guided, alone):
     run = make_guided("classifier", "data.class_cond=false", "data.num_classes=null", "train.label_dropout=0",
                       "sample.num_samples=12")
+    assert foreign_guide_problems([run.spec]) == []
     assert alone(run, "sample") == "done"
     assert samples(run)["labels"].tolist() == [*range(10), 0, 1]
     with np.load(run.samples / "samples.npz") as file:
