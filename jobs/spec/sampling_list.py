@@ -79,11 +79,16 @@ def _read(section: type[Sample], main: str, entries: str) -> tuple[Listed, ...]:
             try:
                 found.append(Listed(_changes(section, own, choice.value), number, choice.places))
             except ValidationError as error:
-                wrong += [((*KEY, number, *nearest(choice.places, each["loc"])), each)
-                          for each in error.errors(include_url=False)]
+                wrong += [((*KEY, number, *_place_of(each, choice.places)), each) for each in error.errors(include_url=False)]
     if wrong:
         raise WrongList(wrong)
     return tuple(found)
+
+
+def _place_of(error: Mapping[str, Any], places: Mapping[Place, Place]) -> Place:
+    """Return the place that an error of pydantic's is about: of a key that is not given, where it should stand."""
+    *around, key = path = error["loc"]
+    return (*nearest(places, tuple(around)), key) if error["type"] == "missing" else nearest(places, path)
 
 
 def _changes(section: type[Sample], own: Mapping[str, Any], values: Mapping[str, Any]) -> Changes:

@@ -70,6 +70,8 @@ def test_they_follow_the_other_samplings_and_count_once(write):
     ("[{batch_size: 5, seed: 1}]", "evaluate.samplings[0].batch_size: belongs to all samplings of a run: "),
     ("[{compile: default}]", "evaluate.samplings[0].compile: belongs to all samplings of a run: "),
     ("[{cuda_graph: true}]", "evaluate.samplings[0].cuda_graph: belongs to all samplings of a run: "),
+    ("[{guidance: [null, {kind: classifier, scale: 2}]}]", "evaluate.samplings[0].guidance[1].run: required, but not given"),
+    ("[{guidance: {kind: free}}]", "evaluate.samplings[0].guidance: must be a mapping whose kind is classifier_free, classifier"),
     ("[{ema_rate: [0.9999, 0.5]}]", "evaluate.samplings[0].ema_rate[1]: 0.5 is not among train.ema_rate [0.9999]"),
     ("[{timestep_respacing: [10, 200]}]", "evaluate.samplings[0].timestep_respacing[1]: section 1 of 1 has 100 of the 100 steps"),
     ("[{seed: [1, 2], sampler: [ddim], ddim_eta: 2}]", "evaluate.samplings[0].ddim_eta: must be at most 1 (got 2)"),

@@ -46,6 +46,14 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("sample: {dynamic_thresholding_ratio: 1.1}", "sample.dynamic_thresholding_ratio: must be at most 1 (got 1.1)"),
     ("sample: {timestep_respacing: logsnr}", "sample.timestep_respacing: 'logsnr' is not a respacing; write \"250\", "
                                              "\"10,15,20\", \"ddim50\", \"logsnr20\" or \"quad20\""),
+    ("sample: {guidance: {kind: classifier_free}}", "sample.guidance.scale: required, but not given"),
+    ("sample: {guidance: {scale: 1}}",
+     "sample.guidance: must be a mapping whose kind is classifier_free, classifier or autoguidance (got {scale: 1})"),
+    ("sample: {guidance: {kind: classifier_free, scale: 2, interval: [1, 1]}}",
+     "sample.guidance.interval: must be [low, high] with 0 <= low < high, in sigma = sqrt((1 - alpha_bar) / alpha_bar), such as "
+     "[0.3, 3] (got [1, 1])"),
+    ("sample: {guidance: {kind: classifier, scale: 2, run: a/../b}}",
+     "sample.guidance.run: write the folder of a run, such as runs/STUDY/NAME (got a/../b)"),
     ("sample: {ema_sigma_rel: 1e-300}", "sample.ema_sigma_rel: must be at least 1e-06 (got 1.0e-300)"),
     ("diffusion: {input_perturbation: 1e300}", "diffusion.input_perturbation: must be at most 10 (got 1.0e+300)"),
     ("diffusion: {loss_weight: p2, p2_gamma: 1e300}", "diffusion.p2_gamma: must be at most 10 (got 1.0e+300)"),
