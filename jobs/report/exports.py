@@ -13,6 +13,7 @@ from jobs.quantities import amount, figure
 from jobs.report.cost import layer_groups, sampling_costs, stage_flops
 from jobs.report.curves import bound_points, smoothed
 from jobs.report.evaluation import CurvePoint
+from jobs.report.families.described import families_of
 from jobs.report.published import published_for
 from jobs.report.run import RunReport
 from jobs.report.samplings.comparisons import Comparison
@@ -36,6 +37,8 @@ def as_json(study: StudyReport) -> dict:
                          "matched_groups": [[point.name for point in group] for group in effect.groups], "wins": effect.wins,
                          "verdict": effect.verdict}
                         for effect in study.effects],
+            "models": [asdict(family.description) | {"runs": [run.name for run in family.runs]}
+                       for family in families_of(run for run in study.runs if not run.left)],
             "samplings": [_compared(comparison) for comparison in study.comparisons],
             "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []})
 

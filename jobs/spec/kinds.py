@@ -79,6 +79,26 @@ class Guide:
     """Forward passes that one evaluation costs. A gradient with respect to the image costs a second one."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a run of a kind minimises, and how it trains and samples, for a reader who knows the field."""
+
+    title: str
+    """The name of the family: "GAN"."""
+    objective: str
+    """The formula that training minimises, in plain Unicode."""
+    source: str
+    """The paper and its equation."""
+    training: tuple[str, ...]
+    """The algorithm, a short sentence a line, without numbers."""
+    sampling: tuple[str, ...]
+    """Likewise; empty for a kind that draws no samples."""
+    training_cost: str
+    """How the operations of training grow, as a formula in B images, iterations, H, W, C channels and so on."""
+    sampling_cost: str
+    """How the operations of one sample grow, as a formula in T, N steps and F, one forward pass; empty as `sampling`."""
+
+
 class Kind(Protocol):
     """The half of a kind of model that a login node needs. `Any` stands for the kind's own spec."""
 
@@ -146,6 +166,9 @@ class Kind(Protocol):
 
     def headline_settings(self, spec: Any) -> dict[str, Any]:
         """Return the settings of a run of this kind that TensorBoard's HPARAMS always shows."""
+
+    def description(self, spec: Any) -> Description:
+        """Return what the run minimises, and how it trains and samples."""
 
 
 class EditingKind(Protocol):

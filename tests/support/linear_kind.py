@@ -4,7 +4,7 @@
 """
 
 from jobs.spec.fields import Count, Section
-from jobs.spec.kinds import KINDS, MODEL, OwnNumber
+from jobs.spec.kinds import KINDS, MODEL, Description, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.references import TrainedRun
@@ -86,6 +86,10 @@ class LinearKind:
 
     def headline_settings(self, spec):
         return {"latent": spec.linear.latent}
+
+    def description(self, spec):
+        return Description("Linear autoencoder", "L = E ‖x − D E (x + 0.1 ε)‖²", "a test", ("Draw images.", "Take a step."),
+                           ("Draw noise.", "Encode and decode it 20 times."), "O(iterations · B · pixels)", "O(20 · pixels)")
 
 
 def pixels(spec) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffusion.samplers.table import SAMPLERS
+from jobs.kinds.diffusion.description.algorithms import description
 from jobs.kinds.diffusion.guidance_rules import guidance_contradictions, guide_of, guide_problems, guided_evaluations
 from jobs.kinds.diffusion.layer_costs import unet_layers
 from jobs.kinds.diffusion.sections import (
@@ -15,7 +16,7 @@ from jobs.kinds.diffusion.sections import (
     resolve,
 )
 from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_unet, untold_by_weights
-from jobs.spec.kinds import MODEL, Changes, Guide, HeldOut, OwnNumber
+from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.samplings import WEIGHTS_BY, samplings, with_changes, with_sampling
@@ -113,6 +114,9 @@ class DiffusionKind:
         return {"noise_schedule": spec.diffusion.noise_schedule, "loss": spec.diffusion.loss,
                 "diffusion_steps": spec.diffusion.diffusion_steps, "num_channels": spec.model.num_channels,
                 "dropout": spec.model.dropout}
+
+    def description(self, spec: DiffusionSpec) -> Description:
+        return description(spec)
 
 
 def chain_length(spec: DiffusionSpec, timestep_respacing: str) -> int:

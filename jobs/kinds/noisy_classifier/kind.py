@@ -6,6 +6,8 @@ Its runs have the stages train and evaluate.
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.kinds.diffusion.description.algorithms import NETWORK_COST
+from jobs.kinds.diffusion.description.objective import FORWARD
 from jobs.kinds.diffusion.layer_costs import half_unet_layers
 from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_half_unet, untold_by_weights
 from jobs.kinds.noisy_classifier.quarters import quarters
@@ -15,13 +17,23 @@ from jobs.kinds.noisy_classifier.sections import (
     classifier_contradictions,
     resolve,
 )
-from jobs.spec.kinds import MODEL, Changes, Guide, HeldOut, OwnNumber
+from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.sections import Contradiction, Spec
 
 ACCURACY, TOP5, CROSS_ENTROPY = "accuracy", "accuracy_top5", "cross_entropy"
 """Keys in evaluation.json."""
+DESCRIPTION = Description(
+    title="Classifier of noisy images",
+    objective=f"L = E_{{x₀, y, ε, t}} [−log p_φ(y | x_t, t)], {FORWARD}",
+    source="Dhariwal & Nichol 2021 (arXiv 2105.05233), section 4.1",
+    training=("Draw B images x₀ with their classes y from the data.", "Draw t uniformly from 1 … T, and ε ~ N(0, I).",
+              f"{FORWARD}.", "Evaluate p_φ(y | x_t, t) once; take a step of AdamW down the gradient of the cross entropy.",
+              "Average the weights over the steps (EMA)."),
+    sampling=(),
+    training_cost=f"O(iterations · B · F) for batches of B images: 3 F an image, whatever T is; {NETWORK_COST}.",
+    sampling_cost="")
 BASIS = "of noisy images, at a uniform timestep"
 
 
@@ -90,6 +102,9 @@ class ClassifierKind:
     def headline_settings(self, spec: ClassifierSpec) -> dict[str, Any]:
         return {"noise_schedule": spec.diffusion.noise_schedule, "diffusion_steps": spec.diffusion.diffusion_steps,
                 "num_channels": spec.model.num_channels, "pool": spec.model.pool}
+
+    def description(self, spec: ClassifierSpec) -> Description:
+        return DESCRIPTION
 
 
 KIND = ClassifierKind()

@@ -1,6 +1,6 @@
 """The blocks that a section of the page is made of. templates/blocks.html has a macro for each, which turns it into HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +35,23 @@ class Bullets:
 
     def __bool__(self) -> bool:
         return bool(self.texts)
+
+
+@dataclass(frozen=True)
+class Formula:
+    lines: Sequence[str]
+    macro = "formula"
+
+
+@dataclass(frozen=True)
+class NumberedLists:
+    """Lists side by side, by title."""
+
+    lists: Mapping[str, Sequence[str]]
+    macro = "numbered_lists"
+
+    def __bool__(self) -> bool:
+        return any(self.lists.values())
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ class Code:
     macro = "code"
 
 
-Block = Heading | Paragraph | Bullets | Table | Panels | Legend | Pictures | Details | Code
+Block = Heading | Paragraph | Bullets | Formula | NumberedLists | Table | Panels | Legend | Pictures | Details | Code
 
 
 @dataclass(frozen=True)
