@@ -91,5 +91,6 @@ def _verdict(way: Way, comparison: Comparison | None) -> str:
         return "the full chain"
     passes = comparison.passes(way)
     if passes is None:
-        return "no interval" if comparison.gap(way) else ""
+        gap = comparison.gap(way)
+        return "" if gap is None else "no interval" if gap[1] is None else "undecided"
     return ("the cheapest as good" if way is comparison.cheapest else "as good") if passes else "rejected"

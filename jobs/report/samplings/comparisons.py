@@ -1,9 +1,9 @@
 """Which samplings are compared with the full chain, and which of them are as good.
 
 A sampling passes where its FID is within its interval of the full chain's: FID - half of the 95 % interval <= FID of the full
-chain. Both are of equally many samples, so the upward bias of few samples is about the same on both sides and cancels; noise
-does not. Over several seeds the mean of FID's differences counts, of each run with its own full chain, with the larger of
-Student's interval over seeds and the samplings' own.
+chain, and the interval is narrow enough to tell. Both are of equally many samples, so the upward bias of few samples is about
+the same on both sides and cancels; noise does not. Over several seeds the mean of FID's differences counts, of each run with its
+own full chain, with the larger of Student's interval over seeds and the samplings' own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,11 +68,21 @@ class Comparison:
         return fmean(gaps), mean_error(gaps, [one.point.error(FID) for one, _ in pairs])
 
     def passes(self, way: Way) -> bool | None:
-        """Whether FID of `way` is within its interval of the full chain's, or better; None where no interval is known."""
-        found = self.gap(way)
-        if found is None or found[1] is None:
+        """Whether FID of `way` is within its interval of the full chain's, or better; None where nothing tells.
+
+        Nothing tells without an interval, or where half of it is more than the FID of the full chain: it would hide that FID
+        doubles. What lies outside even such an interval is worse all the same.
+        """
+        found, full = self.gap(way), self.full and self.full.value(FID)
+        if found is None or found[1] is None or full is None:
             return None
-        return found[0] <= found[1]
+        gap, error = found
+        return False if gap > error else True if error <= full else None
+
+    @property
+    def undecided(self) -> list[Way]:
+        """Shorter ways of which nothing tells whether they are as good, where none is known to be."""
+        return [] if self.cheapest else [way for way in self.shorter if self.passes(way) is None]
 
 
 def _pairs(way: Way, full: Way) -> list[tuple[Sampled, Sampled]]:

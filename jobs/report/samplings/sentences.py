@@ -61,7 +61,7 @@ def _about(comparison: Comparison) -> str:
 def _verdict(comparison: Comparison) -> str:
     """Empty where there is nothing to compare."""
     full, cheapest = comparison.full, comparison.cheapest
-    if full is None or all(comparison.passes(way) is None for way in comparison.shorter):
+    if full is None or not comparison.shorter or comparison.undecided:
         return ""
     if cheapest is None:
         return (f"{_about(comparison)}No cheaper sampling has an FID within its interval of the full chain's, {_fid(full)} "
@@ -70,13 +70,16 @@ def _verdict(comparison: Comparison) -> str:
 
 
 def _unknown(comparison: Comparison) -> Iterator[str]:
-    measured, shorter = [way for way in comparison.ways if way.value(FID) is not None], comparison.shorter
+    measured = [way for way in comparison.ways if way.value(FID) is not None]
     spec = comparison.ways[0].first.run.spec
     steps = chain_steps(spec) if spec else None
     if len(measured) > 1 and comparison.full is None and steps:
         yield (f"No sampling goes along the full chain of {steps:,} steps, so nothing tells which shorter one is as good. Add "
                '{timestep_respacing: ""} to evaluate.samplings.')
-    if shorter and all(comparison.passes(way) is None for way in shorter):
+    if any((gap := comparison.gap(way)) and gap[1] for way in comparison.undecided):
+        yield (f"{_about(comparison)}No shorter chain is called as good as the full chain: the 95 % intervals of FID are wider than "
+               "FID itself. More samples (sample.num_samples) would tell.")
+    elif comparison.undecided:
         yield ("FID of the shorter chains has no interval, which needs 20 samples, so none is called as good as the full chain. "
                "Evaluations by an earlier version lack it: evaluate again.")
 

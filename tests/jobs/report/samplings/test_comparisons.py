@@ -6,6 +6,7 @@ from made_benches import bench_of, rate
 from sampled_study import chains, entry, evaluation, guided
 
 from jobs.cost.count import run_cost
+from jobs.report.samplings.sentences import rejections, unknown
 from jobs.report.study import read_study
 from jobs.report.write import report
 from jobs.run.study.freezing import freeze
@@ -69,6 +70,19 @@ def test_within_its_interval_means_no_more_above_than_half_of_it(one, fid, half,
 def test_of_several_full_chains_the_main_one_counts_and_none_is_called_none(one):
     full = entry("ddim", "", 40, 40, {"fid": 2.0}, {"fid": 0.1})
     assert one([*chains(), full]).comparisons[0].full.name == "main"
+
+
+def test_intervals_as_wide_as_fid_decide_nothing_but_what_lies_outside_them(one):
+    full, close = entry("ancestral", "", 40, 40, {"fid": 0.2}, {"fid": 0.2}), entry("ddim", "10", 10, 10, {"fid": 0.3}, {"fid": 0.3})
+    study = one([full, close, entry("ddim", "5", 5, 5, {"fid": 0.9}, {"fid": 0.3})])
+    [comparison] = study.comparisons
+    assert [comparison.passes(way) for way in comparison.ways[1:]] == [None, False] and comparison.cheapest is None
+    assert not any("cheap" in line for line in study.answer)
+    [said] = unknown([comparison])
+    assert said.startswith("No shorter chain is called as good as the full chain: the 95 % intervals of FID are wider than FID itself.")
+    assert "Rejected: ddim, 5 steps" in rejections([comparison])[0]
+    narrow = one([full, entry("ddim", "10", 10, 10, {"fid": 0.3}, {"fid": 0.15})])
+    assert narrow.comparisons[0].cheapest.name == "ddim, 10 steps"
 
 
 def test_without_a_full_chain_nothing_is_called_as_good(one):
