@@ -21,7 +21,6 @@ LARGEST_SIGMA_REL = 12 ** -0.5
 SMALLEST_SIGMA_REL = 1e-6
 """Below any use: the weights themselves in a training of a million updates. Far smaller ones overflow."""
 
-
 _DIGITS = Context(prec=25)
 
 
@@ -97,12 +96,13 @@ def combinations(snapshots: Sequence[Profile], targets: Sequence[Profile]) -> li
 
 
 def _solved(matrix: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> list[list[float]]:
-    """The solutions [n, m] of a system [n, n] for m right-hand sides [n, m]: Gaussian elimination with partial pivoting."""
+    """The solutions [n, m] of a system [n, n] for m right-hand sides [n, m], by Gaussian elimination.
+
+    The matrix holds inner products: it is symmetric and positive definite, so that pivoting gains nothing.
+    """
     size = len(matrix)
     rows = [[*left, *values] for left, values in zip(matrix, right, strict=True)]
     for column in range(size):
-        pivot = max(range(column, size), key=lambda row: abs(rows[row][column]))
-        rows[column], rows[pivot] = rows[pivot], rows[column]
         head = rows[column]
         if not abs(head[column]) > 1e-15 * max(abs(row[column]) for row in matrix):
             raise ValueError("two snapshots are of equal averages, or nearly so")

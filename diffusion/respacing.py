@@ -37,7 +37,7 @@ def space_timesteps(diffusion_steps: int, timestep_respacing: str, noise_schedul
     """
     if timestep_respacing == "":
         return list(range(diffusion_steps))
-    if named := re.match("ddim|logsnr|quad", timestep_respacing):
+    if named := re.match("|".join(NAMED), timestep_respacing):
         wanted = _count(timestep_respacing[named.end():], timestep_respacing)
         return NAMED[named[0]](diffusion_steps, wanted, noise_schedule)
     counts = [_count(part, timestep_respacing) for part in timestep_respacing.split(",")]

@@ -27,7 +27,7 @@ class Block(nn.ModuleList):
         self.resolution = resolution
 
     def with_resolutions(self) -> Iterator[tuple[nn.Module, int]]:
-        """Return each layer with the resolution of its output."""
+        """Yield each layer with the resolution of its output."""
         resolution = self.resolution
         for layer in self:
             resample = layer.resample if isinstance(layer, ResBlock) else None
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
         self.draws = self._share_out_draws() if self.dropout else 0  # random numbers that dropout needs for one example
 
     def _layers(self) -> Iterator[tuple[nn.Module, int]]:
-        """Return the layers of all blocks, with the resolutions of their outputs."""
+        """Yield the layers of all blocks, with the resolutions of their outputs."""
         for block in self.modules():
             if isinstance(block, Block):
                 yield from block.with_resolutions()

@@ -47,8 +47,7 @@ class AttentionPool(nn.Module):
 class HalfUNet(Encoder):
     """network(x [N, in_channels, S, S], t float [N]) -> logits [N, out_channels] of the classes.
 
-    Takes the settings of `Encoder` (image_size, in_channels, num_channels, num_res_blocks, channel_mult, attention_resolutions;
-    num_head_channels, use_new_attention_order, resblock_updown, dropout, use_scale_shift_norm) but num_classes, and:
+    Takes the settings of `Encoder`, except num_classes and null_class, and:
     out_channels            number of classes
     pool                    one of pools.POOLS
     gradient_checkpointing  resolutions at which layers are recomputed in the backward pass; True: all

@@ -56,6 +56,14 @@ def test_snr_and_the_target_of_v_agree_with_golden(golden, schedule):
                                rtol=1e-5, atol=1e-6)
 
 
+def test_weights_on_the_error_of_the_noise_are_those_of_the_papers():
+    """Hang et al. 2023: min(snr, gamma) / snr. Choi et al. 2022: 1 / (k + snr)^gamma."""
+    c, epsilon = Coefficients.of(betas_of("linear", 100)), PARAMETERISATIONS["epsilon"]
+    snr = c.alphas_cumprod / (1 - c.alphas_cumprod)
+    np.testing.assert_allclose(loss_weights("min_snr", c, epsilon, min_snr_gamma=2.0), np.minimum(snr, 2) / snr, rtol=1e-9)
+    np.testing.assert_allclose(loss_weights("p2", c, epsilon, p2_gamma=0.5, p2_k=3.0), (3 + snr) ** -0.5, rtol=1e-9)
+
+
 @pytest.mark.parametrize("schedule", STEPS)
 @pytest.mark.parametrize("name", [name for name in LOSS_WEIGHTS if name != "none"])
 def test_the_gradient_with_respect_to_x_start_is_the_same_whatever_is_predicted(name, schedule):

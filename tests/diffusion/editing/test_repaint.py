@@ -39,6 +39,23 @@ def painted(denoise, passes: int, count: int = 400) -> torch.Tensor:
     return last[:, 0, 0]
 
 
+def test_known_pixels_are_noised_to_each_level_and_jumps_noise_all_pixels_by_single_steps_of_q(gaussian):
+    """With noise of ones, each x follows from the one before by DDPM's eq. 4 and 2."""
+    denoise, known = gaussian([0.0, 0.0], COVARIANCE, range(0, 1000, 100)), torch.full((3, 1, 1, 2), KNOWN)
+    betas, levels = denoise.diffusion.coefficients.betas, list(repaint_levels(10, 3, 2))
+    before = torch.ones_like(known)
+    for level, now, x in zip(levels, levels[1:], repaint(denoise, before, known, ANEW, torch.ones_like, jump=3, passes=2),
+                             strict=False):
+        expected = before if now > level else known
+        for beta in betas[level:now] if now > level else betas[:now]:
+            expected = (1 - beta) ** 0.5 * expected
+        kept = (1 - betas[level:now] if now > level else 1 - betas[:now]).prod()
+        expected = expected + (1 - kept) ** 0.5
+        compared = slice(None) if now > level else ~ANEW
+        torch.testing.assert_close(x[..., compared], expected[..., compared])
+        before = x
+
+
 def test_known_pixels_are_exact_and_new_ones_fit_them(gaussian):
     """Given the known pixel x, the other one is normal with mean 0.9 x and variance 1 - 0.81."""
     images = painted(gaussian([0.0, 0.0], COVARIANCE, range(0, 1000, 20)), passes=10)

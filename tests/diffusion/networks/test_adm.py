@@ -136,6 +136,13 @@ def test_along_a_chain_a_classifier_gives_the_logits_of_each_time(pool):
         torch.testing.assert_close(at_step(x, torch.tensor([step])), network(x, time.expand(2)), rtol=1e-4, atol=1e-5)
 
 
+def test_a_new_classifier_has_random_positions_and_the_adaptive_pool_begins_with_equal_logits():
+    positions = HalfUNet(**SMALL, out_channels=10).out[2].positional_embedding.detach()
+    assert positions.shape == (32, 4 * 4 + 1) and positions.std().item() == pytest.approx(32 ** -0.5, rel=0.2)
+    with torch.no_grad():
+        assert not HalfUNet(**SMALL, out_channels=10, pool="adaptive")(torch.randn(2, 1, 8, 8), torch.ones(2)).any()
+
+
 def test_residual_blocks_resize_both_ways_around_the_convolution():
     x, embedding = torch.randn(2, 8, 6, 6), torch.randn(2, 4)
     for resample, size in ((halved, 3), (doubled, 12), (None, 6)):

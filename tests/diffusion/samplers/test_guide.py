@@ -8,6 +8,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.samplers.ancestral import ancestral
 from diffusion.samplers.ddim import ddim
 from diffusion.samplers.denoiser import At, Denoiser, Phased
+from diffusion.samplers.table import SAMPLERS, sampler_function
 from diffusion.schedules import betas_of
 
 K = 6
@@ -72,21 +73,19 @@ class Within:
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-@pytest.mark.parametrize("sampler", [ancestral, ddim])
-def test_phases_choose_the_work_of_each_step_also_where_steps_are_recorded(x_T, graphs_without_gpu, sampler, cuda_graph):
-    phases, guided = [0, 1, 1, 0, 0, 1], [1, 1, 0, 0, 1, 1]
-    def network(): return Within(phases, lambda x: torch.cat([x / 2, x], 1), lambda x: torch.cat([x / 3, x], 1))
-    def guide(): return Within(guided, lambda x: None, torch.cos)
-    denoise = Denoiser(_diffusion(), network(), guide=guide())
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_phases_choose_the_work_of_each_step_also_where_steps_are_recorded(x_T, graphs_without_gpu, name, cuda_graph):
+    """Against a network and a guide that tell from the time which step it is. Heun's method does the work of two steps in one."""
+    phases, guided, diffusion, sampler = [0, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1], _diffusion(), sampler_function(name)
+    network = Within(phases, lambda x: torch.cat([x / 2, x], 1), lambda x: torch.cat([x / 3, x], 1))
+    denoise = Denoiser(diffusion, network, guide=Within(guided, lambda x: None, torch.cos))
     steps = list(sampler(denoise, {"x": x_T}, torch.ones_like, cuda_graph=cuda_graph))
 
-    x = x_T
-    for step in steps:
-        plain = Denoiser(_diffusion(), lambda x, t, phase=phases[step.t]: torch.cat([x / (2 + phase), x], 1),
-                         guide=(lambda x, t: torch.cos(x)) if guided[step.t] else None)
-        (expected, *_) = sampler(plain, {"x": x}, torch.ones_like, first_step=step.t)
+    times = diffusion.network_times.tolist()
+    plain = Denoiser(diffusion, lambda x, t: torch.cat([x / (2 + phases[times.index(t[0])]), x], 1),
+                     guide=lambda x, t: torch.cos(x) * guided[times.index(t[0])])
+    for step, expected in zip(steps, sampler(plain, {"x": x_T}, torch.ones_like), strict=True):
         assert torch.equal(step.x, expected.x) and torch.equal(step.pred_xstart, expected.pred_xstart)
-        x = step.x
 
 
 def test_no_step_evaluates_the_network_of_another_phase(x_T):

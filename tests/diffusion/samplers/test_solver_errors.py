@@ -11,6 +11,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.respacing import lambdas_of, space_timesteps
 from diffusion.samplers.chain import final
 from diffusion.samplers.denoiser import Denoiser
+from diffusion.samplers.heun import two_slopes
 from diffusion.samplers.table import SAMPLERS, sampler_function
 from diffusion.schedules import alphas_cumprod_of, betas_of, half_log_snr
 
@@ -96,9 +97,13 @@ def test_a_cosine_chain_that_starts_at_its_last_timestep_wastes_its_steps(truth,
 
 
 @pytest.mark.parametrize("schedule, chain, fits", [
-    ("cosine", "20", False), ("cosine", "quad20", False), ("cosine", "logsnr2", False), ("cosine", "", True),
-    ("cosine", "logsnr10", True), ("linear", "20", True), ("linear", "1", True)])
+    ("cosine", "20", False), ("cosine", "quad20", False), ("cosine", "logsnr2", False), ("cosine", "logsnr4", False),
+    ("linear", "logsnr4", False), ("cosine", "", True), ("cosine", "logsnr5", True), ("cosine", "logsnr10", True),
+    ("cosine", "200", True), ("linear", "20", True), ("linear", "1", True)])
 def test_heun_is_refused_over_chains_whose_first_step_overshoots(schedule, chain, fits):
-    lambdas = lambdas_of(schedule, 1000)[space_timesteps(1000, chain, schedule)]
+    kept = space_timesteps(T, chain, schedule)
+    lambdas = lambdas_of(schedule, T)[kept]
+    _, _, from_there = two_slopes(GaussianDiffusion(betas_of(schedule, T), timesteps=kept).coefficients)
+    assert bool(from_there[-1] <= 1) is fits, "the table and the sampler know one weight of the image at the first step's end"
     assert (SAMPLERS["heun"].unfit(lambdas) is None) is fits
     assert all(SAMPLERS[name].unfit(lambdas) is None for name in SAMPLERS if name != "heun")
