@@ -7,7 +7,7 @@ from made_benches import FOREVER, RATES, bench_of, planned_seconds, rate, spec_w
 
 from jobs.cost.bench.file import Quartiles, Scaling, network_fingerprint
 from jobs.cost.count import run_cost
-from jobs.cost.plan import longest_queue, plan_run
+from jobs.cost.plan import longest_queue, plan_run, plan_samplings
 from jobs.cost.rates import Band
 from jobs.errors import UserError
 from jobs.spec.kinds import kind_of
@@ -28,6 +28,15 @@ def test_seconds_of_each_stage_are_those_worked_out_by_hand():
     assert assumed.startswith("ranks do not slow each other down")
     alone = spec_with(resources=stage_resources(tasks_per_node=1), train={"batch_size": 32})
     assert [plan.assumed for plan in plan_run(alone, bench_of(alone, *RATES), FOREVER).values()] == [()] * 3
+
+
+def test_a_sampling_in_another_precision_is_planned_by_the_rate_of_that_precision():
+    spec = spec_with(evaluate={"samplings": [{"precision": "bf16"}]})
+    bench = bench_of(spec, *RATES, rate("sample", 40, 2000.0, precision="bf16"))
+    assert [(plan.name, plan.seconds.median) for plan in plan_samplings(spec, bench)] == [
+        ("main settings", pytest.approx(24)), ("precision bf16", pytest.approx(12))]
+    # Image-steps by the rate of fp32: the second sampling's chunks count half. Ranks: 16000 + 8000 + 8000, 16000 + 8000 + 4000.
+    assert plan_run(spec, bench, FOREVER)["sample"].seconds.median == pytest.approx(32)
 
 
 def test_the_bands_are_the_quartiles_of_the_bench():

@@ -91,6 +91,34 @@ def test_without_a_full_chain_nothing_is_called_as_good(one):
     assert study.comparisons[0].full is None and not any("cheapest" in line for line in study.answer)
 
 
+def test_the_page_says_why_there_is_no_verdict(one):
+    short = [entry("ddim", "10", 10, 10, {"fid": 1.0}, {"fid": 0.1}), entry("ddim", "5", 5, 5, {"fid": 1.0}, {"fid": 0.1})]
+    [reason] = unknown(one(short).comparisons)
+    assert reason.startswith("No sampling goes along the full chain of 40 steps, so nothing tells which shorter one is as good.")
+
+
+def test_without_intervals_the_page_says_what_they_need(one):
+    study = one([entry("ancestral", "", 40, 40, {"fid": 1.0}, {"fid": 0.1}), entry("ddim", "5", 5, 5, {"fid": 1.0})])
+    [reason] = unknown(study.comparisons)
+    assert reason.startswith("FID of the shorter chains has no interval, which needs 20 samples")
+
+
+@pytest.mark.parametrize("half, words", [
+    (0.3, " The interval is wide, ± 30 % of FID: more samples may decide otherwise."), (0.2, "")])
+def test_a_wide_interval_is_called_wide(one, half, words):
+    full = entry("ancestral", "", 40, 40, {"fid": 1.0}, {"fid": 0.1})
+    study = one([full, entry("ddim", "5", 5, 5, {"fid": 1.0}, {"fid": half})])
+    assert unknown(study.comparisons) == []
+    assert study.answer[-1].endswith("as the samples were drawn." + words)
+
+
+def test_lines_have_the_names_of_the_sampler_and_its_spacing(one):
+    respacings = {"ddim10": "ddim even stride", "5,5": "ddim sections", "10": "ddim", "logsnr10": "ddim logsnr"}
+    shorter = [entry("ddim", each, 10, 10, {"fid": 1.0}) for each in respacings]
+    study = one([entry("ancestral", "", 40, 40, {"fid": 1.0}), *shorter])
+    assert [way.family for way in study.comparisons[0].ways] == ["ancestral", *respacings.values()]
+
+
 def test_guidance_is_compared_with_the_full_chain_of_equal_guidance_only(one):
     guidance = {"kind": "autoguidance", "scale": 2.0}
     study = one([*chains(), entry("ancestral", "", 40, 80, {"fid": 0.5}, {"fid": 0.05}, guidance=guidance),
