@@ -10,10 +10,8 @@ from jobs.run.directory import RunDir
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.references import Reference, naming_fields, references
 from jobs.spec.sections import Spec
+from jobs.spec.stages import STAGES
 from jobs.storage.files import read_bytes
-
-TRAINING = "training"
-"""The key of a reference that is none of the spec: to the run whose training is shared."""
 
 
 def named_run(run: RunDir, reference: Reference) -> RunDir:
@@ -23,8 +21,12 @@ def named_run(run: RunDir, reference: Reference) -> RunDir:
 
 def references_of(run: RunDir) -> list[Reference]:
     """Return the runs that the spec of `run` names, and the one whose training it shares."""
-    shares = run.shares
-    return [*references(run.spec), *([Reference(TRAINING, shares, "sample", "train")] if shares else [])]
+    return [*references(run.spec), *shared_training(run.shares)]
+
+
+def shared_training(trainer: str | None) -> list[Reference]:
+    """Return what a run waits for that shares the training of `trainer`; nothing for None. No key of the spec says so."""
+    return [] if trainer is None else [Reference("training", trainer, STAGES[1], STAGES[0])]
 
 
 def waits_for(run: RunDir, stage: str) -> list[tuple[Reference, RunDir]]:

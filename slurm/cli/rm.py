@@ -24,8 +24,8 @@ from jobs.run.study.removal import (
     remove_study,
     runs_of,
 )
-from jobs.run.study.sharing import names_of, needed_by
-from jobs.run.study.study_file import left_of
+from jobs.run.study.sharing import needed_by
+from jobs.run.study.study_file import left_of, names_of
 from slurm.launch.records import changing_jobs, jobs_by_run, reports
 from slurm.launch.squeue import live_jobs
 from slurm.status.find import find_study

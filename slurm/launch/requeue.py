@@ -32,9 +32,8 @@ def requeue(path: Path) -> None:
 
 def _requeue(study: Path, name: str | None) -> None:
     live = live_jobs()
-    # The sweep no longer has these runs: only their names bring them back, or runs that share their training.
-    left = [] if name else left_of(study)
-    idle = [run for run in left if run not in needed_by(study, set(left))]
+    left = set() if name else set(left_of(study))  # the sweep no longer has these runs: only their names bring them back
+    idle = left - needed_by(study, left).keys()  # `arrays_for` brings back the trainings of the others, which runs share
     _release_and_restart([job for run, _, job in all_jobs(study, live) if name in (None, run) and run not in idle])
     if name is None:
         remove_file(study / "held.json")
@@ -46,7 +45,7 @@ def _requeue(study: Path, name: str | None) -> None:
         print(f"note: {avoided}")
     limits, queued = cluster_limits(), {run for run, _ in jobs_by_run(study, live)}
     profile = with_queue_limit(profile, limits)
-    names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in idle]
+    names = [name] if name else [each for each in recorded_runs(study) if each not in queued and each not in left]
     unfinished = dict(_unfinished(study, names, named=name is not None))
     arrays, waiting = arrays_for(study, unfinished, live, profile, limits, options.max_parallel)
     check_cluster(arrays, study, profile, limits)

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from jobs.run.directory import RunDir
 from jobs.run.preflight import check_inputs
 from jobs.run.start_weights import still_to_start
 from jobs.run.study.freezing import freeze, refuse_changes
-from jobs.run.study.study_file import left_note
+from jobs.run.study.study_file import left_note, left_of
 from jobs.spec.kinds import stages_of
 from jobs.spec.reading.file import load
 from jobs.spec.sections import Spec
@@ -113,7 +113,7 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profi
     Skips runs that have `live` jobs. Completes submissions that were interrupted. Stages wait for the runs that their specs
     name. Raises UserError as `build_arrays` and `needs` do.
     """
-    incomplete = incomplete_submissions(folder, live)
+    incomplete = incomplete_submissions(folder, live, specs)
     queued = {run for run, _ in jobs_by_run(folder, live)} | {run.path.name for chain in incomplete for run in chain.runs}
     left = {}
     for name, spec in specs.items():
@@ -126,7 +126,7 @@ def arrays_for(folder: Path, specs: dict[str, Spec], live: dict[str, Job], profi
                   or name in (redo or {}) and STAGES.index(stage) >= first]
         if stages:
             left[run] = spec, stages
-    for trainer in [run.trainer for run in left if run.shares]:
+    for trainer in dict.fromkeys(run.trainer for run in left if run.shares):
         if trainer.path.name not in specs and trainer.path.name not in queued and not trainer.is_done(STAGES[0]):
             left[trainer] = trainer.spec, [STAGES[0]]
     waiting = _wait_for_room(folder, left, incomplete, live, profile)
@@ -168,17 +168,22 @@ def _wait_for_room(folder: Path, left: dict[RunDir, tuple[Spec, list[str]]], inc
     return [run.path.name for run in waiting]
 
 
-def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
+def incomplete_submissions(folder: Path, live: dict[str, Job], asked: Collection[str]) -> list[Chain]:
     """The stages that are missing behind arrays in the queue, because `iddpm submit` was stopped between two arrays.
 
     Elements of such an array may have ended: their runs are in the new arrays, too, so that element i waits for element i.
+    Runs that left the sweep, and are not among the runs `asked` for, may train for others, and do nothing more.
     """
     jobs, incomplete = jobs_by_run(folder, live), []
+    idle = set(left_of(folder)).difference(asked)
     newest = {(submission.stage, *submission.runs): submission for submission in recorded(folder, live)}  # the last follow-up
     for submission in newest.values():
+        if idle.issuperset(submission.runs):  # so is a report, which has no runs
+            continue
         elements = {RunDir(folder / name): submission.element(index) for index, name in enumerate(submission.runs)}
         queued = [run for run, element in elements.items() if element in live]
-        later = _later_stages(submission, elements)
+        one = next(iter(elements))  # the runs have the same stages, or they would not share an array
+        later = [stage for stage in STAGES[STAGES.index(submission.stage) + 1:] if one.has_stage(stage)]
         if not queued or not later or any((run, stage) in jobs for run in submission.runs for stage in later):
             continue
         if all(run in queued or run.spec_file.is_file() and run.is_done(submission.stage) for run in elements):
@@ -189,14 +194,6 @@ def incomplete_submissions(folder: Path, live: dict[str, Job]) -> list[Chain]:
             stages = tuple((stage, getattr(runs[0].spec.resources, stage)) for stage in later)
             incomplete.append(Chain(stages, runs, behind=id))
     return incomplete
-
-
-def _later_stages(submission: Submission, runs: Iterable[RunDir]) -> tuple[str, ...]:
-    """Return the stages behind that of the submission. Its runs have the same stages, or they would not share an array."""
-    first = next(iter(runs), None)
-    if first is None:
-        return ()
-    return tuple(stage for stage in STAGES[STAGES.index(submission.stage) + 1:] if first.has_stage(stage))
 
 
 def last_in_queue(folder: Path, live: dict[str, Job]) -> list[str]:

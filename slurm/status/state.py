@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.run.directory import MOST_SPEC_BYTES, RunDir, shares_of
+from jobs.run.directory import MOST_SPEC_BYTES, RunDir
 from jobs.run.failures import Failure
 from jobs.run.records import EvaluationFile, HeldFile, PlanFile, ProgressFile
-from jobs.run.study.sharing import names_of
-from jobs.run.study.study_file import left_words, study_as_found
+from jobs.run.study.study_file import left_words, names_of, study_as_found
 from jobs.spec.references import Reference
 from jobs.spec.stages import STAGES
 from jobs.storage.files import read_bytes
@@ -126,7 +125,6 @@ def study_status(study: Path, slurm: Slurm) -> StudyStatus:
     planned = plan.seconds_per_step if plan else {}
     runs = [run_status(RunDir(study / name), {stage: jobs[name, stage] for stage in STAGES if (name, stage) in jobs}, live,
                        planned.get(name, {})) for name in names]
-    runs = [replace(run, shares=shares) if (shares := shares_of(study / run.run)) else run for run in runs]
     notes += shared_notes(runs)
     if live is not None:
         runs = with_causes(runs, jobs, slurm)
@@ -171,12 +169,13 @@ def run_status(run: RunDir, jobs: Mapping[str, StageJob], live: Mapping[str, Job
     """`jobs`: the run's jobs by stage. `live`: the queue; None if unknown. `planned`: seconds per step by stage."""
     queued = {stage: live[job.job_id] for stage, job in jobs.items() if job.job_id in live} if live else {}
     remarks: list[str] = []
+    shares = run.shares
     evaluation = None if queued else read_if_whole(run.evaluation, EvaluationFile, remarks)
     failure = read_if_whole(run.path / "failure.json", Failure, remarks)
     if evaluation is not None:
-        return _evaluated(run, evaluation, failure, remarks)
+        return _evaluated(run, evaluation, failure, remarks, shares)
     progress = read_if_whole(run.progress, ProgressFile, remarks)
-    stage = _stage(run, progress, remarks)
+    stage = _stage(run, progress, remarks, STAGES[1] if shares else STAGES[0])
     ours = progress if progress and progress.stage == stage else None
     job = queued.get(stage) or next(iter(queued.values()), None)
     failure = failure if job is None or job.state == "COMPLETING" else None
@@ -199,22 +198,28 @@ def run_status(run: RunDir, jobs: Mapping[str, StageJob], live: Mapping[str, Job
     return RunStatus(run.path.name, state, stage, last, job.state if job else "", job.reason if job else "", node,
                      job.restarts if job else None, done, total, unit, rate, ours.loss if ours else None,
                      left, age, _samples(run) if stage != STAGES[0] and run.has_stage("sample") else None, {}, failure,
-                     of_plan, doing=ours.doing if ours and state == "running" else "", remarks=tuple(remarks))
+                     of_plan, doing=ours.doing if ours and state == "running" else "", remarks=tuple(remarks),
+                     shares=shares)
 
 
-def _evaluated(run: RunDir, evaluation: EvaluationFile, failure: Failure | None, remarks: list[str]) -> RunStatus:
+def _evaluated(run: RunDir, evaluation: EvaluationFile, failure: Failure | None, remarks: list[str],
+               shares: str | None) -> RunStatus:
     """The status of a run with an evaluation.json: done, unless a later evaluation, such as of another metric, failed."""
     if failure is None or failure.time < run.evaluation.stat().st_mtime:
         failure = None
     metrics = {name: value for name, value in evaluation.headline.items() if value is not None}
     return RunStatus(run.path.name, "failed" if failure else "done", failure.stage if failure else None, None, "", "",
                      failure.host if failure else "", None, None, None, "", None, None, None, None,
-                     evaluation.samples, metrics, failure, skipped=evaluation.skipped_steps, remarks=tuple(remarks))
+                     evaluation.samples, metrics, failure, skipped=evaluation.skipped_steps, remarks=tuple(remarks),
+                     shares=shares)
 
 
-def _stage(run: RunDir, progress: ProgressFile | None, remarks: list[str]) -> str:
-    """The first stage that is not done. progress.json often answers without a look at checkpoints and samples."""
-    began = progress.stage if progress else STAGES[1] if run.shares else STAGES[0]
+def _stage(run: RunDir, progress: ProgressFile | None, remarks: list[str], first: str) -> str:
+    """The first stage that is not done. progress.json often answers without a look at checkpoints and samples.
+
+    `first`: the first stage that the run has of its own.
+    """
+    began = progress.stage if progress else first
     for stage in STAGES[STAGES.index(began):]:
         if progress and stage == began:
             if progress.state != "done" and not (_is_silent(progress) and _is_done(run, stage, remarks)):
@@ -294,5 +299,6 @@ def with_causes(runs: list[RunStatus], jobs: Mapping[tuple[str, str], StageJob],
 
 def with_waits(runs: list[RunStatus], study: Path) -> list[RunStatus]:
     """Add the named runs that a stage waits for to the runs whose stage has not started."""
-    found = unmet(study, {run.run: run.stage for run in runs}, [run.run for run in runs if run.state in NOT_STARTED])
+    found = unmet(study, {run.run: run.stage for run in runs},
+                  {run.run: run.shares for run in runs if run.state in NOT_STARTED})
     return [replace(run, waits_for=found[run.run]) if run.run in found else run for run in runs]

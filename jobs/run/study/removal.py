@@ -16,8 +16,8 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.quantities import plural, size
 from jobs.run.directory import RunDir
-from jobs.run.study.sharing import names_of, needed_by
-from jobs.run.study.study_file import changing, forget_runs, study_as_found, study_file
+from jobs.run.study.sharing import needed_by
+from jobs.run.study.study_file import changing, forget_runs, names_of, study_as_found, study_file
 from jobs.run.waiting import named_by
 from jobs.storage.disk_errors import disk_errors_explained
 from jobs.storage.locks import locked

@@ -5,23 +5,22 @@ weights and says that it shares (`RunDir.shares`). Runs that exist keep the trai
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.run.directory import RunDir, shares_of
+from jobs.run.directory import MOST_SPEC_BYTES, RunDir, shares_of
 from jobs.run.guides import kept_for_others
 from jobs.run.study.changes import Change, steps_there
 from jobs.run.study.study_file import recorded_runs
 from jobs.spec.kinds import draws_samples
+from jobs.spec.reading.frozen import parse_frozen
 from jobs.spec.samplings import steps_kept_for_good
 from jobs.spec.sections import Spec
-from jobs.storage.files import make_dir
-
-NAMED = 5
-"""Runs that a sentence names."""
+from jobs.storage.files import make_dir, read_bytes
 
 
 def training_of(name: str, spec: Spec) -> str:
@@ -54,9 +53,15 @@ def sampled_steps(run: RunDir) -> set[int]:
     because they guide other runs."""
     steps = steps_kept_for_good(run.spec) | kept_for_others(run)
     for other in sharers(run):
-        with suppress(UserError):  # a spec that cannot be read samples nothing
-            steps |= steps_kept_for_good(other.spec)
+        with suppress(OSError, UserError, ValueError):  # a spec that cannot be read samples nothing
+            steps |= _steps_of(read_bytes(other.spec_file, MOST_SPEC_BYTES).decode("utf-8"))
     return steps
+
+
+@lru_cache(maxsize=20_000)  # training asks at every checkpoint, and parsing takes 10 ms a run
+def _steps_of(text: str) -> frozenset[int]:
+    """Return the training steps whose checkpoints a run with the frozen spec `text` uses."""
+    return frozenset(steps_kept_for_good(parse_frozen(text, "spec.yaml")))
 
 
 def with_trainers(changes: Sequence[Change], folder: Path) -> list[Change]:
@@ -75,14 +80,14 @@ def with_trainers(changes: Sequence[Change], folder: Path) -> list[Change]:
     if not alone and not any(change.is_new for change in changes) or len(changes) == 1 and not recorded_runs(folder):
         return list(changes)
     trainers = _trainers([change for change in changes if change.run not in alone], folder, names)
-    found = []
+    found, kept = [], cache(sampled_steps)
     for change in changes:
         if change.run in alone:
             change = replace(change, relinks=True)
         if change.is_new or change.relinks:
             trainer = trainers.setdefault(training_of(change.run.path.name, change.spec), RunDir(change.run.path, change.spec))
             if trainer.path != change.run.path:
-                change = _joined(change, trainer)
+                change = _joined(change, trainer, kept)
         found.append(change)
     return found
 
@@ -101,9 +106,10 @@ def _trainers(changes: Sequence[Change], folder: Path, names: Collection[str]) -
     """
     there = {change.run: change.spec for change in changes if not change.is_new}
     for name in recorded_runs(folder):
-        if name not in names:
+        run = RunDir(folder / name)
+        if name not in names and not run.shares:  # parsing takes 10 ms a run, and its trainer answers for a run that shares
             with suppress(UserError):  # a spec that cannot be read
-                there[RunDir(folder / name)] = RunDir(folder / name).spec
+                there[run] = run.spec
     found: dict[str, RunDir] = {}
     made = {change.run for change in changes if change.is_new}
     for run, spec in there.items():
@@ -115,8 +121,11 @@ def _trainers(changes: Sequence[Change], folder: Path, names: Collection[str]) -
     return found
 
 
-def _joined(change: Change, trainer: RunDir) -> Change:
-    """Return `change` of a new run that joins the training of `trainer`. Raises UserError as `with_trainers` does."""
+def _joined(change: Change, trainer: RunDir, kept: Callable[[RunDir], set[int]]) -> Change:
+    """Return `change` of a new run that joins the training of `trainer`. Raises UserError as `with_trainers` does.
+
+    `kept`: `sampled_steps`, which remembers its answers.
+    """
     if not trainer.spec_file.is_file():
         return replace(change, shares=trainer.path.name)
     reached = trainer.trained_steps()
@@ -127,7 +136,8 @@ def _joined(change: Change, trainer: RunDir) -> Change:
         raise UserError(f"run {change.run.path}: sample.at: its training is that of {trainer.path}, which is at step {reached}, "
                         f"and no checkpoint of step {', '.join(map(str, gone))} is there any more. sample.at can name "
                         f"{steps_there(trainer)}. Or give the study another name")
-    unsaved = reached < change.spec.train.iterations and not steps <= sampled_steps(trainer)
+    unsaved = reached < change.spec.train.iterations and not (
+        steps <= steps_kept_for_good(trainer.spec) or steps <= kept(trainer))  # mostly no other spec needs to be parsed
     return replace(change, shares=trainer.path.name, careful=unsaved)
 
 
@@ -153,8 +163,3 @@ def needed_by(study: Path, names: Collection[str]) -> dict[str, list[str]]:
             if (trainer := shares_of(study / other)) in names:
                 found.setdefault(str(trainer), []).append(other)
     return found
-
-
-def names_of(runs: Sequence[str]) -> str:
-    """Return the names of runs for a sentence, the first few of many."""
-    return ", ".join(runs[:NAMED]) + (f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else "")

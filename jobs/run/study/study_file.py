@@ -114,10 +114,14 @@ def left_of(folder: Path) -> list[str]:
     return []
 
 
+def names_of(runs: Sequence[str]) -> str:
+    """Return the names of runs for a sentence, the first few of many."""
+    return ", ".join(runs[:NAMED]) + (f" and {len(runs) - NAMED:,} more" if len(runs) > NAMED else "")
+
+
 def left_words(left: Sequence[str], folder: Path) -> str:
     """Return the names of the runs that left the sweep, and how to drop them."""
-    names = ", ".join(left[:NAMED]) + (f" and {len(left) - NAMED:,} more" if len(left) > NAMED else "")
-    return f"{names}; `iddpm rm {folder} --left` drops {'it' if len(left) == 1 else 'them'}, and asks first"
+    return f"{names_of(left)}; `iddpm rm {folder} --left` drops {'it' if len(left) == 1 else 'them'}, and asks first"
 
 
 def left_note(study: Study, runs_folder: Path) -> str | None:

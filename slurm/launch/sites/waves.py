@@ -62,4 +62,5 @@ def waiting_runs(study: Path, submissions: Sequence[Submission], remarks: list[s
     if record is None:
         return []
     gone = {run for each in submissions if each.time > record.time and each.job_id is not None for run in each.runs}
-    return [name for name in record.runs if name not in gone | set(left_of(study)) and (study / name / "spec.yaml").is_file()]
+    gone |= set(left_of(study))
+    return [name for name in record.runs if name not in gone and (study / name / "spec.yaml").is_file()]

@@ -100,8 +100,30 @@ def test_a_trainer_that_left_before_it_was_trained_is_trained_for_the_others(clu
     cluster.submit("shares.yaml")
     cluster.until_empty()
     assert cluster.states()[SHARES] == "done"
+    assert not Path("runs/study", TRAINS, "evaluation.json").exists()
     kept = cluster.iddpm("rm", "runs/study", "--left", "--yes")
     assert f"{TRAINS}: stays, since its training is shared by {SHARES}" in kept and "no run left the sweep" in kept
+
+
+@pytest.mark.slow
+def test_a_trainer_that_left_is_trained_and_nothing_more_by_requeue_and_by_a_second_submission(cluster):
+    failing = cluster.act(TRAINS, "train", "fail no such thing")
+    cluster.submit("two.yaml")
+    cluster.until_empty()
+    cluster.submit("shares.yaml")
+    cluster.until_empty()
+    failing.unlink()
+    waiting = cluster.act(TRAINS, "train", "wait")
+    before = len(submitted())
+    cluster.iddpm("requeue", "runs/study")
+    cluster.until_event(f"begin {TRAINS} train")
+    assert "nothing to submit" in cluster.submit("shares.yaml")
+    assert [each for each in submitted()[before:] if each[1]] == [
+        ("train", [TRAINS]), ("sample", [SHARES]), ("evaluate", [SHARES])]
+    waiting.unlink()
+    cluster.until_empty()
+    cluster.iddpm("requeue", "runs/study")
+    assert cluster.states() == {TRAINS: "left", SHARES: "done"} and not cluster.queue()
 
 
 @pytest.mark.slow
