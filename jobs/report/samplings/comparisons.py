@@ -73,10 +73,9 @@ class Comparison:
         Nothing tells without an interval, or where half of it is more than the FID of the full chain: it would hide that FID
         doubles. What lies outside even such an interval is worse all the same.
         """
-        found, full = self.gap(way), self.full and self.full.value(FID)
-        if found is None or found[1] is None or full is None:
+        full, (gap, error) = self.full.value(FID) if self.full else None, self.gap(way) or (0.0, None)
+        if full is None or error is None:
             return None
-        gap, error = found
         return False if gap > error else True if error <= full else None
 
     @property

@@ -77,8 +77,8 @@ def _unknown(comparison: Comparison) -> Iterator[str]:
         yield (f"No sampling goes along the full chain of {steps:,} steps, so nothing tells which shorter one is as good. Add "
                '{timestep_respacing: ""} to evaluate.samplings.')
     if any((gap := comparison.gap(way)) and gap[1] for way in comparison.undecided):
-        yield (f"{_about(comparison)}No shorter chain is called as good as the full chain: the 95 % intervals of FID are wider than "
-               "FID itself. More samples (sample.num_samples) would tell.")
+        yield (f"{_about(comparison)}No shorter chain is called as good as the full chain: the 95 % intervals of FID are wider "
+               "than FID itself. More samples (sample.num_samples) would tell.")
     elif comparison.undecided:
         yield ("FID of the shorter chains has no interval, which needs 20 samples, so none is called as good as the full chain. "
                "Evaluations by an earlier version lack it: evaluate again.")
