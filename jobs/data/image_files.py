@@ -1,5 +1,6 @@
 """List the image files of a folder, and decode one into the square array that a network sees."""
 
+import io
 import os
 import warnings
 from collections import Counter
@@ -107,9 +108,9 @@ class Header:
     """Grey of 16 bits; the values may need fewer, see `needed_bits`."""
 
 
-def read_header(path: Path) -> Header | str:
-    """The header of the picture, or the reason why it cannot be used."""
-    return _explained(path, lambda image: Header(image.width, image.height, _is_grey(image), image.mode.startswith("I")))
+def read_header(picture: Path | bytes) -> Header | str:
+    """The header of the picture, a file or its bytes, or the reason why it cannot be used."""
+    return _explained(picture, lambda image: Header(image.width, image.height, _is_grey(image), image.mode.startswith("I")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +125,9 @@ class Decoded:
     bits: int | None = None
 
 
-def decode_image(path: Path, image_size: int, channels: int, bits: int = 16) -> Decoded | str:
-    """The picture as a square of `image_size`, in 1 (grey) or 3 (RGB) channels, or the reason why it cannot be used.
+def decode_image(picture: Path | bytes, image_size: int, channels: int, bits: int = 16) -> Decoded | str:
+    """The picture, a file or its bytes, as a square of `image_size` in 1 (grey) or 3 (RGB) channels, or the reason why it
+    cannot be used.
 
     Grey of 16 bits is made 8 as if its values had `bits` bits: cameras put 12 bits into 16. An animation gives its first frame.
     PIL warns about odd metadata; damaged pixels are a reason.
@@ -151,17 +153,17 @@ def decode_image(path: Path, image_size: int, channels: int, bits: int = 16) -> 
             done.add("cropped")
         pixels = _resize_and_crop(rgb if channels == 3 else rgb.convert("L"), image_size)
         return Decoded(pixels.reshape(image_size, image_size, channels), frozenset(done), turned.size, needed)
-    return _explained(path, decode)
+    return _explained(picture, decode)
 
 
-def _explained(path: Path, use):
+def _explained(picture: Path | bytes, use):
     """`use(image)`, or the reason why the file is no picture that can be used."""
     try:
-        if not path.stat().st_size:
+        if not (len(picture) if isinstance(picture, bytes) else picture.stat().st_size):
             return "zero bytes"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is looked at below; the rest is odd metadata
-            image = Image.open(path, formats=_kinds()[0])
+            image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_kinds()[0])
         with image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
                 return f"{image.width}x{image.height} pixels: suspected decompression bomb"

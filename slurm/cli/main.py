@@ -18,7 +18,7 @@ from jobs.storage.disk_errors import explained
 from jobs.storage.files import private_to_write
 from jobs.terminal import guarded_output
 from slurm.cli.cluster import cluster
-from slurm.cli.data import data
+from slurm.cli.data.group import data
 from slurm.cli.make import make
 from slurm.cli.paths import PATH, PATH_OR_NAME
 

@@ -10,7 +10,7 @@ An importer is a function of a source and a Writer; options come after these two
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,13 @@ class Summary:
 class Writer:
     """Writes one data set to the file `output`, which appears when the data set is whole.
 
-    Both methods raise UserError if the disk refuses, or if `output` exists and is not an HDF5 file: a wrong path must not
-    destroy anything else, the source for example.
+    `report(done, total)` is called now and then with numbers of images; a `total` of 0 is not known. Both methods raise
+    UserError if the disk refuses, or if `output` exists and is not an HDF5 file: a wrong path must not destroy anything else,
+    the source for example.
     """
 
     output: Path
+    report: Callable[[int, int], None] | None = None
 
     def write(self, blocks: Iterable[np.ndarray], shape: tuple[int, ...], labels: np.ndarray | None,
               class_names: Sequence[str], source: str, skipped: Sequence[tuple[str, str]] = (),
@@ -62,8 +64,12 @@ class Writer:
             offsets = lay_out(temporary, layouts, attributes)
             with open(temporary, "r+b") as file:
                 file.seek(offsets["images"][0])
+                done = 0
                 for block in blocks:
                     file.write(np.ascontiguousarray(block).data)
+                    done += len(block)
+                    if self.report:
+                        self.report(done, shape[0])
                 assert file.tell() == offsets["images"][0] + math.prod(shape), "blocks do not add up to the shape"
                 if labels is not None:
                     file.seek(offsets["labels"][0])

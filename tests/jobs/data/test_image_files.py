@@ -11,6 +11,7 @@ from PIL import Image
 from jobs.data import image_files
 from jobs.data.dataset import open_data
 from jobs.data.image_files import list_images
+from jobs.data.importers.encoded import Form
 from jobs.data.importers.folder import import_folder
 from jobs.data.importers.writer import Writer
 
@@ -125,7 +126,7 @@ def test_an_animation_gives_its_first_frame(tmp_path, suffix):
 def test_damaged_metadata_spoils_no_image(folder, output):
     pixels = noise(8, 8, 3)
     save(folder / "a.png", pixels, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff garbage")
-    assert import_folder(folder, Writer(output), 8, "none", 3, "refuse").count == 1
+    assert import_folder(folder, Writer(output), Form(8, 3), "none").count == 1
     np.testing.assert_array_equal(open_data(str(output), 8, 3).images[0], pixels)
 
 

@@ -9,7 +9,8 @@ from made_images import noise, save
 from PIL import Image
 
 from jobs.data.dataset import ImageData, fingerprint, open_data
-from jobs.data.importers import folder as folder_module
+from jobs.data.importers import encoded
+from jobs.data.importers.encoded import Form
 from jobs.data.importers.folder import import_folder
 from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
@@ -31,14 +32,14 @@ def small_folder(folder):
 
 
 def test_folder_with_labels_by_subfolder(folder, output, monkeypatch):
-    monkeypatch.setattr(folder_module, "_BLOCK", 2)
+    monkeypatch.setattr(encoded, "_BLOCK", 2)
     pixels, names = small_folder(folder)
     (folder / "ant" / "notes.txt").write_text("not an image")
     (folder / ".cache").mkdir()
     save(folder / ".cache" / "thumbnail.png", noise(8, 8, 3))
     (folder / "ant" / "._a_1.png").write_bytes(b"what some systems leave behind")
     reports = []
-    summary = import_folder(folder, Writer(output), 8, "subfolder", 3, "refuse", lambda *pair: reports.append(pair))
+    summary = import_folder(folder, Writer(output, lambda *pair: reports.append(pair)), Form(8, 3), "subfolder")
     assert (summary.count, summary.skipped, summary.classes) == (5, [], ["ant", "bee", "cat"])
     assert summary.remarks == ["classes in the order of the alphabet: ant, bee, cat",
                                "left out 3 files that are no pictures: 2 hidden, 1 .txt"]
@@ -54,13 +55,13 @@ def test_folder_with_labels_by_subfolder(folder, output, monkeypatch):
 def test_folder_with_labels_by_prefix(folder, output):
     for name in ("dog_1.png", "sub/cat_2_x.png", "cat_1.png"):
         save(folder / name, noise(8, 8))
-    assert import_folder(folder, Writer(output), 8, "prefix", 1, "refuse").classes == ["cat", "dog"]
+    assert import_folder(folder, Writer(output), Form(8, 1), "prefix").classes == ["cat", "dog"]
     assert open_data(str(output), 8, 1, 2).labels.tolist() == [0, 1, 0]
 
 
 def test_folder_without_labels(folder, output):
     pixels, _ = small_folder(folder)
-    assert import_folder(folder, Writer(output), 8, "none", 3, "refuse").classes == []
+    assert import_folder(folder, Writer(output), Form(8, 3), "none").classes == []
     data = open_data(str(output), 8, 3)
     assert data.labels is None and data.class_names == []
     np.testing.assert_array_equal(data.images, pixels)
@@ -72,9 +73,9 @@ def test_an_image_whose_class_is_unknown_is_bad(folder, output, labels, reason, 
     save(folder / "x" / "a_1.png", noise(8, 8))
     save(folder / "plain.png", noise(8, 8))
     with pytest.raises(UserError, match=f"plain.png: {reason}"):
-        import_folder(folder, Writer(output), 8, labels, 1, "refuse")
+        import_folder(folder, Writer(output), Form(8, 1), labels)
     assert_nothing_written()
-    assert import_folder(folder, Writer(output), 8, labels, 1, "skip").skipped == [("plain.png", reason)]
+    assert import_folder(folder, Writer(output), Form(8, 1, "skip"), labels).skipped == [("plain.png", reason)]
 
 
 def odd_images(folder, monkeypatch):
@@ -110,10 +111,10 @@ def odd_images(folder, monkeypatch):
 
 
 def test_bad_images_are_all_counted_and_ten_named(folder, output, monkeypatch, assert_nothing_written):
-    monkeypatch.setattr(folder_module, "_BLOCK", 4)
+    monkeypatch.setattr(encoded, "_BLOCK", 4)
     _, expected = odd_images(folder, monkeypatch)
     with pytest.raises(UserError) as error:
-        import_folder(folder, Writer(output), 8, "subfolder", 3, "refuse")
+        import_folder(folder, Writer(output), Form(8, 3), "subfolder")
     first, *lines, last = str(error.value).splitlines()
     assert first == (f"{folder}: 13 of 15 images cannot be used, nothing was written; "
                      "mend or remove them, or leave them out with --on-error skip:")
@@ -124,9 +125,9 @@ def test_bad_images_are_all_counted_and_ten_named(folder, output, monkeypatch, a
 
 
 def test_bad_images_are_skipped_and_listed(folder, output, monkeypatch):
-    monkeypatch.setattr(folder_module, "_BLOCK", 4)
+    monkeypatch.setattr(encoded, "_BLOCK", 4)
     good, expected = odd_images(folder, monkeypatch)
-    summary = import_folder(folder, Writer(output), 8, "subfolder", 3, "skip")
+    summary = import_folder(folder, Writer(output), Form(8, 3, "skip"), "subfolder")
     assert summary.count == 2 and [path for path, _ in summary.skipped] == sorted(expected)
     for path, reason in summary.skipped:
         assert reason.startswith(expected[path])
@@ -141,19 +142,19 @@ def test_bad_images_are_skipped_and_listed(folder, output, monkeypatch):
 def test_when_no_image_is_left(folder, output, assert_nothing_written):
     save(folder / "a.png", noise(4, 4))
     with pytest.raises(UserError, match=r"1 of 1 images cannot be used, nothing was written:\n  a.png: 4x4, smaller"):
-        import_folder(folder, Writer(output), 8, "none", 1, "skip")
+        import_folder(folder, Writer(output), Form(8, 1, "skip"), "none")
     assert_nothing_written()
 
 
 def test_folders_without_images(tmp_path, folder, output, assert_nothing_written):
     with pytest.raises(UserError, match="images: no such folder"):
-        import_folder(folder, Writer(output), 8, "none", 3, "skip")
+        import_folder(folder, Writer(output), Form(8, 3, "skip"), "none")
     folder.mkdir()
     (folder / "a.txt").write_text("")
     with pytest.raises(UserError, match=r"images: no pictures in it or below; 1 file that is no picture: 1 .txt"):
-        import_folder(folder, Writer(output), 8, "none", 3, "skip")
+        import_folder(folder, Writer(output), Form(8, 3, "skip"), "none")
     with pytest.raises(UserError, match="image_size is 0; it must be at least 1"):
-        import_folder(folder, Writer(output), 0, "none", 3, "skip")
+        import_folder(folder, Writer(output), Form(0, 3, "skip"), "none")
     assert_nothing_written()
 
 
@@ -161,10 +162,10 @@ def test_linked_folders_are_followed_once(tmp_path, folder, output):
     save(tmp_path / "elsewhere" / "a.png", noise(8, 8))
     save(folder / "ant" / "a.png", noise(8, 8))
     os.symlink(tmp_path / "elsewhere", folder / "bee")
-    assert import_folder(folder, Writer(output), 8, "subfolder", 1, "refuse").classes == ["ant", "bee"]
+    assert import_folder(folder, Writer(output), Form(8, 1), "subfolder").classes == ["ant", "bee"]
     os.symlink(folder, folder / "ant" / "loop")
     with pytest.raises(UserError, match="ant/loop: leads to a folder that is read already"):
-        import_folder(folder, Writer(output), 8, "subfolder", 1, "refuse")
+        import_folder(folder, Writer(output), Form(8, 1), "subfolder")
 
 
 def test_file_names_of_any_bytes(folder, output):
@@ -172,13 +173,13 @@ def test_file_names_of_any_bytes(folder, output):
     save(folder / "ok.png", noise(8, 8))
     (folder / name).write_bytes(b"")
     with pytest.raises(UserError) as error:
-        import_folder(folder, Writer(output), 8, "none", 1, "refuse")
+        import_folder(folder, Writer(output), Form(8, 1), "none")
     assert "\n  a\\xff\\n.png: zero bytes" in str(error.value).encode("utf-8").decode()
-    assert import_folder(folder, Writer(output), 8, "none", 1, "skip").skipped == [("a\\xff\\n.png", "zero bytes")]
+    assert import_folder(folder, Writer(output), Form(8, 1, "skip"), "none").skipped == [("a\\xff\\n.png", "zero bytes")]
     (folder / name).unlink()
     save(folder / os.fsdecode(b"\xff") / "x.png", noise(8, 8))
     save(folder / "plain" / "x.png", noise(8, 8))
-    classes = import_folder(folder, Writer(output), 8, "subfolder", 1, "skip").classes
+    classes = import_folder(folder, Writer(output), Form(8, 1, "skip"), "subfolder").classes
     assert open_data(str(output), 8, 1, 2).class_names == classes == ["plain", os.fsdecode(b"\xff")]
 
 
@@ -186,7 +187,7 @@ def test_many_long_class_names(folder, output):
     names = [f"{number:04d}-" + "long" * 30 for number in range(600)]  # together 75 KB
     for name in names:
         save(folder / name / "x.bmp", np.zeros((1, 1), np.uint8))
-    assert import_folder(folder, Writer(output), 1, "subfolder", 1, "refuse").classes == names
+    assert import_folder(folder, Writer(output), Form(1, 1), "subfolder").classes == names
     assert open_data(str(output), 1, 1, 600).class_names == names
 
 
@@ -196,13 +197,13 @@ def test_large_images_pass_through_memory_one_by_one(folder, output, monkeypatch
     from jobs.data.importers import writer
     pixels, _ = small_folder(folder)
     expected = fingerprint(ImageData(pixels, None, [], ""))
-    for module in (dataset, folder_module, writer):
+    for module in (dataset, encoded, writer):
         monkeypatch.setattr(module, "_BLOCK_BYTES", 500)  # two images of 192 bytes
     sizes = []
     write = Writer.write
     monkeypatch.setattr(Writer, "write", lambda self, blocks, *rest: write(
         self, (sizes.append(len(block)) or block for block in blocks), *rest))
-    import_folder(folder, Writer(output), 8, "none", 3, "refuse")
+    import_folder(folder, Writer(output), Form(8, 3), "none")
     data = open_data(str(output), 8, 3)
     assert sizes == [2, 2, 1] and fingerprint(data) == expected
     np.testing.assert_array_equal(data.images, pixels)

@@ -7,6 +7,7 @@ from made_images import noise, save
 from PIL import Image
 
 from jobs.data.dataset import open_data
+from jobs.data.importers.encoded import Form
 from jobs.data.importers.folder import import_folder
 from jobs.data.importers.writer import Writer
 
@@ -26,7 +27,7 @@ def remarks(*arguments, **options):
 def test_classes_that_are_all_numbers_are_in_the_order_of_numbers(folder, output, names, classes, labels):
     for name in names:
         save(folder / (f"{name}/a.png" if labels == "subfolder" else f"{name}_a.png"), noise(8, 8))
-    summary = import_folder(folder, Writer(output), 8, labels, 1, "refuse")
+    summary = import_folder(folder, Writer(output), Form(8, 1), labels)
     assert summary.classes == open_data(str(output), 8, 1, len(names)).class_names == classes
     data = open_data(str(output), 8, 1)
     by_path = sorted(names, key=lambda name: name if labels == "subfolder" else f"{name}_a.png")
@@ -38,7 +39,7 @@ def test_classes_that_are_all_numbers_are_in_the_order_of_numbers(folder, output
 def test_classes_with_nearly_one_name_are_named(folder, output):
     for name in ("Cat", "cat", "dog", "caf\u00e9", "cafe\u0301"):
         save(folder / name / "a.png", noise(8, 8))
-    summary = import_folder(folder, Writer(output), 8, "subfolder", 1, "refuse")
+    summary = import_folder(folder, Writer(output), Form(8, 1), "subfolder")
     assert len(summary.classes) == 5
     assert summary.remarks[1] == ("these classes have nearly the same name, and are kept apart: Cat, cafe\u0301, caf\u00e9, cat")
 
@@ -49,7 +50,7 @@ def test_every_type_that_pillow_reads_is_an_image(folder, output):
         save(folder / f"a.{suffix}", image)
     for suffix in ("pgm", "pbm"):
         save(folder / f"a.{suffix}", noise(16, 16) if suffix == "pgm" else Image.fromarray(noise(16, 16)).convert("1"))
-    assert import_folder(folder, Writer(output), 16, "none", 3, "refuse").count == 17
+    assert import_folder(folder, Writer(output), Form(16, 3), "none").count == 17
 
 
 def test_what_is_left_out_is_named_by_number_and_suffix(folder, output):
@@ -58,7 +59,7 @@ def test_what_is_left_out_is_named_by_number_and_suffix(folder, output):
                  "a/drawing.eps", "a/data.h5"):
         (folder / name).write_bytes(b"x")
     (folder / ".git").mkdir()
-    summary = import_folder(folder, Writer(output), 16, "none", 3, "refuse")
+    summary = import_folder(folder, Writer(output), Form(16, 3), "none")
     assert summary.count == 1
     assert summary.remarks[0].startswith("left out 10 files that are no pictures: 2 .db, 2 hidden, ")
     assert "1 without a suffix" in summary.remarks[0] and summary.remarks[0].isprintable()
@@ -75,10 +76,10 @@ def test_the_summary_says_what_was_done_to_the_images(folder, output):
     save(folder / "f.jpg", Image.new("CMYK", (8, 8)))
     save(folder / "g.png", noise(8, 8, 3))
     save(folder / "h.png", np.full((8, 8, 4), 255, np.uint8))
-    assert remarks(folder, Writer(output), 8, "none", 3, "refuse") == [
+    assert remarks(folder, Writer(output), Form(8, 3), "none") == [
         "grey made RGB: 1, palettes made RGB: 1, CMYK made RGB: 1, transparent pixels laid over white: 1, "
         "first of several frames taken: 1, turned as EXIF says: 1, resized: 1, cropped to the middle square: 1"]
-    assert "colours made grey: 7" in remarks(folder, Writer(output), 8, "none", 1, "refuse")[0]
+    assert "colours made grey: 7" in remarks(folder, Writer(output), Form(8, 1), "none")[0]
 
 
 def test_12_bits_in_16_are_as_bright_as_8(folder, output):
@@ -87,7 +88,7 @@ def test_12_bits_in_16_are_as_bright_as_8(folder, output):
     for number, (suffix, dimmed) in enumerate((("png", 1), ("tif", 2), ("png", 4))):
         save(folder / f"{number}.{suffix}", ramp // dimmed)
     save(folder / "eight.png", noise(8, 8))
-    summary = import_folder(folder, Writer(output), 8, "none", 1, "refuse")
+    summary = import_folder(folder, Writer(output), Form(8, 1), "none")
     images = open_data(str(output), 8, 1).images[..., 0]
     for image, dimmed in zip(images[:3], (1, 2, 4), strict=True):
         np.testing.assert_array_equal(image, ramp // dimmed >> 4)
@@ -98,7 +99,7 @@ def test_12_bits_in_16_are_as_bright_as_8(folder, output):
 def test_whole_16_bits_beside_12_set_the_range(folder, output):
     save(folder / "a.png", np.full((8, 8), 4095, np.uint16))
     save(folder / "b.png", np.full((8, 8), 65535, np.uint16))
-    summary = import_folder(folder, Writer(output), 8, "none", 1, "refuse")
+    summary = import_folder(folder, Writer(output), Form(8, 1), "none")
     assert open_data(str(output), 8, 1).images[:, 0, 0, 0].tolist() == [15, 255]
     assert summary.remarks == ["16 bits made 8: 2"]
 
@@ -106,7 +107,7 @@ def test_whole_16_bits_beside_12_set_the_range(folder, output):
 def test_the_command_prints_the_remarks(folder, output):
     from click.testing import CliRunner
 
-    from slurm.cli.data import data
+    from slurm.cli.data.group import data
     for name in ("10", "2", "1"):
         save(folder / name / "a.png", noise(16, 16))
     (folder / "notes.txt").write_text("")

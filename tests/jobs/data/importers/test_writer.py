@@ -10,8 +10,9 @@ import pytest
 from made_images import noise, save
 
 from jobs.data.dataset import fingerprint, open_built_in, open_data
-from jobs.data.importers import folder as folder_module
+from jobs.data.importers import encoded
 from jobs.data.importers.digits import import_digits
+from jobs.data.importers.encoded import Form
 from jobs.data.importers.folder import import_folder
 from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
@@ -37,7 +38,7 @@ def test_a_built_in_data_set_as_a_file(output, name, count):
 
 
 def test_an_interruption_leaves_the_old_file_and_nothing_else(five, output, monkeypatch):
-    monkeypatch.setattr(folder_module, "_BLOCK", 2)
+    monkeypatch.setattr(encoded, "_BLOCK", 2)
     import_digits("digits-test", Writer(output))
     before = output.read_bytes()
 
@@ -46,9 +47,9 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(five, output, monk
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_folder(five, Writer(output), 8, "none", 3, "skip", interrupt)
+        import_folder(five, Writer(output, interrupt), Form(8, 3, "skip"), "none")
     assert output.read_bytes() == before and os.listdir(output.parent) == ["data.h5"]
-    import_folder(five, Writer(output), 8, "none", 3, "skip")
+    import_folder(five, Writer(output), Form(8, 3, "skip"), "none")
     assert len(open_data(str(output), 8, 3)) == 5
 
 
@@ -56,7 +57,7 @@ def test_output_never_replaces_another_kind_of_file(five, output, tmp_path):
     (tmp_path / "precious.npz").write_bytes(b"results of a month")
     for taken in (tmp_path / "precious.npz", five):
         with pytest.raises(UserError, match=f"{taken}: exists and is not an HDF5 file; choose another output"):
-            import_folder(five, Writer(taken), 8, "none", 3, "refuse")
+            import_folder(five, Writer(taken), Form(8, 3), "none")
     assert (tmp_path / "precious.npz").read_bytes() == b"results of a month"
 
 
