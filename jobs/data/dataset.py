@@ -9,7 +9,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,6 +38,8 @@ class ImageData:
     source: str
     stamps: tuple[Stamp, ...] = ()
     """Those of the files that hold images and labels, when they were opened; none where the data are in no file."""
+    skipped: int | None = None
+    """How many images were left out when the file was made; None where that is not known."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,7 +87,7 @@ def _open_hdf5(path: str) -> ImageData:
         images, labels = find_images(path, file), find_labels(path, file)
         mapped, stamps = images.mapped(), stamps_of(images.files | (labels.files if labels else set()))
         return ImageData(images.read() if mapped is None else mapped, read_labels(labels) if labels else None,
-                         _read_class_names(path, file), _read_source(file), stamps)
+                         _read_class_names(path, file), _read_source(file), stamps, _read_skipped(file))
 
 
 def is_archive(path: str) -> bool:
@@ -150,6 +152,14 @@ def _read_source(file: h5py.File) -> str:
         return ""
 
 
+def _read_skipped(file: h5py.File) -> int | None:
+    """The attribute `skipped`, which is only shown, None where there is none that can be read."""
+    try:
+        return int(file.attrs["skipped"])
+    except UNREADABLE:
+        return None
+
+
 def _read_class_names(path: str, file: h5py.File) -> list[str]:
     try:
         names = json.loads(file.attrs.get("class_names", "[]"))
@@ -169,12 +179,18 @@ def _check_labels(path: str, labels: np.ndarray | None, num_classes: int) -> Non
                         f"(num_classes is {num_classes}); {len(outside)} such labels in all")
 
 
-def fingerprint(data: ImageData) -> str:
-    """sha256 in hex of shape, images and labels. Class names, source and storage do not count."""
+def fingerprint(data: ImageData, watch: Callable[[np.ndarray], None] | None = None) -> str:
+    """sha256 in hex of shape, images and labels. Class names, source and storage do not count.
+
+    `watch` sees each block of images, uint8 [n, H, W, C], so that who wants more of all images reads them once.
+    """
     digest = hashlib.sha256(f"images {data.images.shape}".encode())
     rows = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, math.prod(data.images.shape[1:]))))
     for start in range(0, len(data), rows):
-        digest.update(np.ascontiguousarray(data.images[start:start + rows]).data)
+        block = np.ascontiguousarray(data.images[start:start + rows])
+        digest.update(block.data)
+        if watch:
+            watch(block)
     if data.labels is not None:
         digest.update(b"labels")
         digest.update(np.ascontiguousarray(data.labels).data)

@@ -28,13 +28,13 @@ ON_ERROR = click.option("--on-error", type=click.Choice(["refuse", "skip"]), def
 def import_and_print(output: Path, write: Callable[["Writer"], "Summary"]) -> None:
     """Call `write(writer)` with a Writer that shows progress, and print its summary."""
     from jobs.data.importers.writer import Writer
-    with _progress() as report:
+    with progress() as report:
         summary = write(Writer(output, report))
     _print_summary(summary, output)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def progress() -> Iterator[Callable[[int, int], None]]:
     """report(done, total), which shows a bar on a terminal, or a line now and then. A total of 0 is not known."""
     from jobs.run.progress import Bar
     began, bars = time.monotonic(), list[Bar]()  # the total is not known before the first report

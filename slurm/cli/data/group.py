@@ -1,4 +1,4 @@
-"""`iddpm data`: the commands that make data sets, with progress and a summary.
+"""`iddpm data`: the commands that make data sets, with progress and a summary, and one that shows them.
 
 The importers are imported by the command that needs them: `iddpm --help` must not wait for numpy and HDF5.
 """
@@ -7,12 +7,13 @@ import click
 
 from slurm.cli.data.arrays import cifar10, digits, npz
 from slurm.cli.data.files import folder
+from slurm.cli.data.show import show
 
 
 @click.group()
 def data() -> None:
-    """Make data sets. Each command writes one HDF5 file."""
+    """Make data sets: each command writes one HDF5 file, but `show`, which looks into one."""
 
 
-for command in (cifar10, digits, folder, npz):
+for command in (cifar10, digits, folder, npz, show):
     data.add_command(command)
