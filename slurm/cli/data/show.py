@@ -56,9 +56,14 @@ def _checked(out: Path) -> Path:
     """`out`. Raises UserError if no picture can be written there, before all images are read."""
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: must end in .png")
-    if out.exists() and not (out.is_file() and out.open("rb").read(4) == b"\x89PNG"):
+    if out.exists() and not (out.is_file() and _starts_as_png(out)):
         raise UserError(f"{out}: exists and is not a PNG file; choose another one with --out")
     return out
+
+
+def _starts_as_png(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x89PNG"
 
 
 def _print_lines(lines: dict[str, str]) -> None:
