@@ -145,7 +145,8 @@ def test_every_recipe_has_at_most_five_numbered_steps():
 def commands_in(text: str) -> list[list[str]]:
     """The words after each `iddpm` in code: [["train|sample", "RUN"], ...]."""
     code = [line for block in blocks(text) for line in block.splitlines()] + spans(text)
-    return [command.split() for line in code for command in re.findall(r"\biddpm ([a-z|]+(?: [a-z0-9|]+)?)", line.split("#")[0])]
+    command = re.compile(r"\biddpm ([a-z|]+(?: [a-z0-9|][a-z0-9|-]*)?)")
+    return [found.split() for line in code for found in command.findall(line.split("#")[0])]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

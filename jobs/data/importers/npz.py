@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from jobs.data.dataset import order_hint
+from jobs.data.importers.averaged import averaged
 from jobs.data.importers.writer import Summary, Writer, blocks_of
 from jobs.data.npz_arrays import Npz, open_npz
 from jobs.errors import UserError
 
 
-def import_npz(source: Path, writer: Writer) -> Summary:
+def import_npz(source: Path, writer: Writer, image_size: int | None = None) -> Summary:
     """Write the images `arr_0` or `images`, uint8 [N, H, W, C] with H = W, and the labels `arr_1` or `labels`, if any.
 
-    The images pass through memory in blocks. Raises UserError that names the file and the array which does not fit.
+    `image_size` averages the images down. They pass through memory in blocks. Raises UserError that names the file and the array
+    which does not fit.
     """
     if not source.is_file() and source.exists():
         raise UserError(f"{source}: not an .npz file")
@@ -30,7 +32,8 @@ def import_npz(source: Path, writer: Writer) -> Summary:
             if height != width:
                 raise UserError(f"{npz.where(name)}: images are {height}x{width}; they must be square{order_hint(header.shape)}")
             labels = _read_labels(npz, count)
-            return writer.write(blocks_of(stream, header.shape), header.shape, labels, [], f"npz file {source}")
+            small = averaged(blocks_of(stream, header.shape), header.shape, image_size, npz.where(name))
+            return writer.write(small.blocks, small.shape, labels, [], f"npz file {source}{small.words}")
 
 
 def _read_labels(npz: Npz, count: int) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from slurm.cli.data.common import OUTPUT, SOURCE, SPLIT, import_and_print
+from slurm.cli.data.common import AVERAGED, OUTPUT, SOURCE, SPLIT, import_and_print
 from slurm.cli.paths import PATH
 
 
@@ -22,16 +22,32 @@ def digits(output: Path, split: Literal["train", "test"]) -> None:
 @click.argument("archive", type=PATH)
 @OUTPUT
 @SPLIT
-def cifar10(archive: Path, output: Path, split: Literal["train", "test"]) -> None:
+@AVERAGED
+def cifar10(archive: Path, output: Path, split: Literal["train", "test"], image_size: int | None) -> None:
     """CIFAR-10 from ARCHIVE: the python version, cifar-10-python.tar.gz, or the folder that was unpacked from it."""
-    from jobs.data.importers.cifar10 import import_cifar10
-    import_and_print(output, lambda writer: import_cifar10(archive, writer, split))
+    from jobs.data.importers.cifar import import_cifar10
+    import_and_print(output, lambda writer: import_cifar10(archive, writer, split, image_size))
+
+
+@click.command()
+@click.argument("archive", type=PATH)
+@OUTPUT
+@SPLIT
+@click.option("--labels", type=click.Choice(["fine", "coarse"]), default="fine", show_default=True,
+              help="The 100 classes, or the 20 groups of them.")
+@AVERAGED
+def cifar100(archive: Path, output: Path, split: Literal["train", "test"], labels: Literal["fine", "coarse"],
+             image_size: int | None) -> None:
+    """CIFAR-100 from ARCHIVE: the python version, cifar-100-python.tar.gz, or the folder that was unpacked from it."""
+    from jobs.data.importers.cifar import import_cifar100
+    import_and_print(output, lambda writer: import_cifar100(archive, writer, split, labels, image_size))
 
 
 @click.command()
 @SOURCE
 @OUTPUT
-def npz(source: Path, output: Path) -> None:
+@AVERAGED
+def npz(source: Path, output: Path, image_size: int | None) -> None:
     """An .npz file with arr_0 (or images), uint8 [N, H, W, C], and optionally arr_1 (or labels)."""
     from jobs.data.importers.npz import import_npz
-    import_and_print(output, lambda writer: import_npz(source, writer))
+    import_and_print(output, lambda writer: import_npz(source, writer, image_size))

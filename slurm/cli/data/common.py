@@ -20,6 +20,8 @@ OUTPUT = click.argument("output", type=PATH)
 SPLIT = click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 RESIZED = click.option("--image-size", type=click.IntRange(min=1), required=True,
                        help="Side in pixels. Images are resized, then cropped to a square.")
+AVERAGED = click.option("--image-size", type=click.IntRange(min=1), metavar="SIDE",
+                        help="Average the images down to this side in pixels.  [default: the side they have]")
 CHANNELS = click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
 ON_ERROR = click.option("--on-error", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
                         help="If images are broken or too small: write nothing and name these images, or skip these images.")

@@ -4,63 +4,17 @@ import gzip
 import io
 import os
 import pickle
-import struct
 import tarfile
 
 import numpy as np
 import pytest
-from made_images import noise
+from cifar_archives import CIFAR_IMAGES, CIFAR_LABELS, CLASSES, cifar_members, make_archive, python2_pickle
 
 from jobs.data.dataset import open_data
-from jobs.data.importers import cifar10
-from jobs.data.importers.cifar10 import import_cifar10
+from jobs.data.importers import cifar
+from jobs.data.importers.cifar import import_cifar10
 from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2 did, which made the archive."""
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_string(self, value):
-        value = value.encode() if isinstance(value, str) else value
-        self.write(b"T" + struct.pack("<i", len(value)) + value)
-        self.memoize(value)
-
-    dispatch[bytes] = dispatch[str] = save_string
-
-
-def python2_pickle(value):
-    buffer = io.BytesIO()
-    Python2Pickler(buffer, 2).dump(value)
-    return buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-
-
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-BATCH_NAMES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
-CIFAR_IMAGES = noise(18, 32, 32, 3)
-CIFAR_LABELS = list(np.random.default_rng(0).permutation(18) % 10)
-
-
-def cifar_members(**changes):
-    """Files of the archive, three images in each; `changes` replace entries of data_batch_2."""
-    members = {"batches.meta": {"num_cases_per_batch": 3, "label_names": CLASSES, "num_vis": 3072}}
-    for number, name in enumerate(BATCH_NAMES):
-        part = slice(3 * number, 3 * number + 3)
-        members[name] = {"batch_label": name, "labels": [int(label) for label in CIFAR_LABELS[part]],
-                         "data": np.stack([image.transpose(2, 0, 1).ravel() for image in CIFAR_IMAGES[part]]),
-                         "filenames": ["a_s_000004.png"] * 3}
-    members["data_batch_2"].update(changes)
-    return {name: python2_pickle(value) for name, value in members.items()}
-
-
-def make_archive(path, members, folder="cifar-10-batches-py"):
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in {**members, "readme.html": b"hello"}.items():
-            entry = tarfile.TarInfo(f"{folder}/{name}")
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return path
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
@@ -108,6 +62,9 @@ def test_a_pickle_runs_no_code(tmp_path, output, function, assert_nothing_writte
     ({"data": [1, 2]}, "data is list"),
     ({"labels": [0, 1]}, "data_batch_2: labels must be 3 numbers in 0 .. 9"),
     ({"labels": [0, 1, 10]}, "labels must be 3 numbers in 0 .. 9"),
+    ({"labels": [0, 1, True]}, "labels must be 3 numbers in 0 .. 9"),
+    ({"labels": [0, 1, -1]}, "labels must be 3 numbers in 0 .. 9"),
+    ({"labels": [0, 1, float("nan")]}, "labels must be 3 numbers in 0 .. 9"),
     ({"labels": [0, 1, "cat"]}, "labels must be 3 numbers in 0 .. 9"),
     ({"labels": None}, "labels must be 3 numbers in 0 .. 9"),
 ])
@@ -124,7 +81,7 @@ def test_incomplete_cifar_archives(tmp_path, output):
     with pytest.raises(UserError, match="has no cifar-10-batches-py/data_batch_3.* data_batch_3, data_batch_5"):
         import_cifar10(archive, Writer(output), "train")
     assert import_cifar10(archive, Writer(output), "test").count == 3
-    elsewhere = make_archive(tmp_path / "b.tar.gz", members, folder="cifar-100-python")
+    elsewhere = make_archive(tmp_path / "b.tar.gz", members, folder="elsewhere")
     with pytest.raises(UserError, match="b.tar.gz: has no cifar-10-batches-py/batches.meta"):
         import_cifar10(elsewhere, Writer(output), "test")
     nameless = make_archive(tmp_path / "c.tar.gz", {**members, "batches.meta": python2_pickle([])})
@@ -181,7 +138,7 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path, output, name, size, 
 
 
 def test_many_members_and_long_ends_are_refused(tmp_path, output, monkeypatch, assert_nothing_written):
-    monkeypatch.setattr(cifar10, "_MOST_BYTES", 8 << 20)
+    monkeypatch.setattr(cifar, "_MOST_BYTES", 8 << 20)
     archive = make_archive(tmp_path / "a.tar.gz", cifar_members())
     with gzip.open(archive) as file:
         content = file.read()

@@ -11,6 +11,7 @@ from made_images import noise
 
 from jobs.data.dataset import open_data
 from jobs.data.importers import writer
+from jobs.data.importers.averaged import average
 from jobs.data.importers.npz import import_npz
 from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
@@ -42,6 +43,16 @@ def test_npz_without_labels(tmp_path, output):
     np.savez(tmp_path / "a.npz", NPZ_IMAGES)
     import_npz(tmp_path / "a.npz", Writer(output))
     assert open_data(str(output), 4, 3).labels is None
+
+
+def test_npz_averaged_down(tmp_path, output):
+    np.savez(tmp_path / "a.npz", NPZ_IMAGES)
+    import_npz(tmp_path / "a.npz", Writer(output), 2)
+    data = open_data(str(output), 2, 3)
+    np.testing.assert_array_equal(data.images, average(NPZ_IMAGES, 2))
+    assert data.source.endswith("a.npz, averaged from 4x4 to 2x2")
+    with pytest.raises(UserError, match="arr_0.npy: images are 4x4, smaller than image_size 5"):
+        import_npz(tmp_path / "a.npz", Writer(output), 5)
 
 
 @pytest.mark.parametrize("arrays, message", [
