@@ -77,9 +77,9 @@ def run_cost(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> Cost:
     layers = list(chain.from_iterable(networks.values()))
     parameters = sum(layer.parameters for layer in layers)
     forward = sum(layer.flops for layer in networks[MODEL])
-    # A backward pass has two products for each of the forward's: one for the weights, one for the input.
+    passes = training_passes(spec)
     recomputed = sum(layer.recomputed_flops for layer in layers if _is_checkpointed(layer, train))
-    step = (3 * sum(layer.flops for layer in layers) + recomputed) * train.batch_size
+    step = (sum(passes[name] * layer.flops for name, each in networks.items() for layer in each) + recomputed) * train.batch_size
     return Cost(
         parameters=parameters,
         tensors=sum(layer.tensors for layer in layers),
@@ -93,6 +93,15 @@ def run_cost(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> Cost:
         checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + len(train.ema_sigma_rel) + 2),
         snapshots_bytes=FP32 * parameters * len(train.ema_sigma_rel) * len(snapshot_steps(train.iterations, train.ema_snapshots)),
     )
+
+
+def training_passes(spec: Spec) -> Mapping[str, int]:
+    """Return what one example costs in a training step, in forward passes of each network, by name."""
+    kind: Any = kind_of(spec)
+    if hasattr(kind, "training_passes"):
+        return kind.training_passes(spec)
+    # A forward pass, and a backward pass with two products for each of the forward's: one for the weights, one for the input.
+    return dict.fromkeys(kind.layers(spec), 3)
 
 
 def _sampling(spec: Spec, forward_flops: int, others: Mapping[str, Spec]) -> dict[str, Any]:

@@ -104,6 +104,18 @@ class Preview:
     columns: int
 
 
+@dataclass(frozen=True)
+class UpdateRule:
+    """How the updates of one network differ from those of others; `betas` are Adam's."""
+
+    lr: float
+    """Where the spec's warm-up and annealing begin and end."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    bare: bool = False
+    """Call the network itself instead of DDP's wrapper, whose hooks miss gradients of gradients. The training step then
+    averages its gradients over ranks, once a step."""
+
+
 class Trainable(Protocol):
     """One training run of one kind. Networks are on the device and initialised from torch's global random state."""
 
@@ -115,6 +127,9 @@ class Trainable(Protocol):
     """Names of the networks that one step updates, in order."""
     terms: Mapping[str, Sequence[str]]
     """By updated network, the loss terms that `losses` returns; "loss" is among them."""
+
+    # Where networks are not all updated by train.lr and the usual betas, a Trainable also has `update_rules`, UpdateRules by name
+    # of the network; see `update_rule`.
 
     def inputs(self, examples: Examples, draw: Draw) -> Inputs:
         """Draw all that the losses depend on: noise, timesteps, changed labels."""
@@ -136,6 +151,12 @@ class Trainable(Protocol):
 
     def previews(self, averages: Mapping[str, Weights]) -> dict[str, Preview]:
         """Return pictures by the averaged weights, by name of the network; shown at every save."""
+
+
+def update_rule(kind: Trainable, name: str, lr: float) -> UpdateRule:
+    """Return how the network `name` is updated: by its own rule, or else by the usual one with the spec's `lr`."""
+    rules: Mapping[str, UpdateRule] = getattr(kind, "update_rules", {})
+    return rules.get(name) or UpdateRule(lr)
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,11 @@ def doubled(spec: Spec) -> dict[str, Spec]:
     data, model = spec.data, _network(spec)
     if model is None:
         return {}
-    attended = [2 * size for size in model.attention_resolutions]
+    attended = [2 * size for size in getattr(model, "attention_resolutions", [])]
     return {
-        "image size (attention at the same levels)": spec.model_copy(update={
+        "image size (attention at the same levels)" if attended else "image size": spec.model_copy(update={
             "data": data.model_copy(update={"image_size": 2 * data.image_size}),
-            "model": model.model_copy(update={"attention_resolutions": attended})}),
+            "model": model.model_copy(update={"attention_resolutions": attended} if attended else {})}),
         "num_channels": spec.model_copy(update={"model": model.model_copy(update={"num_channels": 2 * model.num_channels})}),
         "image channels": spec.model_copy(update={"data": data.model_copy(update={"channels": 2 * data.channels})})}
 

@@ -17,6 +17,7 @@ from jobs.spec.sections import Contradiction, Spec, SpecAsWritten
 
 KINDS: dict[str, str] = {
     "diffusion": "jobs.kinds.diffusion.kind",
+    "gan": "jobs.kinds.gan.kind",
     "noisy_classifier": "jobs.kinds.noisy_classifier.kind",
 }
 """By each name that `kind:` may have, the module that holds KIND. A command imports only the kinds that it needs."""
@@ -169,6 +170,13 @@ class Kind(Protocol):
 
     def description(self, spec: Any) -> Description:
         """Return what the run minimises, and how it trains and samples."""
+
+
+class CountingKind(Protocol):
+    """What a kind has, besides `Kind`, whose training step is not one forward and one backward pass of each network."""
+
+    def training_passes(self, spec: Any) -> Mapping[str, int]:
+        """Return what one example costs in a training step, in forward passes of each network, by name."""
 
 
 class EditingKind(Protocol):

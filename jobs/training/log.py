@@ -46,7 +46,8 @@ class Log:
         """Log the steps since the last log, after `step` updates."""
         train = self.state.spec.train
         norms = {term_name(name, "grad_norm"): norm.item() for name, norm in result.grad_norms.items()}
-        values = self.losses.collect() | norms | {"lr": lr_at(step - 1, train), "samples": step * train.batch_size}
+        rates = {term_name(name, "lr"): lr_at(step - 1, train, part.lr) for name, part in self.state.parts.items()}
+        values = self.losses.collect() | norms | rates | {"samples": step * train.batch_size}
         values |= self._machine(step)
         if self.part and self.of_part and isfinite(self.of_part) and isfinite(norms["grad_norm"]):
             values |= self.state.noise.add(self.of_part, self.part, norms["grad_norm"] ** 2, train.batch_size)

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from jobs.errors import StageFailed
 from jobs.finite import not_finite
 from jobs.kinds.foreign_weights import read_weights
-from jobs.kinds.protocol import Draw, Examples, model_of
+from jobs.kinds.protocol import Draw, Examples, UpdateRule, model_of, update_rule
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed
@@ -29,20 +29,23 @@ def new_state(spec: Spec, group: Group) -> TrainingState:
     """Return freshly initialised networks, equal on every rank, with their optimisers, scalers and averages."""
     torch.manual_seed(derived_seed(spec.train.seed, "weights"))
     kind = model_of(spec).trainable(spec, group.device)
-    parts = {name: _part(network, name in kind.averaged, spec, group) for name, network in kind.networks.items()}
+    parts = {name: _part(network, name in kind.averaged, update_rule(kind, name, spec.train.lr), spec, group)
+             for name, network in kind.networks.items()}
     return TrainingState(spec, group, kind, parts)
 
 
-def _part(network: nn.Module, averaged: bool, spec: Spec, group: Group) -> Part:
+def _part(network: nn.Module, averaged: bool, rule: UpdateRule, spec: Spec, group: Group) -> Part:
     device_ids = [group.device.index] if group.device.type == "cuda" else None
     # Without static_graph, which was no faster (tests/benchmarks/train.py ranks).
-    ddp = DistributedDataParallel(compiled(network, spec, group), device_ids=device_ids, gradient_as_bucket_view=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay, fused=True)
+    ddp = None if rule.bare else DistributedDataParallel(compiled(network, spec, group), device_ids=device_ids,
+                                                         gradient_as_bucket_view=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rule.lr, betas=rule.betas, weight_decay=spec.train.weight_decay,
+                                  fused=True)
     scaler = torch.amp.GradScaler(group.device.type, enabled=spec.train.precision == "fp16")
     averages = {rate: {key: value.detach().clone() for key, value in network.named_parameters()}
                 for rate in average_names(spec.train.ema_rate, spec.train.ema_sigma_rel) if averaged}
     none = torch.zeros((), dtype=torch.int64, device=group.device)
-    return Part(network, ddp, optimizer, scaler, averages, bad_steps=none, skipped=none.clone())
+    return Part(network, ddp, rule.lr, optimizer, scaler, averages, bad_steps=none, skipped=none.clone())
 
 
 def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:

@@ -4,8 +4,8 @@ A batch comes from batches.py to `train_step`, which calls the kind's `losses` (
 call diffusion/losses.py, gaussian.py, networks/unet.py and networks/layers.py. The update follows here, with diffusion/ema.py.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +29,10 @@ class Part:
     """One network and all that an update of this network reads and changes."""
 
     network: nn.Module
-    ddp: DistributedDataParallel
+    ddp: DistributedDataParallel | None
+    """None for a network that is trained bare (jobs.kinds.protocol.UpdateRule)."""
+    lr: float
+    """Before warm-up and annealing."""
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     averages: dict[str, dict[str, Tensor]]
@@ -42,6 +45,10 @@ class Part:
 
     def __post_init__(self) -> None:
         self.parameters = list(self.network.parameters())
+
+    def keeping_gradients(self) -> AbstractContextManager[None]:
+        """Within this block, a backward pass adds to this rank's gradients, and averages nothing over ranks."""
+        return self.ddp.no_sync() if self.ddp else nullcontext()
 
 
 @dataclass
@@ -63,8 +70,9 @@ class TrainingState:
         return Draw(train.seed, step, train.batch_size, share_of(self.group, train.batch_size), self.group.device)
 
     def callables(self, update: str) -> dict[str, Network]:
-        """Return all networks in the spec's precision; the network `update` through DDP, which averages gradients over ranks."""
-        return {name: autocasting(part.ddp if name == update else part.network, self.spec.train.precision)
+        """Return all networks in the spec's precision; the network `update` through DDP, which averages gradients over ranks,
+        unless it is trained bare."""
+        return {name: autocasting(part.ddp if part.ddp and name == update else part.network, self.spec.train.precision)
                 for name, part in self.parts.items()}
 
 
@@ -92,19 +100,21 @@ def train_step(state: TrainingState, examples: Examples, step: int) -> StepResul
     grad_norms: dict[str, Tensor] = {}
     for name in kind.updates:
         part, networks = state.parts[name], state.callables(name)
-        set_lr(part.optimizer, lr_at(step, train))
+        set_lr(part.optimizer, lr_at(step, train, part.lr))
         part.optimizer.zero_grad()
         terms = []
         batches = microbatches(inputs, train.microbatch or len(examples.images))
         with only_training(state.parts, name):
             for micro in batches:
-                with contextlib.nullcontext() if micro is batches[-1] else part.ddp.no_sync():
+                with nullcontext() if micro is batches[-1] else part.keeping_gradients():
                     found = kind.losses(name, networks, micro)
                     # Microbatches add up to the mean over the share; DDP then takes the mean over ranks.
                     loss = (found["loss"] * micro.weights).sum() / len(examples.images)
                     part.scaler.scale(loss).backward()
                 terms.append({key: value.detach() for key, value in found.items()})
         losses |= {term_name(name, key): torch.cat([each[key] for each in terms]) for key in terms[0]}
+        if part.ddp is None:
+            average_gradients(part.parameters)
         grad_norms[name] = apply_gradients(part, train)
         bad = (part.bad_steps > 0).float()
         for average, values in part.averages.items():
@@ -117,6 +127,18 @@ def seed_torch(state: TrainingState, step: int) -> None:
     """Make a network that draws random numbers by itself repeat them after a resume. They depend on the rank; the U-Net draws
     none: its dropout is a function of each example's key."""
     torch.manual_seed(derived_seed(state.spec.train.seed, "torch", step, state.group.rank))
+
+
+def average_gradients(parameters: list[Tensor]) -> None:
+    """Replace the gradients by their means over ranks, as one buffer: so all ranks have equal bits."""
+    if torch.distributed.get_world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    buffer = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(buffer)
+    buffer /= torch.distributed.get_world_size()
+    for gradient, mean in zip(gradients, buffer.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def apply_gradients(part: Part, train: Train) -> Tensor:
@@ -139,10 +161,12 @@ def apply_gradients(part: Part, train: Train) -> Tensor:
     return grad_norm
 
 
-def lr_at(step: int, train: Train) -> float:
-    """Return the learning rate of step `step` (from 0): linear warm-up, then constant or linear to 0 at train.iterations."""
+def lr_at(step: int, train: Train, lr: float | None = None) -> float:
+    """Return the learning rate of step `step` (from 0): linear warm-up, then `lr`, or linear to 0 at train.iterations.
+
+    `lr`: a network's own; None: train.lr."""
     warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
-    return train.lr * warm * (1 - step / train.iterations if train.lr_anneal else 1.0)
+    return (train.lr if lr is None else lr) * warm * (1 - step / train.iterations if train.lr_anneal else 1.0)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -156,7 +180,7 @@ def term_name(network: str, term: str) -> str:
     return term if network == MODEL else f"{network}/{term}"
 
 
-@contextlib.contextmanager
+@contextmanager
 def only_training(parts: Mapping[str, Part], name: str) -> Iterator[None]:
     """Within this block, compute no gradients of parameters of other networks than `name`; gradients still pass through them."""
     others = [parameter for other, part in parts.items() if other != name for parameter in part.parameters]

@@ -19,15 +19,20 @@ def _whole(value: float) -> float:
 Multiplier = Annotated[float, Field(gt=0, le=1000), AfterValidator(_whole)]
 
 
-class NetworkAsWritten(Section):
-    """What the U-Net and its half have in common."""
+class WidthsAsWritten(Section):
+    """The levels of a network: how many, how wide, how deep."""
 
-    younger = frozenset({"num_head_channels", "use_new_attention_order", "resblock_updown"})
     num_channels: Annotated[Count, Field(le=65_536)] = 128
     num_res_blocks: Annotated[Count, Field(le=100)] = 3
     channel_mult: Annotated[list[Multiplier], Field(min_length=1, max_length=16)] | None = None
     """Channels of each level as multiples of num_channels, fractions rounded down; null: the reference's for image sizes 32, 64
     and 256."""
+
+
+class NetworkAsWritten(WidthsAsWritten):
+    """What the U-Net and its half have in common."""
+
+    younger = frozenset({"num_head_channels", "use_new_attention_order", "resblock_updown"})
     attention_resolutions: Annotated[list[Count], Field(max_length=100)] = [16, 8]
     num_heads: Annotated[Count, Field(le=65_536)] = 4
     num_head_channels: Annotated[Count, Field(le=65_536)] | None = None
@@ -40,12 +45,12 @@ class NetworkAsWritten(Section):
     use_scale_shift_norm: bool = True
 
 
-def default_channel_mult(written: NetworkAsWritten, data: Data) -> list[float]:
+def default_channel_mult(written: WidthsAsWritten, data: Data) -> list[float]:
     """Return the multipliers of a spec; empty where there is no default, which `network_resolutions` reports."""
     return written.channel_mult or list(CHANNEL_MULT.get(data.image_size, []))
 
 
-def widths(model: NetworkAsWritten) -> list[int]:
+def widths(model: WidthsAsWritten) -> list[int]:
     """Return the channels of each level."""
     return [int(mult * model.num_channels) for mult in model.channel_mult or []]
 
@@ -54,6 +59,18 @@ def network_resolutions(model: NetworkAsWritten, data: Data,
                         num_heads_upsample: int | None = None) -> tuple[list[int], list[Contradiction]]:
     """Return the image sizes at which the network works, in pixels (none where the spec allows no network), and the
     contradictions of the network's settings."""
+    resolutions, found = level_resolutions(model, data)
+    if found:
+        return [], found
+    found = [("model.attention_resolutions", not_a_resolution(named, resolutions))
+             for named in model.attention_resolutions if named not in resolutions]
+    attended = [width for width, at in zip(widths(model), resolutions, strict=True) if at in model.attention_resolutions]
+    middle = widths(model)[-1]  # the middle block always attends, at the deepest level
+    return resolutions, found + _heads(model, {*attended, middle}, set(attended), num_heads_upsample)
+
+
+def level_resolutions(model: WidthsAsWritten, data: Data) -> tuple[list[int], list[Contradiction]]:
+    """Return the image size of each level, in pixels (none where the spec allows no network), and the contradictions."""
     size, levels = data.image_size, len(model.channel_mult or [])
     if not levels:
         sizes = ", ".join(map(str, CHANNEL_MULT))
@@ -65,11 +82,7 @@ def network_resolutions(model: NetworkAsWritten, data: Data,
     if not all(widths(model)):
         return [], [("model.channel_mult", f"a level has less than one channel; {min(model.channel_mult or [])} x num_channels "
                      f"{model.num_channels} must be at least 1")]
-    found = [("model.attention_resolutions", not_a_resolution(named, resolutions))
-             for named in model.attention_resolutions if named not in resolutions]
-    attended = [width for width, at in zip(widths(model), resolutions, strict=True) if at in model.attention_resolutions]
-    middle = widths(model)[-1]  # the middle block always attends, at the deepest level
-    return resolutions, found + _heads(model, {*attended, middle}, set(attended), num_heads_upsample)
+    return resolutions, []
 
 
 def _heads(model: NetworkAsWritten, attended: set[int], on_the_way_up: set[int],
