@@ -7,9 +7,9 @@ import torch
 from paths import GOLDEN, ROOT
 
 from jobs.cost.count import run_cost
-from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.kinds.diffusion.told_by_shapes import untold_by_weights
+from jobs.kinds.protocol import model_of
 from jobs.spec.reading.file import load, written_values
 from jobs.spec.reading.frozen import difference
 from jobs.spec.samplings import samplings
@@ -17,7 +17,8 @@ from jobs.spec.samplings import samplings
 PUBLISHED = {name: flags for file in ("published_configs", "published_configs_adm")
              for name, flags in json.loads((GOLDEN / f"{file}.json").read_text()).items()}
 CONFIGS = {"cifar10": "cifar10_uncond_50M_500K", "imagenet64": "imagenet64_uncond_100M_1500K",
-           "imagenet64-cond": "imagenet64_cond_270M_250K", "imagenet64-adm": "64x64_diffusion"}
+           "imagenet64-cond": "imagenet64_cond_270M_250K", "imagenet64-adm": "64x64_diffusion",
+           "upsampler-64-256": "64_256_upsampler"}
 LOSSES = {(True, True): "hybrid", (True, False): "hybrid_unscaled", (False, False): "simple"}
 """By learn_sigma and rescale_learned_sigmas."""
 MULTIPLIERS = {32: [1, 2, 2, 2], 64: [1, 2, 3, 4]}
@@ -30,6 +31,9 @@ def spec_of(config: str) -> DiffusionSpec:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_config_has_the_flags_of_its_published_checkpoint(config):
     spec, flags = spec_of(config), PUBLISHED[CONFIGS[config]]
+    flags = {"image_size": flags.get("large_size"), **flags}
+    if config.startswith("upsampler"):
+        assert spec.upsampler.low_res_size == flags["small_size"]
     model = spec.model.model_dump()
     for name in ("num_channels", "num_res_blocks", "dropout", "learn_sigma", "use_scale_shift_norm"):
         assert model[name] == flags[name], name
@@ -39,7 +43,7 @@ def test_a_config_has_the_flags_of_its_published_checkpoint(config):
         assert model[name] == (None if flags.get(name, -1) == -1 else flags[name]), name
     if model["num_head_channels"] is None:
         assert model["num_heads"] == flags["num_heads"]
-    assert model["channel_mult"] == flags.get("channel_mult", MULTIPLIERS[flags["image_size"]])
+    assert model["channel_mult"] == flags.get("channel_mult", MULTIPLIERS.get(flags["image_size"]))
     assert model["attention_resolutions"] == [int(size) for size in flags["attention_resolutions"].split(",")]
     if "diffusion_steps" in flags:  # the older file has the networks alone
         process = spec.diffusion
@@ -56,7 +60,7 @@ def test_a_config_writes_all_that_its_checkpoint_does_not_tell(config):
     written = written_values(ROOT / "configs" / f"{config}.yaml")
     assert untold_by_weights(written, {}, decoder=True) == {}
     with torch.device("meta"):
-        assert build_network(spec_of(config)).num_classes == spec_of(config).data.classes
+        assert model_of(spec_of(config)).network(spec_of(config)).num_classes == spec_of(config).data.classes
 
 
 def test_the_classifier_has_the_flags_of_its_published_checkpoint_and_the_process_of_the_network_that_it_guides():

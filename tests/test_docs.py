@@ -104,7 +104,7 @@ def test_every_dotted_name_of_our_modules_exists(document):
 
 
 def keys() -> tuple[str, ...]:
-    return keys_of(kind_named("diffusion").written)
+    return tuple(key for kind in KINDS for key in keys_of(kind_named(kind).written))
 
 
 def resolves(dotted: str) -> bool:

@@ -29,10 +29,14 @@ class ClassifierFree:
     def __init__(self, network: Network, null_label: int, strength: np.ndarray):
         self.network, self.null_label, self.strength = network, null_label, strength
 
-    def along(self, times: Tensor, y: Tensor) -> Phased:
-        """The network at the step `number` of the chain with `times` [K], for examples of the classes y int64 [N]."""
-        alone = _at_step(self.network, times, {"y": y})
-        both = _at_step(self.network, times, {"y": torch.cat([y, torch.full_like(y, self.null_label)])})
+    def along(self, times: Tensor, y: Tensor, **beside: Tensor) -> Phased:
+        """The network at the step `number` of the chain with `times` [K], for examples of the classes y int64 [N].
+
+        `beside` [N, ...]: what the network takes with and without a class.
+        """
+        alone = _at_step(self.network, times, {"y": y, **beside})
+        both = _at_step(self.network, times, {"y": torch.cat([y, torch.full_like(y, self.null_label)]),
+                                              **{name: torch.cat([value, value]) for name, value in beside.items()}})
 
         def with_and_without(x: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
             conditional, unconditional = both(torch.cat([x, x]), number).chunk(2)

@@ -196,6 +196,15 @@ class ModelModule(Protocol):
                 on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]: ...
 
 
+class GivingModule(Protocol):
+    """What the module of a kind that makes its samples of given images (jobs.spec.kinds.GivenKind) has in place of `generate`."""
+
+    def generate_of(self, spec: Any, network: nn.Module, device: torch.device, randn: Callable[[Tensor], Tensor],
+                    labels: np.ndarray | None, given: np.ndarray, begun: Begun | None,
+                    guide: nn.Module | None = None) -> Iterator[Generated]:
+        """Yield the steps of one chunk, whose samples are made of the images `given`, uint8 [n, H, W, C]."""
+
+
 @dataclass(frozen=True)
 class Walk:
     """A way of N images in `steps` steps, which is walked by iterating over `each`."""
@@ -234,6 +243,12 @@ def editing_of(spec: Spec) -> EditingModule:
     if kind is None:
         raise UserError(f"pictures of kind {spec.kind} cannot be edited")
     module: Any = import_module(kind.editing)
+    return module
+
+
+def giving_model(spec: Spec) -> GivingModule:
+    """Return the torch half of the spec's kind, which makes its samples of given images."""
+    module: Any = import_module(kind_of(spec).model)
     return module
 
 

@@ -1,5 +1,6 @@
 """Check the inputs of a run before anything is written: a missing file must not show after a day of training."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from jobs.data.dataset import ImageData, open_data
@@ -8,11 +9,12 @@ from jobs.data.sources import open_reference, reference_problems
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
 from jobs.run.extractor_check import extractor_problem
+from jobs.run.given import foreign_given_problems, given_file_problems
 from jobs.run.guides import foreign_guide_problems
 from jobs.run.records import DataFile
 from jobs.run.waiting import missing_runs
 from jobs.spec.features import BUILT_IN, CHOICES
-from jobs.spec.kinds import draws_samples, kind_of
+from jobs.spec.kinds import Given, draws_samples, given_of, kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.disk_errors import why_missing
 from jobs.storage.files import write_json
@@ -22,7 +24,7 @@ from jobs.storage.typed import read_record
 
 def input_problems(spec: Spec) -> list[str]:
     """One message for each data set, reference or feature extractor that is missing or does not fit the spec."""
-    data, evaluate = spec.data, spec.evaluate
+    data = spec.data
     held_out = kind_of(spec).held_out(spec)
     problems: dict[str, str] = {}
     names: dict[str, list[str]] = {}
@@ -39,7 +41,16 @@ def input_problems(spec: Spec) -> list[str]:
         problems |= _class_problems(spec, names)
     if not draws_samples(spec):
         return list(problems.values())
-    if evaluate.metrics and evaluate.reference not in problems:
+    problems |= _sample_problems(spec, problems)
+    return list(problems.values())
+
+
+def _sample_problems(spec: Spec, found: Collection[str]) -> dict[str, str]:
+    """As `input_problems`, of what only samples need. `found`: paths with problems."""
+    data, evaluate, problems = spec.data, spec.evaluate, dict[str, str]()
+    if (given := given_of(spec)) and given.path not in found:  # samples may be made of the training data
+        problems |= {text: text for text in given_file_problems(spec)}
+    if evaluate.metrics and evaluate.reference not in found:
         try:
             reference = open_reference(evaluate.reference, data.image_size, data.channels)
             problems |= {text: text for text in reference_problems(reference, evaluate.metrics, evaluate.features)}
@@ -49,9 +60,9 @@ def input_problems(spec: Spec) -> list[str]:
         if not Path(evaluate.features).is_file():
             problems["features"] = (why_missing(evaluate.features) or f"{evaluate.features}: no such file; "
                                 f"evaluate.features is {CHOICES}")
-        elif not problems and (problem := extractor_problem(spec)):
+        elif not problems and not found and (problem := extractor_problem(spec)):
             problems["features"] = problem
-    return list(problems.values())
+    return problems
 
 
 def _class_problems(spec: Spec, names: dict[str, list[str]]) -> dict[str, str]:
@@ -82,11 +93,22 @@ def check_same_data(run: RunDir, data: ImageData) -> None:
 
 def all_input_problems(specs: list[Spec]) -> list[str]:
     """The problems of `input_problems` for all specs, each once."""
-    distinct = {str((spec.data, spec.evaluate)): spec for spec in specs}  # runs of a sweep mostly share their inputs
+    # Runs of a sweep mostly share their inputs.
+    distinct = {str((spec.data, spec.evaluate, _given(spec))): spec for spec in specs}
     return list(dict.fromkeys(problem for spec in distinct.values() for problem in input_problems(spec)))
+
+
+def _given(spec: Spec) -> tuple[Given, int] | None:
+    given = given_of(spec)
+    return (given, spec.sample.num_samples) if given else None
+
+
+def foreign_problems(specs: list[Spec]) -> list[str]:
+    """Return why runs of other studies do not fit the `specs`, which name them as guides or for their samples."""
+    return foreign_guide_problems(specs) + foreign_given_problems(specs)
 
 
 def check_inputs(specs: list[Spec]) -> None:
     """Check the inputs of all specs. Raises UserError that names each problem once."""
-    if problems := all_input_problems(specs) + missing_runs(specs) + foreign_guide_problems(specs):
+    if problems := all_input_problems(specs) + missing_runs(specs) + foreign_problems(specs):
         raise UserError("\n".join(problems))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import UserError
+from jobs.run.given import GivenImages
 from jobs.spec.kinds import kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import atomic_path
@@ -29,10 +30,11 @@ class Chunk:
     """Kind of the device that made the samples: "cpu" or a GPU's name."""
 
 
-def sampling_settings(spec: Spec, weights_sha256: str, guide: dict | None = None) -> dict:
+def sampling_settings(spec: Spec, weights_sha256: str, guide: dict | None = None, given: dict | None = None) -> dict:
     """Return all that a sample depends on besides its index, by name. `spec` holds the settings of one sampling.
 
     `guide`: the facts of the network that guides it (jobs.sampling.weights.LoadedGuide): its sha256, never its place.
+    `given`: that of the images that samples are made of (jobs.run.given.given_facts).
 
     The device is recorded beside these settings, because a run may continue on another kind of device, which rounds
     differently.
@@ -40,7 +42,7 @@ def sampling_settings(spec: Spec, weights_sha256: str, guide: dict | None = None
     return {"weights_sha256": weights_sha256, "kind": spec.kind,
             "data": spec.data.model_dump(exclude={"path", "random_flip", "random_crop"}),
             **kind_of(spec).identity(spec), "sample": spec.sample.identity(exclude={"num_samples", "at"}),
-            **({"guide": guide} if guide else {})}
+            **({"guide": guide} if guide else {}), **({"given": given} if given else {})}
 
 
 def chunk_indices(spec: Spec, chunk: int) -> range:
@@ -49,11 +51,14 @@ def chunk_indices(spec: Spec, chunk: int) -> range:
     return range(first, min(first + spec.sample.batch_size, spec.sample.num_samples))
 
 
-def sample_labels(spec: Spec, settings: dict, indices: range) -> np.ndarray | None:
+def sample_labels(spec: Spec, settings: dict, indices: range, given: GivenImages | None = None) -> np.ndarray | None:
     """Return the classes int64 [n] of these samples, None without classes. Classes take turns, so all are equally frequent.
 
-    Where the network knows no classes, they are those of the guide in the sampling `settings`, if it is a classifier.
+    Where the network knows no classes, they are those of the guide in the sampling `settings`, if it is a classifier. Samples
+    that are made of `given` images have the classes of these, if these have any.
     """
+    if given is not None and (labels := given.labels(indices)) is not None:
+        return labels
     classes = spec.data.classes or (settings["guide"]["classes"] if "guide" in settings else None)
     return np.array(indices, dtype=np.int64) % classes if classes else None
 

@@ -14,6 +14,7 @@ import numpy as np
 from jobs.data.pictures import grid, write_png
 from jobs.errors import UserError
 from jobs.run.directory import RunDir
+from jobs.run.given import GivenImages, open_given
 from jobs.run.progress import note
 from jobs.run.provenance import package_versions
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, chunk_reader, differences, read_chunk, sample_labels
@@ -75,12 +76,12 @@ def recorded_settings(run: RunDir, sampling: Sampling) -> dict:
 
 def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
     """Write samples.h5 of `sampling`. Raises UserError as `_pieces` does."""
-    spec, data, folder = run.spec, run.spec.data, run.samples_folder(sampling)
+    spec, data, folder, given = run.spec, run.spec.data, run.samples_folder(sampling), open_given(run)
     count, size = spec.sample.num_samples, spec.sample.batch_size
     # Each HDF5 chunk holds one sampling chunk, which is copied as it is: 15 times faster than with HDF5's own size of chunks.
     layouts = {"images": Layout((count, data.image_size, data.image_size, data.channels), np.uint8, rows_per_chunk=size),
                "sample_index": Layout((count,), "<i8")}
-    if sample_labels(spec, settings, range(0)) is not None:
+    if sample_labels(spec, settings, range(0), given) is not None:
         layouts["labels"] = Layout((count,), "<i8")
     attributes = {
         "spec": dump(spec), "settings": json.dumps(settings),
@@ -93,7 +94,7 @@ def _write_h5(run: RunDir, sampling: Sampling, settings: dict) -> None:
     while True:
         with atomic_path(folder / "samples.h5") as temporary:
             places = lay_out(temporary, layouts, attributes | {"device": ", ".join(sorted(devices))}, sealed=True)
-            fill(temporary, _pieces(run, folder, settings, places, found), places)
+            fill(temporary, _pieces(run, folder, settings, places, found, given), places)
         if found == devices:
             return
         devices, found = found, set()
@@ -108,14 +109,16 @@ def _device_of_first(run: RunDir, folder: Path, settings: dict) -> set[str]:
 
 
 def _pieces(run: RunDir, folder: Path, settings: dict, places: dict[str, list[int]],
-            devices: set[str]) -> Iterator[tuple[int, np.ndarray]]:
+            devices: set[str], given: GivenImages | None) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the parts of samples.h5, each with its offset in the file. Add the devices that made the chunks to `devices`.
+
+    `given`: the images that the samples are made of.
 
     Raises UserError, after the last part, that names the chunks which are missing, damaged, or made with other settings.
     """
     every = range(run.spec.sample.num_samples)
     whole: dict[int, np.ndarray] = {places["sample_index"][0]: np.arange(len(every))}
-    labels = sample_labels(run.spec, settings, every)
+    labels = sample_labels(run.spec, settings, every, given)
     if labels is not None:
         whole[places["labels"][0]] = labels
     chunk_at = {place: number for number, place in enumerate(places["images"])}

@@ -13,7 +13,7 @@ from torch import nn
 
 from jobs.data.pictures import as_images
 from jobs.errors import UserError
-from jobs.kinds.protocol import Begun, Generated, model_of
+from jobs.kinds.protocol import Begun, Generated, giving_model, model_of
 from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
 from jobs.parallel.compiling import check_compiler, compile_options
 from jobs.parallel.group import Group, any_rank, on_main
@@ -22,6 +22,7 @@ from jobs.parallel.life import meet, step_done
 from jobs.parallel.precision import computing_in
 from jobs.randomness import generator_for, randn_from
 from jobs.run.directory import RunDir
+from jobs.run.given import GivenImages, open_given
 from jobs.run.progress import Progress
 from jobs.sampling.chunks import Chunk, chunk_file, chunk_indices, sample_labels, write_chunk
 from jobs.sampling.finite_steps import finite_steps, state_after
@@ -73,7 +74,7 @@ def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: lis
     progress.start(sum(todo.missing[chunk] for todo, chunk in work),
                    doing="compiling" if run.spec.sample.compile else "first steps")
     progress.follow(lambda: group.store.add("steps_done", 0))
-    loaded, guide = None, GuideInUse(run, group)
+    loaded, guide, given = None, GuideInUse(run, group), open_given(run)
     # All ranks share this counter: a free rank takes the next chunk, and a slow rank delays no other.
     while (turn := group.store.add("chunks_taken", 1) - 1) < len(work):
         if asked_to_stop(group, interruption):
@@ -85,7 +86,7 @@ def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: lis
             if load_sampled(run, network, todo.sampling) != todo.settings["weights_sha256"]:
                 raise UserError(f"{run.checkpoints}: the weights of step {todo.sampling.step} changed while sampling from them")
         with computing_in(with_sampling(run.spec, todo.sampling).sample.precision, group.device):
-            compute_chunk(run, network, group, todo, chunk, interruption, guide.of(todo))
+            compute_chunk(run, network, group, todo, chunk, interruption, guide.of(todo), given)
 
 
 class GuideInUse:
@@ -119,20 +120,21 @@ def compile_sampler(spec: Spec, network: nn.Module, group: Group) -> None:
 
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int,
-                  interruption: Interruption, guide: nn.Module | None = None) -> None:
+                  interruption: Interruption, guide: nn.Module | None = None, given: GivenImages | None = None) -> None:
     """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead.
 
     Raises StageFailed that names the chunk and the step where values are not finite.
     """
     spec, folder = with_sampling(run.spec, todo.sampling), run.samples_folder(todo.sampling)
     indices = chunk_indices(spec, chunk)
-    labels = sample_labels(spec, todo.settings, indices)
-    # A chunk takes all its randomness from one stream, named by the seed and the chunk.
-    stream = partial(generator_for, group.device, spec.sample.seed, "sample", chunk)
+    labels, images = sample_labels(spec, todo.settings, indices, given), given.rows(indices) if given else None
+    # A chunk takes all its randomness from one stream, named by the seed and the chunk; never from that of the images that it is
+    # made of, which may be the samples of a run with this seed.
+    stream = partial(generator_for, group.device, spec.sample.seed, *(["of given"] if given else []), "sample", chunk)
     generator = stream()
 
     def steps_from(generator: torch.Generator, begun: Partial | None) -> Iterator[Generated]:
-        return steps_of_chunk(spec, network, generator, labels, len(indices), begun, guide)
+        return steps_of_chunk(spec, network, generator, labels, len(indices), begun, guide, images)
     file, identity = partial_file(folder, chunk), partial_identity(todo.settings, indices, group.device_name)
     begun = read_partial(file, identity)
     left = begun.left if begun else kind_of(spec).steps(spec)
@@ -155,11 +157,17 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
 
 
 def steps_of_chunk(spec: Spec, network: nn.Module, generator: torch.Generator, labels: np.ndarray | None, rows: int,
-                   saved: Partial | None = None, guide: nn.Module | None = None) -> Iterator[Generated]:
-    """Yield the steps of a chunk of `rows` samples, from the beginning or from the state `saved`, led by `guide`."""
+                   saved: Partial | None = None, guide: nn.Module | None = None,
+                   given: np.ndarray | None = None) -> Iterator[Generated]:
+    """Yield the steps of a chunk of `rows` samples, from the beginning or from the state `saved`, led by `guide`.
+
+    `given`: the images that these samples are made of, uint8 [rows, H, W, C]; None: noise alone.
+    """
     device, begun = generator.device, None
     if saved:
         generator.set_state(torch.from_numpy(saved.generator))
         begun = Begun(saved.left, {name: torch.from_numpy(array).to(device) for name, array in saved.state.items()})
     randn = randn_from(generator, spec.sample.batch_size)
-    return model_of(spec).generate(spec, network, device, randn, labels, rows, begun, guide)
+    if given is None:
+        return model_of(spec).generate(spec, network, device, randn, labels, rows, begun, guide)
+    return giving_model(spec).generate_of(spec, network, device, randn, labels, given, begun, guide)

@@ -10,6 +10,7 @@ from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group
 from jobs.run.checkpoints import checkpoint_at, load_weights, sha256_of_weights
 from jobs.run.directory import RunDir
+from jobs.run.given import given_facts
 from jobs.run.guides import guide_run
 from jobs.run.snapshots import sampled_weights
 from jobs.sampling.chunks import sampling_settings
@@ -23,7 +24,8 @@ def load_sampler(run: RunDir, group: Group, sampling: Sampling | None = None) ->
     network = model_of(run.spec).network(run.spec)
     sha256 = load_sampled(run, network, sampling)
     guide = guide_of(run, sampling)
-    settings = sampling_settings(with_sampling(run.spec, sampling), sha256, load_guide(run, guide).facts if guide else None)
+    settings = sampling_settings(with_sampling(run.spec, sampling), sha256, load_guide(run, guide).facts if guide else None,
+                                 given_facts(run))
     return network.to(group.device).eval(), settings
 
 
@@ -74,11 +76,13 @@ def settings_of(run: RunDir, network: nn.Module) -> dict[Sampling, dict]:
     Loads the weights of each into `network`. Raises UserError where a checkpoint is missing or does not fit.
     """
     spec, sha256, guides, found = run.spec, dict[tuple, str](), dict[Guide, dict](), {}
+    given = given_facts(run)
     for sampling in samplings(spec) or [main_sampling(spec)]:
         weights, guide = weights_of(spec, sampling), guide_of(run, sampling)
         if weights not in sha256:
             sha256[weights] = load_sampled(run, network, sampling)
         if guide and guide not in guides:
             guides[guide] = load_guide(run, guide).facts
-        found[sampling] = sampling_settings(with_sampling(spec, sampling), sha256[weights], guides[guide] if guide else None)
+        found[sampling] = sampling_settings(with_sampling(spec, sampling), sha256[weights], guides[guide] if guide else None,
+                                            given)
     return found

@@ -19,6 +19,7 @@ KINDS: dict[str, str] = {
     "diffusion": "jobs.kinds.diffusion.kind",
     "gan": "jobs.kinds.gan.kind",
     "noisy_classifier": "jobs.kinds.noisy_classifier.kind",
+    "upsampler": "jobs.kinds.upsampler.kind",
 }
 """By each name that `kind:` may have, the module that holds KIND. A command imports only the kinds that it needs."""
 
@@ -98,6 +99,20 @@ class Description:
     """How the operations of training grow, as a formula in B images, iterations, H, W, C channels and so on."""
     sampling_cost: str
     """How the operations of one sample grow, as a formula in T, N steps and F, one forward pass; empty as `sampling`."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images that samples are made of: sample i of image i. One of `run` and `path` is None."""
+
+    key: str
+    """The key of the spec that names them."""
+    run: str | None
+    """The run whose main samples they are, as `sample` names it."""
+    path: str | None
+    """A data set, or other samples."""
+    size: int
+    """Pixels of a side, as the network takes them."""
 
 
 class Kind(Protocol):
@@ -189,6 +204,16 @@ class EditingKind(Protocol):
         """Return `spec` with a chain of so many steps in spec.sample. Raises ValueError where there is no such chain."""
 
 
+class GivenKind(Protocol):
+    """What a kind has, besides `Kind`, whose samples are made of given images, such as small ones that it enlarges."""
+
+    def given(self, spec: Any) -> Given:
+        """Return the images that spec.sample is made of."""
+
+    def given_problems(self, spec: Any, size: int, channels: int, classes: int | None, count: int) -> Iterable[str]:
+        """Return why `count` images of `size` pixels and so many channels do not fit. `classes`: None where they have none."""
+
+
 @cache
 def _load(module: str) -> Kind:
     return import_module(module).KIND
@@ -218,6 +243,18 @@ def editing_kind(spec: SpecAsWritten) -> EditingKind | None:
     """Return the kind that `spec` names; None where its networks cannot make new pictures of given ones."""
     kind: Any = kind_of(spec)
     return kind if hasattr(kind, "editing") else None
+
+
+def given_kind(spec: SpecAsWritten) -> GivenKind | None:
+    """Return the kind that `spec` names; None where its samples are made of noise alone."""
+    kind: Any = kind_of(spec)
+    return kind if hasattr(kind, "given") else None
+
+
+def given_of(spec: SpecAsWritten) -> Given | None:
+    """Return the images that the samples of `spec` are made of; None where they are made of noise alone."""
+    kind = given_kind(spec)
+    return kind.given(spec) if kind else None
 
 
 def number_labels() -> dict[str, Number]:

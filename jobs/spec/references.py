@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel
 
 from jobs.spec.fields import File, is_name
 from jobs.spec.keys import place_of, sections_in
-from jobs.spec.kinds import kind_of, stages_of
+from jobs.spec.kinds import draws_samples, given_kind, given_of, kind_of, stages_of
 from jobs.spec.sampling_list import listed
 from jobs.spec.samplings import guided, with_changes
 from jobs.spec.sections import Contradiction, Spec
@@ -128,20 +128,8 @@ def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradictio
     named = {run: references(spec) for run, spec in specs.items()}
     if not any(named.values()):
         return found
-    for run, ours in named.items():
-        for reference in ours:
-            if not reference.in_study:
-                continue
-            if reference.run not in specs:
-                found.setdefault(run, []).append((reference.key, _unknown(reference.run, list(specs))))
-            elif reference.needs not in stages_of(other := specs[reference.run]):
-                lacks = f"run {reference.run} is of kind {other.kind}, which has no stage {reference.needs}"
-                found.setdefault(run, []).append((reference.key, lacks))
-    for run, spec in specs.items():
-        for own, guide, place in guided(spec) if named[run] else ():
-            if guide.run is not None and guide.run in specs:
-                for key, message in kind_of(own).guide_problems(own, specs[guide.run]):
-                    found.setdefault(run, []).append((place(key), message))
+    for run, key, message in [*_unknown_runs(specs, named), *_unfit_runs(specs, named)]:
+        found.setdefault(run, []).append((key, message))
     waits = {(run, stage): [(run, before) for before in STAGES[:STAGES.index(stage)]]
              + [(each.run, each.needs) for each in ours if each.stage == stage]
              for run, ours in named.items() for stage in STAGES}
@@ -153,6 +141,42 @@ def reference_problems(specs: Mapping[str, Spec]) -> dict[str, list[Contradictio
         words = " -> ".join(name for index, name in enumerate(circle) if index == 0 or name != circle[index - 1])
         found.setdefault(run, []).append((named[run][0].key, f"runs wait for each other in a circle: {words}"))
     return found
+
+
+def _unknown_runs(specs: Mapping[str, Spec], named: Mapping[str, list[Reference]]) -> Iterator[tuple[str, str, str]]:
+    """Yield the named runs that are none of the study, or lack the stage that is waited for: run, key and message."""
+    for run, ours in named.items():
+        for reference in ours:
+            if not reference.in_study:
+                continue
+            if reference.run not in specs:
+                yield run, reference.key, _unknown(reference.run, list(specs))
+            elif reference.needs not in stages_of(other := specs[reference.run]):
+                lacks = f"run {reference.run} is of kind {other.kind}, which has no stage {reference.needs}"
+                yield run, reference.key, lacks
+
+
+def _unfit_runs(specs: Mapping[str, Spec], named: Mapping[str, list[Reference]]) -> Iterator[tuple[str, str, str]]:
+    """Yield the named runs of the study that cannot guide, or whose samples do not fit: run, key and message."""
+    for run, spec in specs.items():
+        if not named[run]:
+            continue
+        for own, guide, place in guided(spec):
+            if guide.run is not None and guide.run in specs:
+                for key, message in kind_of(own).guide_problems(own, specs[guide.run]):
+                    yield run, place(key), message
+        if (given := given_of(spec)) and given.run is not None and given.run in specs:
+            yield from ((run, key, message) for key, message in given_problems(spec, specs[given.run]))
+
+
+def given_problems(spec: Spec, other: Spec) -> list[Contradiction]:
+    """Return why the samples of the run that `spec` makes its own of, with the spec `other`, do not fit."""
+    kind = given_kind(spec)
+    if kind is None or not draws_samples(other):  # that it draws none is said already
+        return []
+    given, data = kind.given(spec), other.data
+    found = kind.given_problems(spec, data.image_size, data.channels, data.classes, other.sample.num_samples)
+    return [(given.key, f"{given.run} {problem}") for problem in found]
 
 
 def _unknown(name: str, runs: list[str]) -> str:

@@ -10,8 +10,7 @@ from jobs.cost.count import Cost, run_cost
 from jobs.errors import UserError
 from jobs.kinds.start_fit import start_problems, unwritten_problems
 from jobs.quantities import amount, plural, size
-from jobs.run.guides import foreign_guide_problems
-from jobs.run.preflight import all_input_problems
+from jobs.run.preflight import all_input_problems, foreign_problems
 from jobs.run.study.sharing import shared_in
 from jobs.run.waiting import missing_runs
 from jobs.spec.kinds import draws_samples, kind_of
@@ -50,7 +49,7 @@ def print_check(path: Path, overrides: Sequence[str]) -> None:
     for note in study.notes:
         print(f"note: {note}")
     specs = [run.spec for run in study.runs]
-    if wrong := foreign_guide_problems(specs):
+    if wrong := foreign_problems(specs):
         raise UserError("\n".join(wrong))
     missing = all_input_problems(specs) + missing_runs(specs) + start_problems(specs) + unwritten_problems(study, study.runs)
     for problem in missing:

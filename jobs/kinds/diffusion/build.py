@@ -16,11 +16,15 @@ from jobs.kinds.diffusion.sections import DiffusionSpec, has_null_class, kept_st
 
 def build_network(spec: DiffusionSpec, gradient_checkpointing: bool | list[int] = False) -> UNet:
     """Return the U-Net of a spec, initialised from torch's global random state."""
+    return UNet(**unet_settings(spec), gradient_checkpointing=gradient_checkpointing)
+
+
+def unet_settings(spec: DiffusionSpec) -> dict[str, Any]:
+    """Return the settings of `UNet` in a spec."""
     data, model = spec.data, spec.model
-    return UNet(
-        image_size=data.image_size, in_channels=data.channels, out_channels=data.channels * (1 + model.learn_sigma),
-        num_heads_upsample=model.num_heads_upsample, num_classes=data.classes, null_class=has_null_class(spec),
-        gradient_checkpointing=gradient_checkpointing, **network_settings(model))
+    return {"image_size": data.image_size, "in_channels": data.channels,
+            "out_channels": data.channels * (1 + model.learn_sigma), "num_heads_upsample": model.num_heads_upsample,
+            "num_classes": data.classes, "null_class": has_null_class(spec), **network_settings(model)}
 
 
 def network_settings(model: NetworkAsWritten) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The reverse process of one chunk of samples."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,23 @@ from jobs.kinds.diffusion.sections import DiffusionSample, DiffusionSpec
 from jobs.kinds.protocol import Begun, Generated
 from jobs.parallel.precision import autocasting
 
+Beside = Mapping[str, Tensor]
+"""What all networks of a sampling take besides x, the time and classes, [n, ...] each."""
+NOTHING: Beside = MappingProxyType({})
+
 OWN_SETTINGS: dict[str, Callable[[DiffusionSample], Any]] = {"eta": lambda sample: sample.ddim_eta}
 """Where a spec has the settings that only some samplers take (`Sampler.settings`)."""
 
 
 def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Callable[[Tensor], Tensor],
-             labels: np.ndarray | None, rows: int, begun: Begun | None, guide: nn.Module | None = None) -> Iterator[Generated]:
+             labels: np.ndarray | None, rows: int, begun: Begun | None, guide: nn.Module | None = None,
+             beside: Beside = NOTHING) -> Iterator[Generated]:
     """Yield the reverse process of `rows` samples step by step, from its beginning or from where `begun` was left.
 
     `guide`: the network that spec.sample.guidance needs beside `network`.
     """
     data = spec.data
-    denoise = denoiser(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing), labels, guide)
+    denoise = denoiser(spec, network, build_diffusion(spec, device, spec.sample.timestep_respacing), labels, guide, beside)
     if begun:
         state = begun.state
     else:
@@ -39,7 +45,7 @@ def generate(spec: DiffusionSpec, network: UNet, device: torch.device, randn: Ca
 
 
 def denoiser(spec: DiffusionSpec, network: UNet, diffusion: GaussianDiffusion, labels: np.ndarray | None,
-             guide: nn.Module | None = None) -> Denoiser:
+             guide: nn.Module | None = None, beside: Beside = NOTHING) -> Denoiser:
     """Return what samplers ask along the chain `diffusion`, as the spec's `sample` section says.
 
     `labels` of a network without classes are those that its classifier, the `guide`, shall see.
@@ -48,7 +54,7 @@ def denoiser(spec: DiffusionSpec, network: UNet, diffusion: GaussianDiffusion, l
     guided, gradient = _guidance(spec, autocasting(network, spec.sample.precision), diffusion, given, guide)
     return Denoiser(diffusion, guided, clip_denoised=spec.sample.clip_denoised,
                     dynamic_thresholding_ratio=spec.sample.dynamic_thresholding_ratio, guide=gradient,
-                    model_kwargs=given if spec.data.class_cond else {})
+                    model_kwargs={**(given if spec.data.class_cond else {}), **beside})
 
 
 def _guidance(spec: DiffusionSpec, network: Network, diffusion: GaussianDiffusion, given: Mapping[str, Tensor],

@@ -120,7 +120,7 @@ def guide_problems(spec: DiffusionSpec, other: Spec) -> Iterator[Contradiction]:
     if guidance is None or isinstance(guidance, ClassifierFree) or guidance.run is None:
         return
     run, auto = f"{KEY}.run", isinstance(guidance, Autoguidance)
-    if not isinstance(other, DiffusionSpec if auto else ClassifierSpec):
+    if other.kind != spec.kind if auto else not isinstance(other, ClassifierSpec):
         wanted = spec.kind if auto else "noisy_classifier"
         yield run, f"{guidance.run} is of kind: {other.kind}; a guide of kind {guidance.kind} is a run of kind: {wanted}"
         return

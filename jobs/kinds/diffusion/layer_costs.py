@@ -7,10 +7,10 @@ from jobs.spec.layer_cost import LayerCost
 from jobs.spec.sections import Data
 
 
-def unet_layers(spec: DiffusionSpec) -> list[LayerCost]:
-    """Return every layer of the network of `spec`, in the order of its state dict."""
+def unet_layers(spec: DiffusionSpec, images: int = 1) -> list[LayerCost]:
+    """Return every layer of the network of `spec`, in the order of its state dict. `images`: how many it takes at a time."""
     model, data = spec.model, spec.data
-    layers, skips = _encoder(model, data, data.classes + has_null_class(spec) if data.classes else None)
+    layers, skips = _encoder(model, data, data.classes + has_null_class(spec) if data.classes else None, images)
     resolution, channels = layers[-1].resolution, layers[-1].channels
     blocks = len(skips)
     for level, width in reversed(list(enumerate(widths(model)))):
@@ -40,15 +40,16 @@ def half_unet_layers(model: NetworkAsWritten, data: Data, classes: int, pool: st
     return [*layers, _spatial_pool(sum(outputs) + deepest.channels, classes, with_norm=pool == "spatial_v2")]
 
 
-def _encoder(model: NetworkAsWritten, data: Data, classes: int | None) -> tuple[list[LayerCost], list[int]]:
+def _encoder(model: NetworkAsWritten, data: Data, classes: int | None,
+             images: int = 1) -> tuple[list[LayerCost], list[int]]:
     """Return the layers up to the middle block, and the channels of the outputs of the input blocks."""
     levels = widths(model)
     resolution, channels = data.image_size, levels[0]
-    layers = [_time_embed(model)]
+    layers = [embedding_layer("time_embed", model)]
     if classes:
         hidden = 4 * model.num_channels
         layers.append(LayerCost("label_emb", "time", 1, hidden, classes * hidden, 1, 0, 0, 0))
-    layers.append(_conv("input_blocks.0.0", "conv", resolution, data.channels, channels))
+    layers.append(_conv("input_blocks.0.0", "conv", resolution, images * data.channels, channels))
     outputs = [channels]
     for level, width in enumerate(levels):
         for _ in range(model.num_res_blocks):
@@ -70,12 +71,12 @@ def _encoder(model: NetworkAsWritten, data: Data, classes: int | None) -> tuple[
     return layers, outputs
 
 
-def _time_embed(model: NetworkAsWritten) -> LayerCost:
-    """Count the embedding of t: Linear, SiLU, Linear."""
+def embedding_layer(name: str, model: NetworkAsWritten) -> LayerCost:
+    """Count the embedding of a number, such as t: Linear, SiLU, Linear."""
     width, hidden = model.num_channels, 4 * model.num_channels
     products = width * hidden + hidden * hidden
     kept = width + 2 * hidden
-    return LayerCost("time_embed", "time", 1, hidden, products + 2 * hidden, 4, 2 * products, kept, kept)
+    return LayerCost(name, "time", 1, hidden, products + 2 * hidden, 4, 2 * products, kept, kept)
 
 
 def _conv(name: str, kind: str, resolution: int, in_channels: int, out_channels: int, stride: int = 1) -> LayerCost:

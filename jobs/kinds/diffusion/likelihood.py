@@ -16,6 +16,7 @@ from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.pictures import to_x
 from jobs.errors import StageFailed, UserError
 from jobs.kinds.diffusion.build import build_diffusion, conditions
+from jobs.kinds.diffusion.generation import NOTHING, Beside
 from jobs.kinds.diffusion.sections import DiffusionSpec
 from jobs.parallel.group import Group, any_rank, gather_rows
 from jobs.parallel.interruption import Stopped
@@ -41,12 +42,13 @@ def basis(spec: DiffusionSpec, number: OwnNumber) -> dict[str, Any]:
             "seed": spec.evaluate.seed}
 
 
-def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
-            on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group, on_pass: Callable[[], None],
+            beside: Callable[[Tensor], Beside] = lambda x_start: NOTHING) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute bits/dim of the first `number.examples` held-out examples over the chain that `number.changes` names.
 
     Over a shorter chain the result is a bound for that process, whose steps are longer. Returns a summary and arrays: total
     and prior [N] in the data's order, and the means over examples of vb, mse and xstart_mse [T], column t of step t.
+    `beside`: a function of the examples [n, C, H, W] in [-1, 1]; the bound is that of the examples given what it returns.
     `on_pass` is called after each evaluation of the network. Raises Stopped on all ranks where it does on one, StageFailed that
     names the first timestep at which the network gave NaN or infinity.
     """
@@ -63,7 +65,7 @@ def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
             labels = held_out.labels[part] if held_out.labels is not None and spec.data.class_cond else None
             randn = randn_from(generator_for(group.device, spec.evaluate.seed, "bits per dim", batch), number.batch_size)
             bound = bits_per_dim(diffusion, network, x_start, randn, clip_denoised=bool(spec.sample.clip_denoised),
-                                 model_kwargs=conditions(labels, group.device), on_step=on_pass)
+                                 model_kwargs={**conditions(labels, group.device), **beside(x_start)}, on_step=on_pass)
             if problem := _not_finite(bound, part, diffusion.timestep_map):
                 raise StageFailed(f"bits/dim {problem}", kind="not finite")
             index = torch.arange(part.start, part.stop, dtype=torch.float64, device=group.device)

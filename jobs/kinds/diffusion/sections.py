@@ -1,7 +1,7 @@
 """The spec of a diffusion model: its own sections, its own keys of shared sections, and what they rule out."""
 
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -125,14 +125,22 @@ class DiffusionSpec(DiffusionSpecAsWritten, Spec):
     evaluate: DiffusionEvaluate
 
 
+AnyDiffusionSpec = TypeVar("AnyDiffusionSpec", bound=DiffusionSpec)
+
+
 def resolve(written: DiffusionSpecAsWritten) -> DiffusionSpec:
+    """Return the `resolved` spec."""
+    return resolved(DiffusionSpec, written)
+
+
+def resolved(kind: type[AnyDiffusionSpec], written: DiffusionSpecAsWritten) -> AnyDiffusionSpec:
     """Fill in what depends on other fields: channel_mult, learn_sigma and the evaluation's reference."""
     model, evaluate = dict(written.model), dict(written.evaluate)
     model["channel_mult"] = default_channel_mult(written.model, written.data)
     if written.model.learn_sigma is None:
         model["learn_sigma"] = LOSSES[written.diffusion.loss].trains_variance
     evaluate["reference"] = written.evaluate.reference or written.data.path
-    return DiffusionSpec(**dict(written) | {"model": Model(**model), "evaluate": DiffusionEvaluate(**evaluate)})
+    return kind(**dict(written) | {"model": Model(**model), "evaluate": DiffusionEvaluate(**evaluate)})
 
 
 def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:

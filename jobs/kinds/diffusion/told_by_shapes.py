@@ -41,15 +41,15 @@ def untold_by_weights(written: Mapping[str, Any], told: Mapping[str, Any], decod
     return {key: hint for key, hint in wanted if not written_at(written, key)[0]}
 
 
-def told_of_unet(shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
+def told_of_unet(shapes: Shapes, written: Mapping[str, Any], images: int = 1) -> dict[str, Any]:
     """Return the settings that the shapes of a whole U-Net tell, by dotted key; empty where they are not of one.
 
     `written`: the plain values of the spec, for image_size and loss. Where no loss is written, one is chosen that has a variance
-    such as the weights.
+    such as the weights. `images`: how many the network takes at a time.
     """
     if "out.2.weight" not in shapes or "output_blocks.0.0.in_layers.2.weight" not in shapes:
         return {}
-    found = _encoder(shapes, written, _depth_by_decoder(shapes))
+    found = _encoder(shapes, written, _depth_by_decoder(shapes), images)
     if found:
         learned, loss = shapes["out.2.weight"][0] == 2 * found["data.channels"], written_at(written, "diffusion.loss")[1]
         if loss is None and not learned:
@@ -79,12 +79,12 @@ def told_of_half_unet(shapes: Shapes, written: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def _encoder(shapes: Shapes, written: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
+def _encoder(shapes: Shapes, written: Mapping[str, Any], depth: int | None, images: int = 1) -> dict[str, Any]:
     """Return what the half that leads down tells. `depth`: residual blocks of a level; None: the shapes do not say."""
     try:
         channels = shapes["time_embed.0.weight"][1]
         found: dict[str, Any] = {
-            "data.channels": shapes["input_blocks.0.0.weight"][1], "model.num_channels": channels,
+            "data.channels": shapes["input_blocks.0.0.weight"][1] // images, "model.num_channels": channels,
             "model.use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0]
             == 2 * shapes["input_blocks.1.0.in_layers.2.weight"][0]}
         if "label_emb.weight" in shapes:

@@ -1,7 +1,8 @@
 """A diffusion model in training: what its losses depend on, the losses, previews."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from diffusion.gaussian import Network
 from diffusion.losses import training_losses
 from diffusion.networks.dropout import random_numbers
+from diffusion.networks.unet import UNet
 from diffusion.objectives import LOSSES, TIMESTEP_SAMPLERS, timestep_sampler
 from jobs.data.dataset import ImageData
 from jobs.kinds.diffusion.build import build_diffusion, build_mse_weights, build_network, conditions
@@ -43,10 +45,17 @@ class DiffusionTrainable:
         self.diffusion = build_diffusion(spec, device)
         self.mse_weights = build_mse_weights(spec, self.diffusion)
         self.timestep_sampler = timestep_sampler(spec.train.schedule_sampler, spec.diffusion.diffusion_steps)
-        self.network = build_network(spec, spec.train.gradient_checkpointing).to(device)
+        self.network = self.build(spec, spec.train.gradient_checkpointing).to(device)
         self.networks = {MODEL: self.network}
         self.averaged = self.updates = (MODEL,)
         self.terms = {MODEL: LOSSES[spec.diffusion.loss].terms}
+
+    build: ClassVar[Callable[..., UNet]] = staticmethod(build_network)
+    """Returns the network of a spec. A kind whose network takes more than classes has a subclass with its own, and `given`."""
+
+    def given(self, inputs: DiffusionInputs) -> dict[str, Tensor]:
+        """Return what the network takes besides x and the time."""
+        return conditions(inputs.labels, self.device)
 
     def inputs(self, examples: Examples, draw: Draw) -> DiffusionInputs:
         t, weights = self.timestep_sampler.sample(draw.batch_size, draw.generator("timesteps", "cpu"))
@@ -71,7 +80,7 @@ class DiffusionTrainable:
         keys = inputs.dropout_keys
         drawn = {} if keys is None else {"drawn": random_numbers(keys, self.network.draws)}
         return training_losses(self.diffusion, networks[update], inputs.x_start, inputs.t, inputs.noise, self.spec.diffusion.loss,
-                               conditions(inputs.labels, self.device) | drawn, mse_weights=self.mse_weights,
+                               self.given(inputs) | drawn, mse_weights=self.mse_weights,
                                input_noise=inputs.input_noise)
 
     def learn(self, inputs: DiffusionInputs, losses: Mapping[str, Tensor]) -> None:
@@ -90,5 +99,9 @@ class DiffusionTrainable:
 
     def previews(self, averages: Mapping[str, Weights]) -> dict[str, Preview]:
         samples, strip = denoising_preview(self.spec, self.network, averages[MODEL], self.device)
-        average = average_names(self.spec.train.ema_rate, self.spec.train.ema_sigma_rel)[0]
-        return {f"samples_ema_{average}": Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}
+        return {self.samples_name: Preview(samples, columns=4), "denoising": Preview(strip, columns=len(strip))}
+
+    @property
+    def samples_name(self) -> str:
+        """The name in TensorBoard of samples by the first average."""
+        return f"samples_ema_{average_names(self.spec.train.ema_rate, self.spec.train.ema_sigma_rel)[0]}"
