@@ -18,6 +18,6 @@ def description(spec: UpsamplerSpec) -> Description:
     noise = ", with a little noise" if spec.sample.low_res_noise else ""
     reduce = f"Reduce each to a small image z, by means over squares{noised}."
     take = f"Take a small image z{noise}, such as a sample of another model; the network sees it enlarged bilinearly, beside x_t."
-    return Description(f"Upsampler ({plain.title})", given(plain.objective), f"{plain.source}; upsampling: Dhariwal & Nichol 2021",
-                       (first, reduce, *training), (take, *map(given, plain.sampling)), plain.training_cost,
-                       plain.sampling_cost)
+    source = f"{plain.source}; upsampling: Dhariwal & Nichol 2021"
+    return Description(f"Upsampler ({plain.title})", given(plain.objective), source, (first, reduce, *training),
+                       (take, *map(given, plain.sampling)), plain.training_cost, plain.sampling_cost)

@@ -11,7 +11,7 @@ from jobs.kinds.upsampler.sections import UpsamplerSpec
 from jobs.run.given import foreign_given_problems
 from jobs.run.preflight import all_input_problems
 from jobs.run.waiting import waits_for
-from jobs.spec.kinds import editing_kind, given_of
+from jobs.spec.kinds import editing_kind, given_of, kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.references import references
@@ -103,3 +103,10 @@ def test_runs_of_other_studies_and_files_are_checked_as_well(make_stages, spec, 
                             "reduced")
     assert all_input_problems([spec("sample.num_samples=361")]) == [
         "sample.low_res: digits-test has 297 images, but sample.num_samples is 361: each sample is made of one image"]
+
+
+def test_it_describes_itself_as_a_diffusion_model_that_is_given_a_small_image(spec):
+    plain, noised = (kind_of(each).description(each) for each in (spec(), spec("upsampler.low_res_noise=0.3")))
+    assert plain.title == "Upsampler (IDDPM)" and "ε_θ(x_t, t, y, z)" in plain.objective
+    assert "p_θ(x_{t−1} | x_t, z)" in plain.objective and "ε_θ(x_t, t, y)" not in str(plain)
+    assert "random level" not in str(plain) and "random level" in noised.training[1] and "Cascaded" in noised.training[1]
