@@ -9,8 +9,8 @@ from paths import ROOT
 # From low to high. A room imports itself and the rooms before it. A file at the top of a package counts as a room.
 ORDER = {
     "diffusion": ["lookup", "schedules", "respacing", "coefficients", "parameterisation", "loss_weights",
-                  "gaussian", "timestep_samplers", "objectives", "losses", "ema", "posthoc_ema", "networks",
-                  "baselines", "samplers", "editing", "guidance"],
+                  "gaussian", "timestep_samplers", "objectives", "losses", "ema", "posthoc_ema", "baselines", "networks",
+                  "samplers", "editing", "guidance"],
     "jobs": ["errors", "quantities", "randomness", "finite", "terminal", "own_python", "storage",
              "spec", "parallel", "data", "run", "kinds",
              "training", "sampling", "making", "evaluation", "stage", "cost", "report"],

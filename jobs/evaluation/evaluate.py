@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.data.dataset import open_data
+from jobs.data.dataset import ImageData, open_data
+from jobs.data.fingerprints import kept_fingerprint
 from jobs.data.sources import Reference, open_reference, reference_problems
 from jobs.errors import StageFailed, UserError
 from jobs.evaluation.extraction import own_batches
@@ -22,7 +23,8 @@ from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.metrics.registry import measure, named, parts_needed
 from jobs.evaluation.pieces import EvaluationProgress, Pieces
 from jobs.evaluation.reference import reference_identity, reference_statistics
-from jobs.kinds.protocol import model_of
+from jobs.evaluation.reconstruction import Reconstructions, reconstructed_images
+from jobs.kinds.protocol import model_of, reconstructing
 from jobs.parallel.group import Group, from_main, on_main
 from jobs.parallel.interruption import Interruption, Stopped
 from jobs.run.board import Board
@@ -31,7 +33,7 @@ from jobs.run.directory import RunDir
 from jobs.sampling.gather import check_samples
 from jobs.sampling.weights import load_sampler, settings_of
 from jobs.spec.kinds import OwnNumber, draws_samples, kind_of, number_labels
-from jobs.spec.metrics import labelled
+from jobs.spec.metrics import RECONSTRUCTION_FID, labelled
 from jobs.spec.samplings import Sampling, main_sampling, sampling_facts, samplings, weights_of, with_changes, with_sampling
 from jobs.spec.sections import Spec
 from jobs.storage.cache import cache_folder
@@ -74,7 +76,8 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
     count = spec.sample.num_samples if draws_samples(spec) else None
     batches = own_batches(count or 0, settings.batch_size, group)
     measured = samplings(spec) if count and settings.metrics else []
-    total = len(measured) * batches + sum(passes_of_rank(number, group) for number in numbers)
+    again = reconstructed_batches(spec, group) if measured else 0
+    total = len(measured) * (batches + again) + sum(passes_of_rank(number, group) for number in numbers)
     # A batch of features and a pass of the network take unlike times: the time left is not known before both were seen.
     steps.start(total, certain=not numbers, doing="opening the reference")
     found = Evaluation(run, group, steps, Pieces(run.path / "evaluated.json", group), sampled_with)
@@ -82,7 +85,7 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
               "settings": settings.model_dump(mode="json"), "features": None, "reference": None, "metrics": {},
                   "skipped_steps": on_main(lambda: skipped_steps(run))}
     if measured:
-        result |= compare(found, measured, batches, certain=not numbers)
+        result |= compare(found, measured, batches + again, certain=not numbers)
     if numbers:
         steps.start(total, certain=True, doing="opening the held-out data")
     for number in numbers:
@@ -96,6 +99,18 @@ def _evaluate(run: RunDir, group: Group, steps: EvaluationProgress) -> None:
     if group.is_main:
         record_hparams(run, headline)
         write_json(run.evaluation, result)  # last: this file marks a finished stage
+
+
+def reconstructed_batches(spec: Spec, group: Group) -> int:
+    """Return how many batches of reconstructed images fall to this rank for one sampling."""
+    if "fid" not in spec.evaluate.metrics or reconstructing(spec) is None:
+        return 0
+    return own_batches(reconstructed_images(spec, data_of(spec)), spec.evaluate.batch_size, group)
+
+
+def data_of(spec: Spec) -> ImageData:
+    """Open data.path, on which the run was trained."""
+    return open_data(spec.data.path, spec.data.image_size, spec.data.channels, spec.data.classes)
 
 
 def check_sampled(run: RunDir) -> dict[Sampling, dict]:
@@ -155,7 +170,24 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
         basis = {"samples": found.sampled_with[sampling], "num_samples": spec.sample.num_samples,
                  "metrics": sorted(metrics), "batch_size": settings.batch_size, "features": features.identity,
                  "reference": identity, "interval": True}  # constant: pieces of earlier versions may have no interval
-        return found.pieces.piece(f"metrics {run.samples_folder(sampling).name}", basis, compute)
+        of_samples = found.pieces.piece(f"metrics {run.samples_folder(sampling).name}", basis, compute)
+        return of_samples | measure_reconstructions(sampling)
+
+    def measure_reconstructions(sampling: Sampling) -> dict[str, dict]:
+        module = reconstructing(spec)
+        if module is None or "fid" not in settings.metrics:
+            return {}
+        training_data = data_of(spec)
+        images = Reconstructions(spec, training_data, lambda: load_sampler(run, group, sampling)[0], module, group)
+
+        def compute() -> dict[str, dict]:
+            found_of = measure(images, ["fid"], features, theirs(), group, settings.batch_size, steps,
+                               lambda: steps.check("computing the metrics"))["fid"]
+            note = f"{len(images):,} images of {data.path}, encoded and decoded"
+            return {RECONSTRUCTION_FID: found_of | {"note": "; ".join(filter(None, [note, found_of["note"]]))}}
+        basis = {"network": network_identity(found, sampling), "data": on_main(lambda: kept_fingerprint(training_data)),
+                 "images": len(images), "batch_size": settings.batch_size, "features": features.identity, "reference": identity}
+        return found.pieces.piece(f"reconstructions {run.samples_folder(sampling).name}", basis, compute)
     return measure_sampling, features, reference
 
 
@@ -163,6 +195,11 @@ def measurable(samples: Path, metrics: list[str]) -> list[str]:
     """Return those of `metrics` that the file `samples` can have: samples that no class was asked of have no labels."""
     with open_hdf5(samples) as file:
         return metrics if "labels" in file else [metric for metric in metrics if metric not in labelled(metrics)]
+
+
+def network_identity(found: Evaluation, sampling: Sampling) -> dict[str, Any]:
+    """Return what the network of `sampling` is known by: its weights and settings, without how samples are drawn."""
+    return {key: value for key, value in found.sampled_with[sampling].items() if key != "sample"}
 
 
 # Numbers of the kind
@@ -213,8 +250,7 @@ def compute_number(found: Evaluation, number: OwnNumber, main: bool) -> dict[str
     name = f"{number.name} step {number.step}, {', '.join(str(value) or 'full' for _, value in number.changes)}"
     if main and not from_main(file.exists()):
         found.pieces.forget(name)
-    network_of = {key: value for key, value in found.sampled_with[sampling].items() if key != "sample"}
-    basis = {"network": network_of} | on_main(lambda: model.basis(spec, number))
+    basis = {"network": network_identity(found, sampling)} | on_main(lambda: model.basis(spec, number))
     return found.pieces.piece(name, basis, compute)
 
 

@@ -7,6 +7,10 @@ The module `Kind.model` of each kind has five functions; `generate` only where t
     generate(spec, network, device, randn, labels, rows, begun, guide) -> Iterator[Generated]      one chunk of samples
     basis(spec, number) -> dict                       what an `OwnNumber` of the evaluation depends on besides the network
     measure(spec, network, number, group, on_pass) -> (summary, arrays)      that number
+
+and, where its network has an encoder and a decoder, a sixth:
+
+    reconstruct(spec, network, images, labels) -> Tensor    images that went through both
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -205,6 +209,13 @@ class GivingModule(Protocol):
         """Yield the steps of one chunk, whose samples are made of the images `given`, uint8 [n, H, W, C]."""
 
 
+class ReconstructingModule(ModelModule, Protocol):
+    """The module of a kind whose network encodes an image, and decodes what it encoded."""
+
+    def reconstruct(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None) -> Tensor:
+        """Return images [n, C, H, W] in [-1, 1], with labels int64 [n] where the network takes them, encoded and decoded again."""
+
+
 @dataclass(frozen=True)
 class Walk:
     """A way of N images in `steps` steps, which is walked by iterating over `each`."""
@@ -256,3 +267,9 @@ def model_of(spec: Spec) -> ModelModule:
     """Return the torch half of the spec's kind."""
     module: Any = import_module(kind_of(spec).model)
     return module
+
+
+def reconstructing(spec: Spec) -> ReconstructingModule | None:
+    """Return the torch half of the spec's kind; None where its network reconstructs no images."""
+    module: Any = model_of(spec)
+    return module if hasattr(module, "reconstruct") else None

@@ -7,7 +7,7 @@ from typing import Any
 from jobs.quantities import figure
 from jobs.report.diffusion_facts import evaluations_of
 from jobs.spec.kinds import number_labels
-from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS
+from jobs.spec.metrics import HIGHER_IS_BETTER, NUMBERS, RECONSTRUCTION_FID
 from jobs.spec.sampling_names import CHAIN
 
 Z = 1.96  # 95 % of a normal distribution lie within so many standard deviations
@@ -116,7 +116,8 @@ def _of_samples(evaluation: dict) -> list[Metric]:
     for key, detail in dict(evaluation.get("metrics") or {}).items():
         if (value := finite(detail.get("value"))) is not None:
             label = NUMBERS[key].label if key in NUMBERS else key
-            notes = "; ".join(filter(None, [basis, detail.get("note") or features.get("note")]))
+            notes = "; ".join(filter(None, [None if key == RECONSTRUCTION_FID else basis,
+                                            detail.get("note") or features.get("note")]))
             found.append(Metric(f"{label} ({features.get('name', '?')})", key, value, *_spread(detail),
                                 features.get("comparable"), notes, _error(value, detail)))
     return found

@@ -20,6 +20,7 @@ KINDS: dict[str, str] = {
     "gan": "jobs.kinds.gan.kind",
     "noisy_classifier": "jobs.kinds.noisy_classifier.kind",
     "upsampler": "jobs.kinds.upsampler.kind",
+    "vae": "jobs.kinds.vae.kind",
 }
 """By each name that `kind:` may have, the module that holds KIND. A command imports only the kinds that it needs."""
 

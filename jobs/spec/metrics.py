@@ -61,7 +61,10 @@ METRICS: dict[str, Metric] = {
 }
 """Tables and evaluation.json list metrics in this order."""
 
-NUMBERS: dict[str, Number] = {key: number for metric in METRICS.values() for key, number in metric.numbers.items()}
+RECONSTRUCTION_FID = "reconstruction_fid"
+"""Beside the fid of samples, where a kind's network encodes and decodes images: the fid of images that went through both."""
+NUMBERS: dict[str, Number] = {**{key: number for metric in METRICS.values() for key, number in metric.numbers.items()},
+                              RECONSTRUCTION_FID: Number("reconstruction fid")}
 HIGHER_IS_BETTER: frozenset[str] = frozenset(key for key, number in NUMBERS.items() if number.higher_is_better)
 
 

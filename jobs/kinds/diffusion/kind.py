@@ -16,6 +16,7 @@ from jobs.kinds.diffusion.sections import (
     resolve,
 )
 from jobs.kinds.diffusion.told_by_shapes import Shapes, told_of_unet, untold_by_weights
+from jobs.kinds.held_out import held_out_of
 from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
@@ -94,10 +95,7 @@ class ReverseChainKind(Generic[ChainSpec]):
                 for step, chain, weights in chains]
 
     def held_out(self, spec: ChainSpec) -> list[HeldOut]:
-        settings = spec.evaluate
-        if not settings.nll_examples or settings.nll_data is None:
-            return []
-        return [HeldOut("evaluate.nll_data", settings.nll_data, "evaluate.nll_examples", settings.nll_examples)]
+        return held_out_of(spec.evaluate)
 
     def told_by_weights(self, shapes: Shapes, written: Mapping[str, Any]) -> dict[str, Any]:
         return told_of_unet(shapes, written)

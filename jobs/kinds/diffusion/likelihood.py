@@ -18,15 +18,16 @@ from jobs.errors import StageFailed, UserError
 from jobs.kinds.diffusion.build import build_diffusion, conditions
 from jobs.kinds.diffusion.generation import NOTHING, Beside
 from jobs.kinds.diffusion.sections import DiffusionSpec
+from jobs.kinds.held_out import LikelihoodSettings
 from jobs.parallel.group import Group, any_rank, gather_rows
 from jobs.parallel.interruption import Stopped
 from jobs.randomness import generator_for, randn_from
 from jobs.spec.kinds import OwnNumber
+from jobs.spec.sections import Data
 
 
-def open_held_out(spec: DiffusionSpec) -> ImageData:
+def open_held_out(settings: LikelihoodSettings, data: Data) -> ImageData:
     """Open evaluate.nll_data. Raises UserError where the data do not fit, or are fewer than nll_examples."""
-    settings, data = spec.evaluate, spec.data
     if settings.nll_data is None:
         raise UserError("evaluate.nll_data: nll_examples needs a held-out data set")
     held_out = open_data(settings.nll_data, data.image_size, data.channels, data.classes)
@@ -38,7 +39,7 @@ def open_held_out(spec: DiffusionSpec) -> ImageData:
 def basis(spec: DiffusionSpec, number: OwnNumber) -> dict[str, Any]:
     """Return what bits/dim depend on besides the network."""
     return {"clip_denoised": bool(spec.sample.clip_denoised), "timestep_respacing": dict(number.changes)["timestep_respacing"],
-            "examples": number.examples, "data": kept_fingerprint(open_held_out(spec)), "batch_size": number.batch_size,
+            "examples": number.examples, "data": kept_fingerprint(open_held_out(spec.evaluate, spec.data)), "batch_size": number.batch_size,
             "seed": spec.evaluate.seed}
 
 
@@ -52,7 +53,7 @@ def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group,
     `on_pass` is called after each evaluation of the network. Raises Stopped on all ranks where it does on one, StageFailed that
     names the first timestep at which the network gave NaN or infinity.
     """
-    held_out, count = open_held_out(spec), number.examples
+    held_out, count = open_held_out(spec.evaluate, spec.data), number.examples
     diffusion = build_diffusion(spec, group.device, dict(number.changes)["timestep_respacing"])
     # (index, total, prior) of every example: small. The terms per timestep are kept as sums.
     rows: list[Tensor] = [torch.zeros(0, 3, dtype=torch.float64, device=group.device)]

@@ -18,13 +18,13 @@ from jobs.kinds.diffusion.network_section import (
     network_resolutions,
 )
 from jobs.kinds.diffusion.process_section import Process, process_contradictions
-from jobs.spec.fields import Clipping, Count, CountOrZero, File, Fraction, OfAllSamplings, OneOf, Respacing
+from jobs.kinds.held_out import LikelihoodEvaluateAsWritten, held_out_contradictions
+from jobs.spec.fields import Clipping, Count, File, Fraction, OfAllSamplings, OneOf, Respacing
 from jobs.spec.metrics import labelled
 from jobs.spec.sampling_list import listed
 from jobs.spec.sections import (
     Contradiction,
     Evaluate,
-    EvaluateAsWritten,
     Sample,
     Spec,
     SpecAsWritten,
@@ -97,11 +97,7 @@ class DiffusionSample(Sample):
     """Follow the class, or the difference to a weaker network, more closely than the network alone; null: do not."""
 
 
-class DiffusionEvaluateAsWritten(EvaluateAsWritten):
-    nll_data: File | None = None
-    """Held-out data set for bits/dim."""
-    nll_examples: CountOrZero = 0
-    """How many of its examples, from the first on; 0: none."""
+class DiffusionEvaluateAsWritten(LikelihoodEvaluateAsWritten):
     respacings: Annotated[list[Respacing], Field(max_length=100)] = []
     """Shorter chains to sample with besides the main one, each with ancestral and ddim, for a curve over their lengths."""
 
@@ -148,7 +144,7 @@ def diffusion_contradictions(spec: DiffusionSpec) -> list[Contradiction]:
     resolutions, found = network_resolutions(spec.model, spec.data, spec.model.num_heads_upsample)
     found += contradictions(spec, resolutions)
     found += _variance(spec) + _loss_weight(spec)
-    return found + _chains(spec) + _label_dropout(spec) + _likelihood(spec) + _labels(spec)
+    return found + _chains(spec) + _label_dropout(spec) + held_out_contradictions(spec.evaluate) + _labels(spec)
 
 
 def _variance(spec: DiffusionSpec) -> list[Contradiction]:
@@ -219,9 +215,3 @@ def _labels(spec: DiffusionSpec) -> list[Contradiction]:
         return []
     return [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true, or a sampling with "
              "guidance of kind classifier") for metric in labelled(spec.evaluate.metrics)]
-
-
-def _likelihood(spec: DiffusionSpec) -> list[Contradiction]:
-    if spec.evaluate.nll_examples and spec.evaluate.nll_data is None:
-        return [("evaluate.nll_data", "nll_examples needs a held-out data set")]
-    return []
