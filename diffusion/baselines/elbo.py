@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion.baselines.decoders import DECODERS
-from diffusion.losses import normal_kl
 from diffusion.lookup import look_up
+from diffusion.losses import normal_kl
 
 LOWEST_LOG_SCALE = -6.0
 """Of a decoder's log sigma. A sigma that falls to 0 on pixels without error makes the bound infinite (Rybkin et al. 2021)."""
@@ -71,8 +71,8 @@ def log_likelihood(decoder: str, x: Tensor, mean: Tensor, log_scale: Tensor) -> 
 def elbo_parts(likelihood: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
     """Return the two parts of the negative ELBO of each example, [N] each: reconstruction and KL, whose sum bounds -log p(x).
 
-    `likelihood` [N, C, H, W]: log p(x given z) of each value at one z of the posterior; `kl` [N, ...] of each latent; in nats. Both
-    are summed, never averaged, and then divided by C H W log 2: bits/dim where the likelihood is a probability.
+    `likelihood` [N, C, H, W]: log p(x given z) of each value at one z of the posterior; `kl` [N, ...]: of each latent; in nats.
+    Both are summed, never averaged, and then divided by C H W log 2: bits/dim where the likelihood is a probability.
     """
     unit = math.log(2.0) * likelihood[0].numel()
     return -likelihood.flatten(1).sum(dim=1) / unit, kl.flatten(1).sum(dim=1) / unit

@@ -52,7 +52,7 @@ class Stage(nn.ModuleList):
 
 
 class Encoder(nn.Module):
-    """Images x [N, C, S, S] in [-1, 1], y int64 [N] or None -> mean and log variance of q(z given x), float32 [N, *latent] each."""
+    """Images x [N, C, S, S] in [-1, 1], y int64 [N] or None -> mean and log variance of q(z given x), float32 [N, *latent]."""
 
     def __init__(self, image_size: int, channels: int, widths: Sequence[int], num_res_blocks: int, latent: tuple[int, ...],
                  num_classes: int | None):
@@ -133,15 +133,15 @@ class VAE(nn.Module):
         self.decoder = Decoder(image_size, channels, widths, num_res_blocks, self.latent_shape, num_classes, scale_per_value)
 
     def forward(self, x: Tensor, noise: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images x [N, C, S, S], standard normal `noise` [N, *latent_shape], y int64 [N] -> mean and log variance of q(z given x),
-        mean and log sigma of p(x given z) at the z of that noise."""
+        """Images x [N, C, S, S], standard normal `noise` [N, *latent_shape], y int64 [N] or None -> mean and log variance of
+        q(z given x), mean and log sigma of p(x given z) at the z of that noise."""
         mean, log_variance = self.encoder(x, y)
         return mean, log_variance, *self.decoder(reparameterised(mean, log_variance, noise), y)
 
     def checkpoint_gradients(self, where: bool | Sequence[int]) -> None:
         """Recompute blocks in the backward pass: all of them, or those whose images have one of the sizes `where`, in pixels."""
-        stages = [*zip(self.encoder.stages, self.sides, strict=True), *zip(self.decoder.stages, self.sides[::-1], strict=True)]
-        for stage, side in stages:
-            for layer in stage:
-                if isinstance(layer, Block):
-                    layer.recompute = where if isinstance(where, bool) else side in where
+        for coder, sides in ((self.encoder, self.sides), (self.decoder, self.sides[::-1])):
+            for stage, side in zip(coder.stages, sides, strict=True):
+                for layer in stage.modules():
+                    if isinstance(layer, Block):
+                        layer.recompute = where if isinstance(where, bool) else side in where

@@ -22,8 +22,8 @@ from jobs.evaluation.extraction import own_batches
 from jobs.evaluation.features import Features, open_features
 from jobs.evaluation.metrics.registry import measure, named, parts_needed
 from jobs.evaluation.pieces import EvaluationProgress, Pieces
-from jobs.evaluation.reference import reference_identity, reference_statistics
 from jobs.evaluation.reconstruction import Reconstructions, reconstructed_images
+from jobs.evaluation.reference import reference_identity, reference_statistics
 from jobs.kinds.protocol import model_of, reconstructing
 from jobs.parallel.group import Group, from_main, on_main
 from jobs.parallel.interruption import Interruption, Stopped
@@ -178,7 +178,7 @@ def comparison(found: Evaluation) -> tuple[Callable[[Sampling], dict[str, dict]]
         if module is None or "fid" not in settings.metrics:
             return {}
         training_data = data_of(spec)
-        images = Reconstructions(spec, training_data, lambda: load_sampler(run, group, sampling)[0], module, group)
+        images: Any = Reconstructions(spec, training_data, lambda: load_sampler(run, group, sampling)[0], module, group)
 
         def compute() -> dict[str, dict]:
             found_of = measure(images, ["fid"], features, theirs(), group, settings.batch_size, steps,

@@ -213,7 +213,7 @@ class ReconstructingModule(ModelModule, Protocol):
     """The module of a kind whose network encodes an image, and decodes what it encoded."""
 
     def reconstruct(self, spec: Any, network: Any, images: Tensor, labels: np.ndarray | None) -> Tensor:
-        """Return images [n, C, H, W] in [-1, 1], with labels int64 [n] where the network takes them, encoded and decoded again."""
+        """Return images [n, C, H, W] in [-1, 1], encoded and decoded again. labels: int64 [n] where the network takes them."""
 
 
 @dataclass(frozen=True)

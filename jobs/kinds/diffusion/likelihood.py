@@ -39,8 +39,8 @@ def open_held_out(settings: LikelihoodSettings, data: Data) -> ImageData:
 def basis(spec: DiffusionSpec, number: OwnNumber) -> dict[str, Any]:
     """Return what bits/dim depend on besides the network."""
     return {"clip_denoised": bool(spec.sample.clip_denoised), "timestep_respacing": dict(number.changes)["timestep_respacing"],
-            "examples": number.examples, "data": kept_fingerprint(open_held_out(spec.evaluate, spec.data)), "batch_size": number.batch_size,
-            "seed": spec.evaluate.seed}
+            "examples": number.examples, "data": kept_fingerprint(open_held_out(spec.evaluate, spec.data)),
+            "batch_size": number.batch_size, "seed": spec.evaluate.seed}
 
 
 def measure(spec: DiffusionSpec, network: UNet, number: OwnNumber, group: Group, on_pass: Callable[[], None],

@@ -14,7 +14,7 @@ from jobs.spec.samplings import WEIGHTS_BY, samplings
 from jobs.spec.sections import Contradiction, Spec
 from jobs.spec.stages import STAGES
 
-ELBO, ELBO_KEY = "elbo (bits/dim)", "elbo_bits_per_dim"
+ELBO, ELBO_KEY = "elbo bits/dim", "elbo_bits_per_dim"
 
 
 class VaeKind:

@@ -40,8 +40,8 @@ def decoder_layers(spec: VaeSpec) -> list[LayerCost]:
     if len(latent) == 3:
         layers.append(_conv("decoder.first", "conv", side, latent[0], before))
     else:
-        layers.append(LayerCost("decoder.first", "dense", side, before, weights + before * side ** 2, 2, 2 * weights, prod(latent),
-                                prod(latent)))
+        layers.append(LayerCost("decoder.first", "dense", side, before, weights + before * side ** 2, 2, 2 * weights,
+                                prod(latent), prod(latent)))
     for number, (level, width) in enumerate(reversed(list(enumerate(levels)))):
         stage = f"decoder.stages.{number}"
         for index in range(spec.model.num_res_blocks):

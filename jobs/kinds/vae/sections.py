@@ -35,7 +35,7 @@ class VaeAsWritten(Section):
     latent_channels: Annotated[Count, Field(le=65_536)] | None = None
     """Length of the vector, or channels of the map; null: 128, or 16."""
     decoder: Annotated[str, OneOf(DECODERS)] = "discretized_gaussian"
-    """A probability of grey levels with a sigma for each value, whose ELBO is in bits/dim; or a density with one learned sigma."""
+    """Probabilities of grey levels, with a sigma for each value: its ELBO is in bits/dim. Or a density, with one learned sigma."""
     kl_warmup: CountOrZero = 0
     """Training steps in which the weight of the KL part grows evenly from 0 to 1; 0: it is 1 from the first step on."""
 
@@ -82,8 +82,8 @@ def vae_contradictions(spec: VaeSpec) -> list[Contradiction]:
         found.append(("evaluate.nll_examples", f"decoder: {spec.vae.decoder} has the ELBO of a density, which compares with no "
                       "bits/dim; use vae.decoder: discretized_gaussian, or leave nll_examples out"))
     if spec.vae.kl_warmup > spec.train.iterations:
-        found.append(("vae.kl_warmup", f"{spec.vae.kl_warmup} steps are more than train.iterations {spec.train.iterations}: the KL "
-                      "part never has its full weight, and the latents of samples do not fit the decoder"))
+        found.append(("vae.kl_warmup", f"{spec.vae.kl_warmup} steps are more than train.iterations {spec.train.iterations}: the "
+                      "KL part would never have its full weight, and the decoder would not know the latents of samples"))
     if spec.sample.compile:
         found.append(("sample.compile", "has no effect: a sample is one evaluation of the decoder; leave it out"))
     if not spec.data.class_cond:
