@@ -35,7 +35,7 @@ class VaeAsWritten(Section):
     latent_channels: Annotated[Count, Field(le=65_536)] | None = None
     """Length of the vector, or channels of the map; null: 128, or 16."""
     decoder: Annotated[str, OneOf(DECODERS)] = "discretized_gaussian"
-    """Probabilities of grey levels, with a sigma for each value: its ELBO is in bits/dim. Or a density, with one learned sigma."""
+    """Probabilities of grey levels, with a sigma for each value: the ELBO is in bits/dim. Or a density with one learned sigma."""
     kl_warmup: CountOrZero = 0
     """Training steps in which the weight of the KL part grows evenly from 0 to 1; 0: it is 1 from the first step on."""
 
