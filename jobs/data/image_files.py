@@ -45,6 +45,11 @@ def _kinds() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(set(Image.OPEN) - set(_NO_PICTURES))), tuple(sorted(suffixes))
 
 
+def is_image_name(name: str) -> bool:
+    """Whether the suffix is that of a type which Pillow draws."""
+    return name.lower().endswith(_kinds()[1])
+
+
 @dataclass(frozen=True)
 class Listing:
     """`images`: sorted paths, relative to the folder. `others`: how many other files there are, by suffix or "hidden"."""
@@ -75,7 +80,6 @@ def list_images(folder: Path) -> Listing:
     def refuse(error: OSError) -> None:
         raise UserError(f"{printable(error.filename)}: cannot be listed ({error.strerror})") from error
 
-    suffixes = _kinds()[1]
     found: list[str] = []
     others, seen = Counter[str](), set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
@@ -87,7 +91,7 @@ def list_images(folder: Path) -> Listing:
         for name in files:
             if name.startswith("."):
                 others["hidden"] += 1
-            elif name.lower().endswith(suffixes):
+            elif is_image_name(name):
                 found.append(os.path.relpath(os.path.join(root, name), folder))
             else:
                 others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1

@@ -27,10 +27,19 @@ def averaged(blocks: Iterable[np.ndarray], shape: tuple[int, ...], image_size: i
     count, side, _, channels = shape
     if image_size is None or image_size == side:
         return Averaged(blocks, shape)
+    check_not_enlarged(side, image_size, where)
+    return Averaged(_each(blocks, image_size), (count, image_size, image_size, channels), words_of(side, image_size))
+
+
+def words_of(side: int, image_size: int) -> str:
+    """What was done, for `source`; "" if nothing."""
+    return "" if image_size == side else f", averaged from {side}x{side} to {image_size}x{image_size}"
+
+
+def check_not_enlarged(side: int, image_size: int, where: str) -> None:
+    """Raise UserError that begins with `where` if images of `side` are smaller than `image_size`."""
     if image_size > side:
         raise UserError(f"{where}: images are {side}x{side}, smaller than image_size {image_size}; they would be enlarged")
-    return Averaged(_each(blocks, image_size), (count, image_size, image_size, channels),
-                    f", averaged from {side}x{side} to {image_size}x{image_size}")
 
 
 def _each(blocks: Iterable[np.ndarray], image_size: int) -> Iterator[np.ndarray]:

@@ -22,7 +22,8 @@ def import_npz(source: Path, writer: Writer, image_size: int | None = None) -> S
     with open_npz(source) as npz:
         name = next((name for name in ("arr_0", "images") if name in npz.names), None)
         if name is None:
-            raise UserError(f"{source}: has neither arr_0 nor images; it holds: {npz.held()}")
+            hint = "; `iddpm data imagenet-npz` imports downsampled ImageNet" if {"data", "labels"} <= set(npz.names) else ""
+            raise UserError(f"{source}: has neither arr_0 nor images; it holds: {npz.held()}{hint}")
         with npz.stream(name) as (header, stream):
             if header.dtype != np.uint8 or len(header.shape) != 4 or 0 in header.shape:
                 raise UserError(f"{npz.where(name)} is {header}; it must be uint8 [N, H, W, C]")

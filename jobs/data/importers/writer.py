@@ -30,12 +30,14 @@ _BLOCK, _BLOCK_BYTES = 256, 64 << 20  # images, and their bytes, in memory at a 
 
 @dataclass(frozen=True)
 class Summary:
-    """`count` images written; `skipped` images as (path, reason); `classes` in the order of their ids; `remarks` in words."""
+    """`count` images written; `skipped` images as (path, reason); `classes` in the order of their ids; `remarks` in words;
+    `largest` label, -1 without labels."""
 
     count: int
     skipped: list[tuple[str, str]]
     classes: list[str]
     remarks: list[str] = field(default_factory=list)
+    largest: int = -1
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Writer:
                 if labels is not None:
                     file.seek(offsets["labels"][0])
                     file.write(labels.astype("<i8").data)
-        return Summary(shape[0], list(skipped), list(class_names), list(remarks))
+        largest = -1 if labels is None else int(labels.max(initial=-1))
+        return Summary(shape[0], list(skipped), list(class_names), list(remarks), largest)
 
     @contextmanager
     def spool(self) -> Iterator[IO[bytes]]:

@@ -22,6 +22,8 @@ RESIZED = click.option("--image-size", type=click.IntRange(min=1), required=True
                        help="Side in pixels. Images are resized, then cropped to a square.")
 AVERAGED = click.option("--image-size", type=click.IntRange(min=1), metavar="SIDE",
                         help="Average the images down to this side in pixels.  [default: the side they have]")
+CLASS_NAMES = click.option("--class-names", type=PATH, metavar="FILE",
+                           help="Names of the classes: one a line, or with numbers as in map_clsloc.txt and EMNIST's mapping.")
 CHANNELS = click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
 ON_ERROR = click.option("--on-error", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
                         help="If images are broken or too small: write nothing and name these images, or skip these images.")
@@ -54,7 +56,8 @@ def progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_summary(summary: "Summary", output: Path) -> None:
-    classes = f", {len(summary.classes)} classes" if summary.classes else ""
+    classes = f", {len(summary.classes)} classes" if summary.classes else \
+        f", labels 0 .. {summary.largest} without names" if summary.largest >= 0 else ""
     print(f"{output}: {summary.count} images{classes}")
     for remark in summary.remarks:
         print(remark)

@@ -5,7 +5,16 @@ from typing import Literal
 
 import click
 
-from slurm.cli.data.common import CHANNELS, ON_ERROR, OUTPUT, RESIZED, import_and_print
+from slurm.cli.data.common import (
+    AVERAGED,
+    CHANNELS,
+    CLASS_NAMES,
+    ON_ERROR,
+    OUTPUT,
+    RESIZED,
+    SOURCE,
+    import_and_print,
+)
 from slurm.cli.paths import PATH
 
 
@@ -19,8 +28,27 @@ from slurm.cli.paths import PATH
 @ON_ERROR
 def folder(folder: Path, output: Path, image_size: int, labels: Literal["subfolder", "prefix", "none"],
            channels: Literal["1", "3"], on_error: Literal["refuse", "skip"]) -> None:
-    """All images in and below FOLDER, of every type that Pillow reads: jpg, png, tiff, webp, gif, bmp ..."""
+    """All images in and below a folder.
+
+    Of every type that Pillow reads: jpg, png, tiff, webp, gif, bmp ...
+    """
     from jobs.data.importers.encoded import Form
     from jobs.data.importers.folder import import_folder
     form = Form(image_size, 1 if channels == "1" else 3, on_error)
     import_and_print(output, lambda writer: import_folder(folder, writer, form, labels))
+
+
+@click.command(name="zip")
+@SOURCE
+@OUTPUT
+@CLASS_NAMES
+@AVERAGED
+@ON_ERROR
+def zip_(source: Path, output: Path, class_names: Path | None, image_size: int | None,
+         on_error: Literal["refuse", "skip"]) -> None:
+    """A zip of images with dataset.json (EDM, StyleGAN).
+
+    The images have one size; dataset.json has a class id for each, or null.
+    """
+    from jobs.data.importers.dataset_zip import import_zip
+    import_and_print(output, lambda writer: import_zip(source, writer, on_error, class_names, image_size))

@@ -5,8 +5,8 @@ The importers are imported by the command that needs them: `iddpm --help` must n
 
 import click
 
-from slurm.cli.data.arrays import cifar10, cifar100, digits, npz
-from slurm.cli.data.files import folder
+from slurm.cli.data.arrays import cifar10, cifar100, digits, imagenet_npz, mnist, npz
+from slurm.cli.data.files import folder, zip_
 from slurm.cli.data.show import show
 
 
@@ -15,7 +15,7 @@ def data() -> None:
     """Make data sets: each command writes one HDF5 file, but `show`, which looks into one."""
 
 
-for command in (cifar10, cifar100, digits, npz,  # arrays
-                folder,  # image files
+for command in (cifar10, cifar100, digits, imagenet_npz, mnist, npz,  # arrays
+                folder, zip_,  # image files
                 show):
     data.add_command(command)

@@ -169,7 +169,7 @@ def test_load_batch_leaves_data_in_memory_alone(images):
 
 
 def test_importing_is_light():
-    names = ("cifar", "digits", "encoded", "folder", "npz")
+    names = ("cifar", "dataset_zip", "digits", "encoded", "folder", "imagenet_npz", "mnist", "npz")
     modules = ", ".join(f"jobs.data.importers.{name}" for name in names)
     code = f"import sys, {modules}; sys.exit(bool({{'torch', 'sklearn'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
