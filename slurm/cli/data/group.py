@@ -7,6 +7,7 @@ import click
 
 from slurm.cli.data.arrays import cifar10, cifar100, digits, imagenet_npz, mnist, npz
 from slurm.cli.data.files import folder, zip_
+from slurm.cli.data.large import imagenet, lsun, parquet, webdataset
 from slurm.cli.data.show import show
 
 
@@ -17,5 +18,6 @@ def data() -> None:
 
 for command in (cifar10, cifar100, digits, imagenet_npz, mnist, npz,  # arrays
                 folder, zip_,  # image files
+                imagenet, lsun, parquet, webdataset,  # large collections
                 show):
     data.add_command(command)
