@@ -13,7 +13,7 @@ from jobs.making.given import Given, read_mask, read_picture
 from jobs.making.request import DEFAULT_AT, Request, as_seed
 from jobs.run.directory import RunDir
 from jobs.run.guides import guide_run
-from jobs.spec.kinds import draws_samples, editing_kind, kind_of
+from jobs.spec.kinds import draws_samples, editing_kind, given_of, kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import sha256_of_file
 
@@ -64,6 +64,9 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     spec = run.spec
     if not draws_samples(spec):
         raise UserError(f"{run.path}: is of kind {spec.kind}, which makes no pictures")
+    if given := given_of(spec):
+        raise UserError(f"{run.path}: is of kind {spec.kind}, which makes each picture of another; `iddpm sample {run.path}` makes "
+                        f"them of those that {given.key.removesuffix('.run').removesuffix('.path')} names")
     check_folder(out, run)
     if editing := editing_kind(spec):
         if request.steps is not None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -38,8 +39,9 @@ from jobs.cost.count import run_cost
 from jobs.kinds.protocol import model_of
 from jobs.parallel.group import Group, process_group
 from jobs.quantities import size
-from jobs.spec.kinds import MODEL, draws_samples
+from jobs.spec.kinds import MODEL, draws_samples, given_of, kind_of
 from jobs.spec.precisions import Precision
+from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
 from jobs.training.state import new_state
 
@@ -250,10 +252,20 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[Prec
             yield VariantStep(variant, after_compiling(other, sampling_work(spec, other, variant, device)))
 
     rates = measure(steps(), repeats, device)
+    return rates, flops_of_one_image(spec, network, device)
+
+
+def flops_of_one_image(spec: Spec, network: nn.Module, device: torch.device) -> int:
+    """Operations of one image's forward pass, as torch counts them."""
+    kind = kind_of(spec)
+    if draws_samples(spec) and (given_of(spec) or kind.steps(spec) == 1):  # a network of more than an image and a time
+        work = sampling_work(spec, network, Variant(work="sample", precision="fp32", batch_size=1), device)
+        work()  # what is computed once for all steps
+        return counted_flops(work) // ceil(kind.evaluations(unguided(spec)) / kind.steps(spec))
     x = torch.zeros(1, spec.data.channels, spec.data.image_size, spec.data.image_size, device=device)
     labels = [x.new_zeros(1, dtype=torch.int64)] if spec.data.class_cond and draws_samples(spec) else []
     with torch.no_grad():
-        return rates, counted_flops(lambda: network(x, x.new_zeros(1), *labels))
+        return counted_flops(lambda: network(x, x.new_zeros(1), *labels))
 
 
 def recorded_variants(own: Variant, device: torch.device) -> list[Variant]:

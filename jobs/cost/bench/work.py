@@ -14,7 +14,7 @@ from jobs.data.dataset import ImageData
 from jobs.parallel.precision import autocasting, computing_in
 from jobs.randomness import generator_for
 from jobs.sampling.loop import steps_of_chunk
-from jobs.spec.kinds import MODEL, draws_samples
+from jobs.spec.kinds import MODEL, draws_samples, given_of
 from jobs.spec.precisions import Precision
 from jobs.spec.samplings import unguided
 from jobs.spec.sections import Spec
@@ -48,10 +48,10 @@ def with_variant(spec: Spec, variant: Variant) -> Spec:
     return spec.model_copy(update={"train": spec.train.model_copy(update=settings)})
 
 
-def random_images(spec: Spec, count: int) -> ImageData:
-    """`count` images of noise, and random labels for a spec with classes."""
+def random_images(spec: Spec, count: int, size: int | None = None) -> ImageData:
+    """`count` images of noise, and random labels for a spec with classes. `size` in pixels; None: data.image_size."""
     data, random = spec.data, np.random.default_rng(0)
-    images = random.integers(0, 256, (count, data.image_size, data.image_size, data.channels), dtype=np.uint8)
+    images = random.integers(0, 256, (count, *[size or data.image_size] * 2, data.channels), dtype=np.uint8)
     return ImageData(images, random.integers(0, data.num_classes, count) if data.class_cond else None, [], "random")
 
 
@@ -94,11 +94,13 @@ def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torc
     spec = unguided(spec)  # a plan counts the evaluations of guidance
     spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
     labels = np.arange(variant.batch_size) % spec.data.classes if spec.data.classes else None
+    given = given_of(spec)
+    images = random_images(spec, variant.batch_size, given.size).images if given else None
 
     def steps() -> Iterator[object]:
         generator = generator_for(device, "bench")
         while True:
-            yield from steps_of_chunk(spec, network, generator, labels, variant.batch_size)
+            yield from steps_of_chunk(spec, network, generator, labels, variant.batch_size, given=images)
 
     chain = steps()
 
