@@ -64,9 +64,9 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     spec = run.spec
     if not draws_samples(spec):
         raise UserError(f"{run.path}: is of kind {spec.kind}, which makes no pictures")
-    if given := given_of(spec):
-        raise UserError(f"{run.path}: is of kind {spec.kind}, which makes each picture of another; `iddpm sample {run.path}` makes "
-                        f"them of those that {given.key.removesuffix('.run').removesuffix('.path')} names")
+    if made_of := given_of(spec):
+        raise UserError(f"{run.path}: is of kind {spec.kind}, which makes each picture of another one: `iddpm sample {run.path}` "
+                        f"makes them of those that {made_of.key} names")
     check_folder(out, run)
     if editing := editing_kind(spec):
         if request.steps is not None:

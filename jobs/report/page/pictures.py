@@ -16,6 +16,8 @@ from jobs.report.board import BoardLog
 from jobs.report.diffusion_facts import held_out_data, noised
 from jobs.report.neighbours import nearest, searched
 from jobs.report.run import RunReport
+from jobs.run.given import open_given
+from jobs.spec.kinds import given_of
 from jobs.storage.opening import open_hdf5
 
 CELL = 40  # smaller images are enlarged to this many pixels, by a whole factor
@@ -118,6 +120,38 @@ def training_data(run: RunReport) -> ImageData | None:
     except Exception as error:  # the report may be written on a machine without the data
         run.remarks.append(f"training data: {str(error).splitlines()[0]}")
         return None
+
+
+def given_picture(run: RunReport) -> Picture | None:
+    """The images that the first samples are made of, above the samples; of large images that were reduced, these below. None for
+    samples that are made of noise alone."""
+    given = given_of(run.known_spec)
+
+    def read() -> Picture | None:
+        images = open_given(run.run)
+        with open_hdf5(run.run.samples_h5) as file:
+            samples = file["images"][:COLUMNS]
+        if images is None or given is None:
+            return None
+        rows, size, words = images.rows(range(len(samples))), samples.shape[1], "above, what they are made of"
+        small = _shown_as(_means(rows, given.size), size)
+        if rows.shape[1] == size:
+            return tiles(np.concatenate([small, samples, rows]), len(samples), f"{run.name}: {words}; below, the originals")
+        return tiles(np.concatenate([small, samples]), len(samples), f"{run.name}: {words}")
+    return run.read(run.run.samples_h5, read, None) if given else None
+
+
+def _means(images: np.ndarray, size: int) -> np.ndarray:
+    """`images` uint8 [N, H, H, C] reduced to `size`, which divides H, by means over squares."""
+    count, height, _, channels = images.shape
+    squares = images.reshape(count, size, height // size, size, height // size, channels)
+    return np.rint(squares.mean(axis=(2, 4))).astype(np.uint8)
+
+
+def _shown_as(images: np.ndarray, size: int) -> np.ndarray:
+    """`images` uint8 [N, h, h, C] at `size`, a multiple of h, with visible pixels."""
+    factor = size // images.shape[1]
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def neighbours_picture(run: RunReport, data: ImageData) -> Picture | None:

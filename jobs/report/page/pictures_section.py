@@ -8,6 +8,7 @@ from jobs.report.page.blocks import Block, Heading, Paragraph, Pictures
 from jobs.report.page.pictures import (
     Picture,
     denoising_picture,
+    given_picture,
     neighbours_picture,
     noising_picture,
     samples_picture,
@@ -28,6 +29,8 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
                  [samples_picture(run, data[run.name].class_names if run.name in data else []) for run in runs],
                  "The same place has the same noise at the start in every run with the same sample.seed, sample.batch_size and "
                  "image size."),
+        *_titled("Small images and what was made of them", [given_picture(run) for run in runs],
+                 "Each small image, of which the sample below was made."),
         *_by_sampling(study, data),
         *_titled("From data to noise", [noising_picture(run, data[run.name]) for run in _schedules(runs, data)],
                  "The forward process of the first training image, with the same noise each time."),

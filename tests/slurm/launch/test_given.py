@@ -19,9 +19,9 @@ def test_sampling_waits_for_the_samples_that_it_enlarges_and_status_says_so(fake
     assert runs["large"]["waits_for"] == [{"run": "base", "stage": "sample", "key": "sample.low_res.run"}]
     assert runs["base"]["waits_for"] == []
     assert fake_slurm.iddpm("status", "runs/study").count("waits for base (sample)") == 1
-    assert "base" in fake_slurm.iddpm("rm", "study", "base", "--dry-run", status=None)
     waiting.unlink()
     fake_slurm.until_empty()
     events = fake_slurm.events()
     assert events.index("end base sample") < events.index("begin large sample")
     assert set(fake_slurm.states().values()) == {"done"}
+    assert "large" in fake_slurm.iddpm("rm", "study", "base", "--yes", status=2)

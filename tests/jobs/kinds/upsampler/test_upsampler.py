@@ -16,11 +16,16 @@ from small_upsampler import noisy, write_small_digits
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.networks.super_resolution import SuperResolutionUNet, reduced
+from jobs.cost.bench.measure import flops_of_one_image
 from jobs.cost.count import run_cost
 from jobs.errors import UserError
 from jobs.kinds.foreign_weights import open_weights, read_weights
 from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.kinds.weight_files import export_weights
+from jobs.making.prepare import prepare
+from jobs.making.request import Request
+from jobs.report.page.pictures import given_picture
+from jobs.report.run import read_run
 from jobs.run.checkpoints import final_checkpoint
 from jobs.spec.kinds import MODEL, kind_of
 from jobs.storage.files import read_json
@@ -188,3 +193,18 @@ def test_weights_go_out_and_come_in_strictly(make_upsampler, tmp_path):
     told = kind_of(run.spec).told_by_weights({key: list(value.shape) for key, value in expected.items()},
                                              {"data": {"image_size": 8}})
     assert told["data.channels"] == 1 and told["model.learn_sigma"] and told["data.num_classes"] == 10
+
+
+def test_make_and_the_report_know_that_samples_are_made_of_others(sampled, alone, tmp_path):
+    large, base = sampled
+    with pytest.raises(UserError, match="kind upsampler, which makes each picture of another one: .*sample.low_res"):
+        prepare(large, Request(), tmp_path / "pictures")
+    shown = given_picture(read_run(large.path, {}))
+    assert shown.caption == "large: above, what they are made of" and given_picture(read_run(base.path, {})) is None
+
+
+def test_bench_measures_it_and_counts_one_evaluation_as_torch_does(make_upsampler):
+    run = make_upsampler("upsampler.low_res_noise=0.2", "sample.sampler=heun", "sample.timestep_respacing=logsnr6")
+    network = model_of(run.spec).network(run.spec).eval()
+    counted = flops_of_one_image(run.spec, network, torch.device("cpu"))
+    assert counted == pytest.approx(run_cost(run.spec).forward_flops, rel=0.03)
