@@ -26,13 +26,13 @@ def write_small_digits(file: Path, count: int | None = None, labels: bool = True
     return file
 
 
-def noisy(run):
+def noisy(run, seed: int = 0):
     """Return `run` as if trained: all weights are noise, so that the output shows every path through the network."""
     from jobs.kinds.protocol import model_of
     from jobs.run.checkpoints import save_checkpoint
     from jobs.spec.kinds import MODEL
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = model_of(run.spec).network(run.spec)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
