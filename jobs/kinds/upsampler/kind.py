@@ -41,7 +41,7 @@ class UpsamplerKind(ReverseChainKind[UpsamplerSpec]):
     def given(self, spec: UpsamplerSpec) -> Given:
         low_res, size = spec.sample.low_res, spec.upsampler.low_res_size
         if low_res is None:
-            return Given(LOW_RES, None, spec.evaluate.nll_data or spec.data.path, size)
+            return Given(LOW_RES, None, spec.data.path, size)  # never by `evaluate`, which may change under samples
         return Given(f"{LOW_RES}.{'path' if low_res.run is None else 'run'}", low_res.run, low_res.path, size)
 
     def given_problems(self, spec: UpsamplerSpec, size: int, channels: int, classes: int | None, count: int) -> Iterator[str]:
@@ -70,6 +70,10 @@ class UpsamplerKind(ReverseChainKind[UpsamplerSpec]):
 
     def description(self, spec: UpsamplerSpec) -> Description:
         return description(spec)
+
+    def sampling_attributes(self, spec: UpsamplerSpec) -> dict[str, str | int]:
+        low_res = spec.sample.low_res
+        return super().sampling_attributes(spec) | ({"low_res": low_res.model_dump_json()} if low_res else {})
 
     def identity(self, spec: UpsamplerSpec) -> dict[str, dict]:
         return super().identity(spec) | {"upsampler": spec.upsampler.identity()}

@@ -41,7 +41,7 @@ class LowRes(Section):
 
 class UpsamplerSample(DiffusionSample):
     low_res: Annotated[LowRes | None, OfAllSamplings("samples of one run are made of the same small images")] = None
-    """null: the images of evaluate.nll_data, or else of data.path, reduced."""
+    """null: the images of data.path, reduced. A file of held-out images judges the upsampler alone better."""
     low_res_noise: Fraction = 0.0
     """The level of noise on the small images, at most upsampler.low_res_noise."""
 

@@ -32,8 +32,7 @@ def test_a_spec_says_which_images_are_enlarged(spec, tmp_path):
     assert isinstance(found, UpsamplerSpec) and found.model.learn_sigma and editing_kind(found) is None
     (tmp_path / "spec.yaml").write_text(dump(found))
     assert load_frozen(tmp_path / "spec.yaml") == found
-    for overrides, run, path in [((), None, "digits-test"),
-                                 (("evaluate.nll_data=null", "evaluate.nll_examples=0"), None, "digits"),
+    for overrides, run, path in [((), None, "digits"),
                                  (("sample.low_res={path: x.h5}",), None, "x.h5"),
                                  (("sample.low_res={run: runs/a/b}",), "runs/a/b", None)]:
         given = given_of(spec(*overrides))
@@ -101,8 +100,8 @@ def test_runs_of_other_studies_and_files_are_checked_as_well(make_stages, spec, 
     problem, = problems(tmp_path / "odd.npz")
     assert problem.endswith("has images of 5x5, but upsampler.low_res_size is 4: it takes images of 4x4, or 8x8, which are "
                             "reduced")
-    assert all_input_problems([spec("sample.num_samples=361")]) == [
-        "sample.low_res: digits-test has 297 images, but sample.num_samples is 361: each sample is made of one image"]
+    assert all_input_problems([spec("sample.num_samples=2000")]) == [
+        "sample.low_res: digits has 1500 images, but sample.num_samples is 2000: each sample is made of one image"]
 
 
 def test_it_describes_itself_as_a_diffusion_model_that_is_given_a_small_image(spec):
