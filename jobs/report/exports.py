@@ -14,6 +14,7 @@ from jobs.report.cost import layer_groups, sampling_costs, stage_flops
 from jobs.report.curves import bound_points, smoothed
 from jobs.report.evaluation import CurvePoint
 from jobs.report.families.described import families_of
+from jobs.report.families.exports import as_records, markdown_rows, numbers
 from jobs.report.published import published_for
 from jobs.report.run import RunReport
 from jobs.report.samplings.comparisons import Comparison
@@ -39,6 +40,8 @@ def as_json(study: StudyReport) -> dict:
                         for effect in study.effects],
             "models": [asdict(family.description) | {"runs": [run.name for run in family.runs]}
                        for family in families_of(run for run in study.runs if not run.left)],
+            "families": as_records(study.members),
+            "memorisation": {name: asdict(found) for name, found in study.memorised.items()},
             "samplings": [_compared(comparison) for comparison in study.comparisons],
             "published": [asdict(row) for row in published_for(study.main.known_spec)[1]] if study.main else []})
 
@@ -100,6 +103,9 @@ def _numbers(study: StudyReport) -> Iterator[tuple]:
             yield from ((name, "training", tag, f"{step:g}", value) for step, value in zip(*smoothed(points), strict=True))
     for name, vb in study.bounds.items():
         yield from ((name, "bound", BITS, t, vb[t]) for t in bound_points(vb))
+    yield from numbers(study.members)
+    yield from ((name, "memorisation", key, "", value) for name, found in study.memorised.items()
+                for key, value in asdict(found).items() if isinstance(value, (int, float)))
     for point in study.points:
         if point.repeated:
             yield from _numbers_of_setting(point)
@@ -167,7 +173,8 @@ def as_markdown(study: StudyReport) -> str:
     notes = [f"{name}: {metric.basis}" for name in study.metrics
              if (metric := ranked(study.runs, name)[0].metrics[name]).basis]
     settings = [*_settings_table(study), "", "Each run:", ""] if study.repeated else []
-    return "\n".join([study.question, "", *settings, *_runs_table(study), "",
+    families = [*map(_line, _headed(markdown_rows(study.members))), ""] if study.members else []
+    return "\n".join([study.question, "", *families, *settings, *_runs_table(study), "",
                       *(f"- {note}" for note in notes + study.cautions)]) + "\n"
 
 
@@ -187,9 +194,16 @@ def _settings_table(study: StudyReport) -> Iterator[str]:
 def _runs_table(study: StudyReport) -> Iterator[str]:
     # Where there are several seeds, settings are compared: the best run is only the luckiest.
     best = {name: [] if study.repeated else best_runs(study.runs, name) for name in study.metrics}
-    yield from _head([*(study.fields or ["run"]), *_metric_heads(study), "training FLOP", "state"])
+    named = _alike(study)
+    yield from _head([*(["run"] if named else []), *(study.fields or ["run"]), *_metric_heads(study), "training FLOP", "state"])
     for run in study.runs:
-        yield _line(_cells(study, run, best))
+        yield _line([*([run.name] if named else []), *_cells(study, run, best)])
+
+
+def _alike(study: StudyReport) -> bool:
+    """Whether the swept fields that are columns tell runs apart too little, so that names are needed: sections are no columns."""
+    fields = [tuple(label(run.differs.get(key)) for key in study.fields) for run in study.runs]
+    return bool(study.fields) and len(set(fields)) < len(fields)
 
 
 def _metric_heads(study: StudyReport) -> list[str]:
@@ -198,7 +212,12 @@ def _metric_heads(study: StudyReport) -> list[str]:
 
 
 def _head(cells: list[str]) -> list[str]:
-    return [_line(cells), _line(["---"] * len(cells))]
+    return [*map(_line, _headed([cells]))]
+
+
+def _headed(rows: list[list[str]]) -> list[list[str]]:
+    """Return the rows of a table with the line that Markdown wants below its head."""
+    return [rows[0], ["---"] * len(rows[0]), *rows[1:]]
 
 
 def _bold(text: str, is_best: bool) -> str:
@@ -208,7 +227,8 @@ def _bold(text: str, is_best: bool) -> str:
 def _cells(study: StudyReport, run: RunReport, best: dict[str, list[RunReport]]) -> list[str]:
     cells = [label(run.differs[key]) if key in run.differs else "" for key in study.fields] or [run.name]
     for name in study.metrics:
-        cells.append(_bold(figure(run.metrics[name].value) if name in run.metrics else "", run in best[name]))
+        missing = "–" if run.metrics else ""  # the run has no such number
+        cells.append(_bold(figure(run.metrics[name].value) if name in run.metrics else missing, run in best[name]))
     cost = run.cost
     return [*cells, amount(cost.training_flops).strip() if cost else "", run.state]
 

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,16 @@ class Attempt:
     device: str
 
 
+@dataclass(frozen=True)
+class SampledChunks:
+    """One line of sampling.jsonl: what chunks of one sampling took in one attempt."""
+
+    folder: str
+    samples: Annotated[Count, Field(ge=1)]
+    process_seconds: Annotated[Seconds, Field(ge=0)]
+    """Of all processes together."""
+
+
 @dataclass(eq=False)
 class RunReport:
     run: RunDir
@@ -57,6 +67,8 @@ class RunReport:
     """By name."""
     curve: list[CurvePoint] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    sample_seconds: dict[str, float] = field(default_factory=dict)
+    """What one process takes for one sample, by the folder of the sampling in the run's folder, where that was measured."""
     provenance: ProvenanceFile | None = None
     remarks: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -114,6 +126,7 @@ def read_run(path: Path, differs: dict[str, Any], left: bool = False) -> RunRepo
     report.provenance = report.read(origin, lambda: read_record(origin, ProvenanceFile), None)
     report.failure = report.read(failure, lambda: read_record(failure, Failure), None)
     report.attempts = report.read(path / "stages.jsonl", lambda: _attempts(report, path / "stages.jsonl"), [])
+    report.sample_seconds = report.read(run.sampling_times, lambda: _sample_seconds(report, run.sampling_times), {})
     evaluation: dict = report.read(run.evaluation, lambda: _mapping(read_json(run.evaluation)), {})
     report.metrics = report.read(run.evaluation, lambda: metrics_of(evaluation), {})
     if evaluation.get("samples") is not None:  # not every kind draws samples
@@ -158,13 +171,25 @@ def _mapping(value: Any) -> dict:
 
 
 def _attempts(report: RunReport, file: Path) -> list[Attempt]:
-    attempts = []
+    return list(_lines(report, file, Attempt))
+
+
+def _sample_seconds(report: RunReport, file: Path) -> dict[str, float]:
+    """Return RunReport.sample_seconds: all attempts together."""
+    chunks: dict[str, list[SampledChunks]] = {}
+    for line in _lines(report, file, SampledChunks):
+        chunks.setdefault(line.folder, []).append(line)
+    return {folder: sum(line.process_seconds for line in lines) / sum(line.samples for line in lines)
+            for folder, lines in chunks.items()}
+
+
+def _lines(report: RunReport, file: Path, record: type[T]) -> Iterator[T]:
+    """Read a file of JSON records, a line each, as dataclasses."""
     for number, line in enumerate(read_bytes(file).decode("utf-8", errors="replace").splitlines(), 1):
         try:
-            attempts.append(as_record(json.loads(line), Attempt, file.name))
+            yield as_record(json.loads(line), record, file.name)
         except (ValueError, RecursionError, UserError):  # a crash may cut the last line short; the others count
             report.remarks.append(f"{file.name}: line {number} cannot be read")
-    return attempts
 
 
 def _state(evaluated: bool, failure: Failure | None, progress: ProgressFile | None) -> str:

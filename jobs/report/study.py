@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.data.dataset import ImageData
 from jobs.errors import UserError
 from jobs.report.board import BoardLog, add_events, board_files
 from jobs.report.cost import StageTime, stage_times
+from jobs.report.families.members import Member, members_of
+from jobs.report.families.sentences import families_answer, families_question
+from jobs.report.memorisation import Memorisation, memorisations, training_data
 from jobs.report.run import RunReport, read_run, read_terms
 from jobs.report.samplings.comparisons import Comparison, comparisons
 from jobs.report.samplings.entries import sampled
@@ -60,6 +64,12 @@ class StudyReport:
     """TensorBoard logs of the shown runs that have one, by run."""
     bounds: dict[str, np.ndarray] = field(default_factory=dict)
     """Terms of the variational bound [T] of the shown runs that have them, by run."""
+    data: dict[str, ImageData] = field(default_factory=dict)
+    """The training data of the shown runs, where they can be opened on this machine, by run."""
+    memorised: dict[str, Memorisation] = field(default_factory=dict)
+    """How near the samples of shown runs are to their training images, by run."""
+    members: list[Member] = field(default_factory=list)
+    """The families side by side, where there are several."""
 
     @property
     def repeated(self) -> bool:
@@ -85,11 +95,19 @@ def read_study(folder: Path) -> StudyReport:
     bounds = {run.name: terms["vb"] for run in shown if (terms := read_terms(run))}
     fields = _in_columns(swept_fields([run for point in compared for run in point.runs]), runs)
     ways = ways_of(sampled([run for run in runs if not run.left], times))
-    sampling, guidance = comparisons(ways), guided(ways)
-    return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, question(_asked_about(compared)),
-                       [*answer(compared, found), *verdicts(sampling)[:SAID], *guidance_verdicts(guidance)[:SAID]],
+    sampling, guidance, data = comparisons(ways), guided(ways), training_data(shown)
+    members = members_of(compared, ways, found, logs, times)
+    asked = families_question(members) if members else question(_asked_about(compared))
+    return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, asked,
+                       [*_answer(members, compared, found), *verdicts(sampling)[:SAID], *guidance_verdicts(guidance)[:SAID]],
                        [*remarks, *cautions(compared)], shown, times,
-                       ways, sampling, guidance, logs, bounds)
+                       ways, sampling, guidance, logs, bounds, data, memorisations(shown, data), members)
+
+
+def _answer(members: list[Member], points: list[Point], found: list[Effect]) -> list[str]:
+    """Families are compared at their best samplings; then the settings, where the sweep crosses some."""
+    said = families_answer(members)
+    return said if said and not found else [*said, *answer(points, found)]
 
 
 def _in_columns(fields: dict[str, list[str]], runs: Sequence[RunReport]) -> dict[str, list[str]]:

@@ -107,6 +107,11 @@ class RunDir:
         return self.samples / folder_name(self.spec, sampling)
 
     @property
+    def sampling_times(self) -> Path:
+        """How long samples took; see jobs/sampling/times.py."""
+        return self.path / "sampling.jsonl"
+
+    @property
     def samples_h5(self) -> Path:
         return self.samples / "samples.h5"
 

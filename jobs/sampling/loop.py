@@ -29,6 +29,7 @@ from jobs.sampling.finite_steps import finite_steps, state_after
 from jobs.sampling.gather import gather
 from jobs.sampling.partial import Partial, partial_file, partial_identity, read_partial, save_partial
 from jobs.sampling.survey import Remaining, survey
+from jobs.sampling.times import ChunkTimes
 from jobs.sampling.weights import guide_of, load_guide, load_sampled
 from jobs.spec.kinds import Guide, kind_of
 from jobs.spec.samplings import by_weights, weights_of, with_sampling
@@ -51,9 +52,12 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
         compile_sampler(run.spec, network, group)
         progress.prepare("looking for finished chunks")
         remaining = on_main(lambda: survey(run, network, group.device_name))
-        compute_chunks(run, network, group, remaining, interruption, progress)
+        times = ChunkTimes(run, group)
+        compute_chunks(run, network, group, remaining, interruption, progress, times)
         # The main rank may be without a chunk for hours. It hears of a request to stop meanwhile, and passes it on.
         meet(lambda: asked_to_stop(group, interruption))
+        if group.is_main:
+            times.write()
         stopped = any_rank(asked_to_stop(group, interruption))
         if not stopped and group.is_main:
             progress.prepare("gathering the samples")
@@ -66,7 +70,7 @@ def sample(run: RunDir, group: Group, interruption: Interruption) -> str:
 
 
 def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: list[Remaining], interruption: Interruption,
-                   progress: Progress) -> None:
+                   progress: Progress, times: ChunkTimes) -> None:
     """Take the next chunk, and compute it, until none is left or the stage is asked to stop."""
     # Samplings of the same weights one after another, so that weights are loaded as seldom as possible.
     left = {todo.sampling: todo for todo in remaining}
@@ -86,7 +90,7 @@ def compute_chunks(run: RunDir, network: nn.Module, group: Group, remaining: lis
             if load_sampled(run, network, todo.sampling) != todo.settings["weights_sha256"]:
                 raise UserError(f"{run.checkpoints}: the weights of step {todo.sampling.step} changed while sampling from them")
         with computing_in(with_sampling(run.spec, todo.sampling).sample.precision, group.device):
-            compute_chunk(run, network, group, todo, chunk, interruption, guide.of(todo), given)
+            compute_chunk(run, network, group, todo, chunk, interruption, times, guide.of(todo), given)
 
 
 class GuideInUse:
@@ -120,7 +124,8 @@ def compile_sampler(spec: Spec, network: nn.Module, group: Group) -> None:
 
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int,
-                  interruption: Interruption, guide: nn.Module | None = None, given: GivenImages | None = None) -> None:
+                  interruption: Interruption, times: ChunkTimes, guide: nn.Module | None = None,
+                  given: GivenImages | None = None) -> None:
     """Write chunk number `chunk` of a sampling; if the stage is asked to stop half-way, save the state of the chunk instead.
 
     Raises StageFailed that names the chunk and the step where values are not finite.
@@ -138,7 +143,7 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
     file, identity = partial_file(folder, chunk), partial_identity(todo.settings, indices, group.device_name)
     begun = read_partial(file, identity)
     left = begun.left if begun else kind_of(spec).steps(spec)
-    step, saved = None, time.monotonic()
+    step, saved, started = None, time.monotonic(), time.monotonic()
     for step in finite_steps(f"{folder}: chunk {chunk}", steps_from, stream, generator, begun):
         if step.left % TELL_EVERY == 0:
             group.store.add("steps_done", left - step.left)
@@ -151,8 +156,10 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
             if left and stop:
                 return
     assert step is not None, "a kind yields at least one step"
-    write_chunk(chunk_file(folder, chunk), Chunk(as_images(step.x), np.array(indices, dtype=np.int64), labels, group.device_name),
-                todo.settings)
+    drawn = as_images(step.x)  # waits for the device
+    if begun is None:
+        times.add(todo.sampling, len(indices), time.monotonic() - started)
+    write_chunk(chunk_file(folder, chunk), Chunk(drawn, np.array(indices, dtype=np.int64), labels, group.device_name), todo.settings)
     file.unlink(missing_ok=True)
 
 

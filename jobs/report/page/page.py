@@ -8,6 +8,7 @@ from jobs.report.page.chart import styles
 from jobs.report.page.cost_section import cost_blocks
 from jobs.report.page.curves_sections import bound_blocks, curves_blocks, effects_blocks, training_blocks
 from jobs.report.page.families.descriptions import descriptions_blocks
+from jobs.report.page.families.section import families_blocks
 from jobs.report.page.pictures_section import pictures_blocks
 from jobs.report.page.render import render
 from jobs.report.page.runs_sections import problems_blocks, quarters_blocks, runs_blocks
@@ -19,7 +20,8 @@ from jobs.report.study import StudyReport
 def study_page(study: StudyReport) -> str:
     """Return the text of report.html. Adds remarks to the study's runs where pictures cannot be drawn."""
     drawn = styles(study.shown)
-    others = [Section("models", "Objective and algorithm", descriptions_blocks(study)),
+    others = [Section("families", "The families side by side", families_blocks(study, drawn)),
+              Section("models", "Objective and algorithm", descriptions_blocks(study)),
               Section("effects", "What the swept fields do", effects_blocks(study)),
               Section("training", "Training", training_blocks(study, drawn)),
               Section("quarters", "Accuracy by quarter of the timesteps", quarters_blocks(study)),

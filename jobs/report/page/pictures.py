@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from jobs.data.dataset import ImageData, open_data
+from jobs.data.dataset import ImageData
 from jobs.data.pictures import ungrid
 from jobs.report.board import BoardLog
-from jobs.report.diffusion_facts import held_out_data, noised
-from jobs.report.neighbours import nearest, searched
+from jobs.report.diffusion_facts import noised
+from jobs.report.neighbours import nearest
 from jobs.report.run import RunReport
 from jobs.run.given import open_given
 from jobs.spec.kinds import given_of
@@ -24,7 +24,6 @@ CELL = 40  # smaller images are enlarged to this many pixels, by a whole factor
 COLUMNS, CLASSES = 6, 10  # of the picture of samples
 LABELS_READ = 100_000  # of samples.h5, to find some of each class
 COMPARED = 6  # samples to find the nearest training images of
-USUAL = 64  # images that the usual distance to the nearest training image comes from
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,6 @@ def noising_picture(run: RunReport, data: ImageData) -> Picture | None:
     return None if strip is None else tiles(strip.images, len(strip.images), strip.caption)
 
 
-def training_data(run: RunReport) -> ImageData | None:
-    """Open the training data of `run`. None with a remark where they cannot be opened on this machine."""
-    data = run.known_spec.data
-    try:
-        return open_data(data.path, data.image_size, data.channels)
-    except Exception as error:  # the report may be written on a machine without the data
-        run.remarks.append(f"training data: {str(error).splitlines()[0]}")
-        return None
-
-
 def given_picture(run: RunReport) -> Picture | None:
     """The images that the first samples are made of, above the samples; of large images that were reduced, these below. None for
     samples that are made of noise alone."""
@@ -163,28 +152,3 @@ def neighbours_picture(run: RunReport, data: ImageData) -> Picture | None:
         return tiles(np.concatenate([samples, data.images[index]]), len(samples),
                      f"{run.name}: {', '.join(f'{value:.0f}' for value in distance)} grey levels apart")
     return run.read(run.run.samples_h5, read, None)
-
-
-def usual_distance(run: RunReport, data: ImageData) -> str:
-    """A sentence to compare the samples with: how far unseen images are from their nearest training images."""
-    distance, whose = _distances_of_unseen(run, data) or _distances_of_trained(data)
-    low, middle, high = np.quantile(distance, [0.05, 0.5, 0.95])
-    return (f"For comparison, {whose} lie {middle:.0f} grey levels from the nearest training image in the median "
-            f"({low:.0f} to {high:.0f} for nine in ten). Copies would lie much nearer.")
-
-
-def _distances_of_unseen(run: RunReport, data: ImageData) -> tuple[np.ndarray, str] | None:
-    """Distances of held-out images and the images' name; None where there are none on this machine."""
-    path, ours = held_out_data(run.known_spec), run.known_spec.data
-    try:
-        unseen = open_data(path, ours.image_size, ours.channels).images[:USUAL] if path else None
-    except Exception:  # a UserError, or whatever a damaged file raises
-        return None
-    return None if unseen is None else (nearest(unseen, data.images)[1], f"{len(unseen)} held-out images of {path}")
-
-
-def _distances_of_trained(data: ImageData) -> tuple[np.ndarray, str]:
-    """Distances of training images to the nearest others, and the images' name."""
-    among = searched(len(data))
-    chosen = among[::max(1, len(among) // USUAL)][:USUAL]
-    return nearest(data.images[chosen], data.images, not_itself=chosen)[1], f"{len(chosen)} training images (themselves apart)"

@@ -1,10 +1,11 @@
 """The section with pictures: samples, strips from data to noise and back, nearest training images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jobs.data.dataset import ImageData
 from jobs.report.diffusion_facts import setting_of
-from jobs.report.page.blocks import Block, Heading, Paragraph, Pictures
+from jobs.report.memorisation import by_chance, in_words
+from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Pictures, Row, Table
 from jobs.report.page.pictures import (
     Picture,
     denoising_picture,
@@ -12,18 +13,15 @@ from jobs.report.page.pictures import (
     neighbours_picture,
     noising_picture,
     samples_picture,
-    training_data,
-    usual_distance,
 )
 from jobs.report.run import RunReport
-from jobs.report.samplings.shown import folder_of, to_show
+from jobs.report.samplings.shown import to_show
 from jobs.report.study import StudyReport
 
 
 def pictures_blocks(study: StudyReport) -> list[Block]:
-    runs, data = study.shown, _opened(study.shown)
-    near = [(run, picture) for run in runs if run.name in data and (picture := neighbours_picture(run, data[run.name]))]
-    usual = usual_distance(near[0][0], data[near[0][0].name]) if near else ""
+    runs, data = study.shown, study.data
+    near = [picture for run in runs if run.name in data and (picture := neighbours_picture(run, data[run.name]))]
     return [
         *_titled("Samples",
                  [samples_picture(run, data[run.name].class_names if run.name in data else []) for run in runs],
@@ -36,9 +34,26 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
                  "The forward process of the first training image, with the same noise each time."),
         *_titled("From noise to a sample", [denoising_picture(run, study.logs.get(run.name)) for run in runs],
                  "Quick samples (at most 50 steps of DDIM) that training drew when it saved last."),
-        *_titled("Nearest training images", [picture for _, picture in near],
+        *_titled("Nearest training images", near,
                  "Above the first samples, below the training images nearest to them in pixel space (root mean square over "
-                 f"pixels). {usual}")]
+                 "pixels)."),
+        *_memorisation(study)]
+
+
+def _memorisation(study: StudyReport) -> list[Block]:
+    found = study.memorised
+    if not found:
+        return []
+    rows: list[Row] = [[name, *(Cell(f"{value:.1f}", value=value) for value in (one.distance, one.unseen)),
+                        Cell(f"{100 * one.nearer:.0f} %", by_chance(one), one.nearer),
+                        Cell(f"{one.nearest} of {one.samples}", value=one.nearest)]
+                       for name, one in found.items()]
+    return [Heading("Memorisation"), Bullets([in_words(name, one) for name, one in found.items()]),
+            Table(["run", Cell("samples", "median distance to a training image"), Cell("unseen images", "the same"),
+                   Cell("sample is nearer", "of pairs"), Cell("nearer than all", "unseen images")], rows),
+            Paragraph(f"Distances are in grey levels of 255, root mean square over pixels, to the nearest training image. "
+                      f"Unseen: {'; '.join(dict.fromkeys(one.whose for one in found.values()))}. Blurred images lie near to many "
+                      "others without copying any.", "note")]
 
 
 def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Block]:
@@ -49,7 +64,7 @@ def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Blo
     if run is None:
         return
     names = data[run.name].class_names if run.name in data else []
-    pictures = [samples_picture(run, names, folder, entry.name) for entry in entries if (folder := folder_of(entry))]
+    pictures = [samples_picture(run, names, folder, entry.name) for entry in entries if (folder := entry.folder)]
     if len([picture for picture in pictures if picture]) < 2:
         return
     of = f" of {run.name}" if len(study.runs) > 1 else ""
@@ -57,18 +72,11 @@ def _by_sampling(study: StudyReport, data: dict[str, ImageData]) -> Iterator[Blo
                                                            "the batch size is equal. The table of samplings has all.")
 
 
-def _titled(title: str, pictures: list[Picture | None], note: str) -> Iterator[Block]:
+def _titled(title: str, pictures: Sequence[Picture | None], note: str) -> Iterator[Block]:
     """Pictures with a heading and a note; nothing where there are no pictures."""
     shown = [picture for picture in pictures if picture]
     if shown:
         yield from (Heading(title), Pictures(shown), Paragraph(note, "note"))
-
-
-def _opened(runs: list[RunReport]) -> dict[str, ImageData]:
-    """The training data of the runs whose data can be opened, by run. Each file is opened once."""
-    by_path = {run.known_spec.data.path: run for run in runs}
-    opened = {path: data for path, run in by_path.items() if (data := training_data(run))}
-    return {run.name: opened[path] for run in runs if (path := run.known_spec.data.path) in opened}
 
 
 def _schedules(runs: list[RunReport], data: dict[str, ImageData]) -> list[RunReport]:

@@ -59,7 +59,8 @@ def _row(study: StudyReport, run: RunReport, marked: dict[str, list[RunReport]])
         yield _swept(run, key)
     for name in study.metrics:
         metric = run.metrics.get(name)
-        yield Cell(figure(metric.value), metric.spread, metric.value, run in marked[name]) if metric else Cell("")
+        yield Cell(figure(metric.value), metric.spread, metric.value, run in marked[name]) if metric else Cell(
+            "–" if run.metrics else "")  # a dash: the run has no such number
     times = study.times[run.name]
     for stage in STAGES:
         yield _wall_time(times[stage]) if stage in times else Cell("")

@@ -1,7 +1,7 @@
 """The samplings of all runs: each entry of evaluation.json's curve with all its settings, and the time that it takes."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jobs.report.run import RunReport
 from jobs.spec.kinds import kind_of
 from jobs.spec.sampling_names import CHAIN as FIRST
 from jobs.spec.sampling_names import in_words
+from jobs.spec.samplings import samplings, with_sampling
 
 PUBLISHED_SAMPLES = 50_000  # behind the figures of papers
 OF_ALL = ("at", "seed")
@@ -39,6 +40,10 @@ class Sampled:
     """Wall time of drawing the run's samples: a share of the run's sampling stage, or planned; None where unknown."""
     measured: bool
     """Whether `seconds` come from the run's sampling stage; else from the newest bench-*.json here."""
+    folder: Path | None = None
+    """Where the samples are; None where the run's spec has no such sampling any more."""
+    process_seconds: float | None = None
+    """What one process took for one sample, without starting, loading and gathering; None where that was not recorded."""
 
     @property
     def context(self) -> str:
@@ -69,15 +74,41 @@ def _frozen(settings: Mapping[str, Any]) -> str:
 def sampled(runs: Iterable[RunReport], times: Mapping[str, Mapping[str, StageTime]]) -> list[Sampled]:
     """Return the samplings of all runs that are evaluated. `times`: by run and stage."""
     file = bench_to_plan_by(None)
-    found = []
-    for run in runs:
-        settings = [_settings(run, point) for point in run.curve]
-        worth = [point.evaluations * _share(run, own) for point, own in zip(run.curve, settings, strict=True)]
-        measured = seconds_per_evaluation(run, sum(worth), times.get(run.name, {}))
-        seconds = planned_seconds(run, file) if measured is None and file and run.curve else measured
-        found += [Sampled(run, point, own, _own(run, point, own), None if seconds is None else seconds * number,
-                          measured is not None)
-                  for point, own, number in zip(run.curve, settings, worth, strict=True)]
+    return [entry for run in runs for entry in _sampled(run, times.get(run.name, {}), file)]
+
+
+def _sampled(run: RunReport, times: Mapping[str, StageTime], file: Path | None) -> Iterator[Sampled]:
+    """Yield the samplings of one run. `file`: the rates to plan by, where a time was not measured."""
+    settings = [_settings(run, point) for point in run.curve]
+    worth = [point.evaluations * _share(run, own) for point, own in zip(run.curve, settings, strict=True)]
+    shared = seconds_per_evaluation(run, sum(worth), times)
+    planned = planned_seconds(run, file) if shared is None and file and run.curve else shared
+    known = _folders(run)
+    folders = [known.get((point.step, _frozen(own))) for point, own in zip(run.curve, settings, strict=True)]
+    each = [run.sample_seconds.get(str(folder.relative_to(run.run.path))) if folder else None for folder in folders]
+    # Times of some samplings beside shares of the stage for others would not compare.
+    timed = [one * (run.samples or 0) / processes(run) for one in each if one is not None]
+    for place, (point, own) in enumerate(zip(run.curve, settings, strict=True)):
+        whole = len(timed) == len(each)
+        seconds = timed[place] if whole else None if planned is None else planned * worth[place]
+        yield Sampled(run, point, own, _own(run, point, own), seconds, whole or shared is not None, folders[place], each[place])
+
+
+def processes(run: RunReport) -> int:
+    """Return how many processes drew the samples at last."""
+    last = next((attempt for attempt in reversed(run.attempts) if attempt.stage == "sample"), None)
+    return last.world_size if last else run.known_spec.resources.sample.world_size
+
+
+def _folders(run: RunReport) -> dict[tuple[int, str], Path]:
+    """Return the folders of the samplings that the run's spec has, by training step and settings."""
+    if run.spec is None or not run.curve:
+        return {}
+    found = {}
+    for sampling in samplings(run.spec):
+        settings = with_sampling(run.spec, sampling).sample.model_dump(mode="json")
+        counted = {key: settings[key] for key in settings if key not in OF_ALL or key in dict(sampling.changes)}
+        found[sampling.step, _frozen(counted)] = run.run.samples_folder(sampling)
     return found
 
 

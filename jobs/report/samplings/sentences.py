@@ -145,9 +145,9 @@ def noise(found: Sequence[Comparison]) -> list[str]:
             "below. All samplings have equally many samples, so the upward bias of few samples is about the same in each FID and "
             "cancels. Noise does not cancel: with few samples intervals are wide and pass more. They shrink with the square root "
             "of the number of samples, so a chain that passes here may fail with more samples.",
-            "Evaluations count every pass of a network for one sample, those of guidance too. Hours are a share of the measured "
-            "time of the sampling stage, by evaluations; there, an evaluation of a guide counts by the FLOP of the guide's own "
-            "network."]
+            "Evaluations count every pass of a network for one sample, those of guidance too. Hours are those that the chunks of "
+            "each sampling took; where an earlier version did not record these, a share of the time of the sampling stage, by "
+            "evaluations, in which an evaluation of a guide counts by the FLOP of the guide's own network."]
 
 
 def time_for(way: Way, samples: int | None = None) -> str:

@@ -1,15 +1,13 @@
-"""Which samplings of a run have a picture, and where their samples are."""
+"""Which samplings of a run have a picture."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from jobs.report.run import RunReport
 from jobs.report.samplings.comparisons import Comparison
-from jobs.report.samplings.entries import OF_ALL, Sampled
+from jobs.report.samplings.entries import Sampled
 from jobs.report.samplings.ways import FID, Way
-from jobs.spec.samplings import samplings, with_sampling
 
 PICTURES = 12
 
@@ -34,16 +32,3 @@ def _telling(comparison: Comparison) -> list[Way]:
     rejected = [way for way in comparison.shorter if comparison.passes(way) is False]
     found = [comparison.full, comparison.cheapest, max(rejected, key=lambda way: way.evaluations, default=None)]
     return [way for way in found if way is not None and way.value(FID) is not None]
-
-
-def folder_of(entry: Sampled) -> Path | None:
-    """Return the folder with the samples of `entry`; None where the run's spec has no such sampling any more."""
-    if entry.run.spec is None:
-        return None
-    spec = entry.run.spec
-    for sampling in samplings(spec):
-        settings = with_sampling(spec, sampling).sample.model_dump(mode="json")
-        counted = {key: settings[key] for key in settings if key not in OF_ALL or key in dict(sampling.changes)}
-        if sampling.step == entry.point.step and entry.settings == counted:
-            return entry.run.run.samples_folder(sampling)
-    return None

@@ -58,6 +58,12 @@ class Way:
         known = [entry.seconds for entry in self.entries if entry.seconds is not None]
         return fmean(known) if known else None
 
+    @property
+    def process_seconds(self) -> float | None:
+        """What one process took for one sample, the mean over runs; None where that was not recorded."""
+        known = [entry.process_seconds for entry in self.entries if entry.process_seconds is not None]
+        return fmean(known) if known else None
+
     def value(self, metric: str) -> float | None:
         """The mean over runs."""
         values = self.values(metric)
@@ -99,10 +105,16 @@ def ways_of(entries: Sequence[Sampled]) -> dict[str, list[Way]]:
     keys = [key for key in swept_fields(_runs(entries)) if not is_seed(key) and not key.startswith("sample.")]
     found: dict[str, dict[str, list[Sampled]]] = {}
     for entry in of_last_step(entries):
-        training = ", ".join(f"{key.rpartition('.')[2]}={label(entry.run.differs[key])}" for key in keys
-                             if key in entry.run.differs)
+        training = _in_words({key: entry.run.differs[key] for key in keys if key in entry.run.differs}, entry.run.name)
         found.setdefault(training, {}).setdefault(entry.key, []).append(entry)
     return {training: list(map(Way, alike.values())) for training, alike in found.items()}
+
+
+def _in_words(differs: Mapping[str, Any], name: str) -> str:
+    """Return what differs, "lr=0.1, loss=vlb"; the name of the run where whole sections differ, which no words tell."""
+    if any(isinstance(value, Mapping) for value in differs.values()):
+        return name
+    return ", ".join(f"{key.rpartition('.')[2]}={label(value)}" for key, value in differs.items())
 
 
 def _runs(entries: Sequence[Sampled]) -> list[RunReport]:

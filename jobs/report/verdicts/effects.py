@@ -1,6 +1,6 @@
 """The effect of each swept field on each metric, over groups of points (settings) that differ in this field alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,10 +68,14 @@ class Effect:
 
 
 def effects(points: Sequence[Point]) -> list[Effect]:
-    """Return an Effect for each swept field but seeds, and each metric, where points that differ in the field alone have both."""
+    """Return an Effect for each swept field and each metric, where points that differ in the field alone have both.
+
+    Seeds have no effect, and whole sections no name.
+    """
     fields = swept_fields([run for point in points for run in point.runs])
     settings = {key: values for key, values in fields.items() if not is_seed(key)}
-    pairs = [(field, metric) for field in settings for metric in metric_names(points)]
+    sections = {key for point in points for key, value in point.differs.items() if isinstance(value, Mapping)}
+    pairs = [(field, metric) for field in settings if field not in sections for metric in metric_names(points)]
     return [effect for field, metric in pairs if (effect := _effect(points, settings, field, metric))]
 
 

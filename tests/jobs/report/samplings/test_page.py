@@ -15,7 +15,7 @@ from jobs.report.exports import as_csv, as_json
 from jobs.report.page.samplings_panels import evaluations_panels, guidance_panels
 from jobs.report.page.samplings_section import samplings_blocks
 from jobs.report.samplings.entries import sampled
-from jobs.report.samplings.shown import PICTURES, folder_of, to_show
+from jobs.report.samplings.shown import PICTURES, to_show
 from jobs.report.samplings.ways import ways_of
 from jobs.report.study import read_study
 from jobs.report.write import report
@@ -73,7 +73,7 @@ def test_each_family_is_a_line_with_its_name_and_the_full_chain_is_marked(run):
 def test_pictures_of_each_sampling_whose_samples_are_there(run):
     write_json(run.evaluation, evaluation(chains()))
     for entry_ in sampled([read_study(run.path.parent).runs[0]], {}):
-        folder = folder_of(entry_)
+        folder = entry_.folder
         if folder and folder != run.samples:
             folder.mkdir()
             with h5py.File(folder / "samples.h5", "w") as file:
