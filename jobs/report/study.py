@@ -96,7 +96,7 @@ def read_study(folder: Path) -> StudyReport:
     fields = _in_columns(swept_fields([run for point in compared for run in point.runs]), runs)
     ways = ways_of(sampled([run for run in runs if not run.left], times))
     sampling, guidance, data = comparisons(ways), guided(ways), training_data(shown)
-    members = members_of(compared, ways, found, logs, times)
+    members = members_of(compared, ways, logs, times)
     asked = families_question(members) if members else question(_asked_about(compared))
     return StudyReport(name, folder, source, runs, compared, fields, metric_names(runs), found, asked,
                        [*_answer(members, compared, found), *verdicts(sampling)[:SAID], *guidance_verdicts(guidance)[:SAID]],

@@ -159,7 +159,8 @@ def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining
     drawn = as_images(step.x)  # waits for the device
     if begun is None:
         times.add(todo.sampling, len(indices), time.monotonic() - started)
-    write_chunk(chunk_file(folder, chunk), Chunk(drawn, np.array(indices, dtype=np.int64), labels, group.device_name), todo.settings)
+    write_chunk(chunk_file(folder, chunk), Chunk(drawn, np.array(indices, dtype=np.int64), labels, group.device_name),
+                todo.settings)
     file.unlink(missing_ok=True)
 
 

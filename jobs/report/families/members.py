@@ -8,7 +8,6 @@ from jobs.report.board import BoardLog
 from jobs.report.cost import StageTime
 from jobs.report.run import RunReport
 from jobs.report.samplings.ways import FID, Way
-from jobs.report.verdicts.effects import Effect
 from jobs.report.verdicts.points import Point
 from jobs.spec.kinds import draws_samples, kind_of
 from jobs.spec.sections import Spec
@@ -58,17 +57,17 @@ class Member:
         return self.times["train"].seconds if "train" in self.times else None
 
 
-def members_of(points: Iterable[Point], ways: Mapping[str, Sequence[Way]], found: Sequence[Effect], logs: Mapping[str, BoardLog],
+def members_of(points: Iterable[Point], ways: Mapping[str, Sequence[Way]], logs: Mapping[str, BoardLog],
                times: Mapping[str, Mapping[str, StageTime]]) -> list[Member]:
     """Return the members where the study has several families, else nothing.
 
-    Kinds of model are families. So are objectives of one kind, unless the sweep crosses settings (`found` has the effects of
-    these): its question is then what the settings do.
+    Kinds of model are families. So are objectives of one kind, where each setting has its own: otherwise the question of the
+    sweep is what its settings do.
     """
     drawing = [point for point in points if (spec := point.runs[0].spec) and draws_samples(spec)]
     members = [_member(point, ways, logs, times) for point in drawing]
     kinds, titles = {member.spec.kind for member in members}, {member.title for member in members}
-    return members if len(kinds) > 1 or len(titles) > 1 and not found else []
+    return members if len(kinds) > 1 or len(titles) == len(members) > 1 else []
 
 
 def _member(point: Point, ways: Mapping[str, Sequence[Way]], logs: Mapping[str, BoardLog],

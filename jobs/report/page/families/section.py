@@ -26,13 +26,13 @@ EXPLAINED = ("Each at its sampling with the lowest FID. Seconds are those of one
 
 
 def families_blocks(study: StudyReport, drawn: Mapping[str, Style]) -> list[Block]:
-    members = [member for member in study.members if member.run.name in drawn]
+    members, shown = study.members, [member for member in study.members if member.run.name in drawn]
     if not members:
         return []
-    convergence = convergence_panels(members, drawn)
+    convergence = convergence_panels(shown, drawn)
     return [*_glance(members),
             Heading("Quality against the price of a sample"),
-            Panels([*quality_panels(members, drawn), *trade_panels(members, drawn)], f"{HOW_DRAWN} {TRADED}"),
+            Panels([*quality_panels(shown, drawn), *trade_panels(shown, drawn)], f"{HOW_DRAWN} {TRADED}"),
             *_titled("Convergence", Panels(convergence, CONVERGED)), *_costs(members), *_fairness(members)]
 
 
