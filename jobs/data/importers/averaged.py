@@ -52,13 +52,20 @@ def _each(blocks: Iterable[np.ndarray], image_size: int) -> Iterator[np.ndarray]
 def average(images: np.ndarray, image_size: int) -> np.ndarray:
     """Average square images uint8 [n, S, S, C] down to uint8 [n, image_size, image_size, C]; halves are rounded up.
 
-    Sums are whole numbers below 2**53, which float64 adds without error in any order: every machine gives the same pixels.
+    All sums are of whole numbers and exact, also in float64, which adds such numbers below 2**53 without error in any order:
+    every machine gives the same pixels.
     """
     side = images.shape[1]
-    weights = _overlaps(side, image_size)
-    rows = np.einsum("oh,nhwc->nowc", weights, images.astype(np.float64), optimize=True)
-    sums = np.einsum("pw,nowc->nopc", weights, rows, optimize=True)
-    return ((2 * sums.astype(np.int64) + side * side) // (2 * side * side)).astype(np.uint8)
+    if side % image_size == 0:
+        area, step = (side // image_size) ** 2, side // image_size
+        sums = np.zeros((len(images), image_size, image_size, images.shape[3]), np.int64)
+        for row, column in np.ndindex(step, step):
+            sums += images[:, row::step, column::step]
+    else:
+        area, weights = side * side, _overlaps(side, image_size)
+        rows = np.tensordot(weights, images.astype(np.float64), (1, 1))  # [new row, n, old column, C]
+        sums = np.tensordot(weights, rows, (1, 2)).transpose(2, 1, 0, 3).astype(np.int64)
+    return ((2 * sums + area) // (2 * area)).astype(np.uint8)
 
 
 def _overlaps(side: int, image_size: int) -> np.ndarray:

@@ -164,18 +164,15 @@ def _read(archive: zipfile.ZipFile, name: str, most: int) -> bytes | str:
 
 
 def _decode(content: bytes | Path, bits: int, first: Header, form: Form) -> Decoded | str:
-    header = read_header(content)
-    if isinstance(header, str):
-        return header
-    if (header.width, header.height) != (first.width, first.height):
-        return f"{header.width}x{header.height}, but the first image is {first.width}x{first.height}"
-    if header.is_grey != first.is_grey:
-        return f"{_colour(header)}, but the first image is {_colour(first)}"
+    """The image, if it is like the first one."""
     found = replace(form, image_size=first.width).decode(content, bits)
-    if isinstance(found, str) or form.image_size == first.width:
+    header = read_header(content) if isinstance(found, str) or found.size != (first.width, first.height) else first
+    if isinstance(header, Header) and (header.width, header.height) != (first.width, first.height):
+        return f"{header.width}x{header.height}, but the first image is {first.width}x{first.height}"
+    if isinstance(found, str):
+        return found
+    if found.done & {"grey", "colour"}:
+        return f"{'coloured' if first.is_grey else 'grey'}, but the first image is {'grey' if first.is_grey else 'coloured'}"
+    if form.image_size == first.width:
         return found
     return replace(found, pixels=average(found.pixels[None], form.image_size)[0])
-
-
-def _colour(header: Header) -> str:
-    return "grey" if header.is_grey else "coloured"
