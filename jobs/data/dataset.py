@@ -104,8 +104,8 @@ def opened(path: str, unfit: str = "not an HDF5 file, or a damaged one") -> Iter
         with open_hdf5(path) as file:
             yield file
     except FileNotFoundError as error:
-        raise UserError(why_missing(path) or f"{path}: no such file; make a data set with `iddpm data digits`, `folder`, "
-                        f"`cifar10` or `npz`, or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
+        raise UserError(why_missing(path) or f"{path}: no such file; make a data set with `iddpm data`, "
+                        f"or use a built-in one: {', '.join(BUILT_IN_DATA)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: not readable (permission denied)") from error
     except UNREADABLE as error:

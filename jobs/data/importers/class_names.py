@@ -24,10 +24,13 @@ class ClassNames:
     names: list[str]
     first: int | None = None
 
-    def check(self, labels: np.ndarray) -> None:
-        """Raise UserError if a label, int64 [N] from 0, has no name."""
+    def check(self, labels: np.ndarray | None, where: str) -> None:
+        """Raise UserError if a label, int64 [N] from 0, has no name, or if `where` has no labels."""
+        if labels is None:
+            raise UserError(f"{where}: has no labels, so there are no classes for the names in {self.path}")
         if len(labels) and labels.max() >= len(self.names):
-            raise UserError(f"{self.path}: names {len(self.names)} classes, but there is a class number {labels.max() + 1}")
+            raise UserError(f"{self.path}: names {len(self.names)} of the classes, "
+                            f"but there is a class number {labels.max() + 1}")
 
 
 def read_class_names(path: Path) -> ClassNames:

@@ -38,6 +38,8 @@ def import_zip(source: Path, writer: Writer, on_error: OnError = "refuse", class
     names = read_class_names(class_names) if class_names else None
     with _open(source) as archive:
         listing, labels = _list(source, archive), _read_labels(source, archive)
+        if names and not labels:
+            names.check(None, str(source))
         first = _first_header(source, archive, listing.images)
         form = Form(image_size or first.width, 1 if first.is_grey else 3, on_error)
         check_not_enlarged(first.width, form.image_size, str(source))

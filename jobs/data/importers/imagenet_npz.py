@@ -43,7 +43,7 @@ def import_imagenet_npz(sources: Sequence[Path], writer: Writer, split: Split, c
                             f"{side}x{side}")
     labels = np.concatenate([_labels(path, header.shape[0]) for path, header in zip(files, headers, strict=True)])
     if names:
-        names.check(labels)
+        names.check(labels, str(files[0]))
     small = averaged(_blocks(files, headers, side), (len(labels), side, side, 3), image_size, str(files[0]))
     given = ", ".join(str(source) for source in sources[:_BATCHES]) + (" and more" if len(sources) > _BATCHES else "")
     span = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"

@@ -54,7 +54,7 @@ def import_mnist(source: Path, writer: Writer, split: Split, labels: Path | None
         if ids.min() < 0:
             raise UserError(f"{labels_path}: label 0 of image {np.argmin(ids)}, but labels start at {first}")
         if names:
-            names.check(ids)
+            names.check(ids, str(labels_path))
         if first:
             remarks.append(f"labels from {first} became ids from 0")
         blocks = (block.transpose(0, 2, 1)[..., None] if is_emnist else block[..., None] for block in blocks_of(stream, shape))
@@ -64,8 +64,12 @@ def import_mnist(source: Path, writer: Writer, split: Split, labels: Path | None
 
 
 def _find_images(folder: Path, split: Split) -> Path:
-    """The file of images of `split` in `folder`. Raises UserError if there is none, or if there are several sets."""
+    """The file of images of `split` in `folder`, or in its `raw`, where torchvision puts files.
+
+    Raises UserError if there is none, or if there are several sets.
+    """
     found: dict[str, Path] = {}
+    folder = folder / "raw" if (folder / "raw").is_dir() else folder
     for path in sorted(folder.iterdir(), reverse=True):  # a file that is not packed comes last, and counts
         match = _NAME.fullmatch(path.name)
         if match and match["what"] == "images" and match["split"] in _SPLITS[split] and path.is_file():

@@ -6,12 +6,13 @@ import numpy as np
 
 from jobs.data.dataset import order_hint
 from jobs.data.importers.averaged import averaged
+from jobs.data.importers.class_names import read_class_names
 from jobs.data.importers.writer import Summary, Writer, blocks_of
 from jobs.data.npz_arrays import Npz, open_npz
 from jobs.errors import UserError
 
 
-def import_npz(source: Path, writer: Writer, image_size: int | None = None) -> Summary:
+def import_npz(source: Path, writer: Writer, image_size: int | None = None, class_names: Path | None = None) -> Summary:
     """Write the images `arr_0` or `images`, uint8 [N, H, W, C] with H = W, and the labels `arr_1` or `labels`, if any.
 
     `image_size` averages the images down. They pass through memory in blocks. Raises UserError that names the file and the array
@@ -19,6 +20,7 @@ def import_npz(source: Path, writer: Writer, image_size: int | None = None) -> S
     """
     if not source.is_file() and source.exists():
         raise UserError(f"{source}: not an .npz file")
+    names = read_class_names(class_names) if class_names else None
     with open_npz(source) as npz:
         name = next((name for name in ("arr_0", "images") if name in npz.names), None)
         if name is None:
@@ -33,8 +35,11 @@ def import_npz(source: Path, writer: Writer, image_size: int | None = None) -> S
             if height != width:
                 raise UserError(f"{npz.where(name)}: images are {height}x{width}; they must be square{order_hint(header.shape)}")
             labels = _read_labels(npz, count)
+            if names:
+                names.check(labels, str(source))
             small = averaged(blocks_of(stream, header.shape), header.shape, image_size, npz.where(name))
-            return writer.write(small.blocks, small.shape, labels, [], f"npz file {source}{small.words}")
+            return writer.write(small.blocks, small.shape, labels, names.names if names else [],
+                                f"npz file {source}{small.words}")
 
 
 def _read_labels(npz: Npz, count: int) -> np.ndarray | None:

@@ -52,14 +52,15 @@ def cifar100(archive: Path, output: Path, split: Literal["train", "test"], label
 @click.command()
 @SOURCE
 @OUTPUT
+@CLASS_NAMES
 @AVERAGED
-def npz(source: Path, output: Path, image_size: int | None) -> None:
+def npz(source: Path, output: Path, class_names: Path | None, image_size: int | None) -> None:
     """An .npz file of images, as the reference code writes.
 
     It has arr_0 (or images), uint8 [N, H, W, C], and optionally arr_1 (or labels).
     """
     from jobs.data.importers.npz import import_npz
-    import_and_print(output, lambda writer: import_npz(source, writer, image_size))
+    import_and_print(output, lambda writer: import_npz(source, writer, image_size, class_names))
 
 
 @click.command(name="imagenet-npz")

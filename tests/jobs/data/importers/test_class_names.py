@@ -20,9 +20,11 @@ def test_three_forms(tmp_path, text, names, first):
     (tmp_path / "a.txt").write_text(text)
     found = read_class_names(tmp_path / "a.txt")
     assert (found.names, found.first) == (names, first)
-    found.check(np.array([len(names) - 1]))
-    with pytest.raises(UserError, match=f"names {len(names)} classes, but there is a class number {len(names) + 1}"):
-        found.check(np.array([0, len(names)]))
+    found.check(np.array([len(names) - 1]), "a.npz")
+    with pytest.raises(UserError, match=f"names {len(names)} of the classes, but there is a class number {len(names) + 1}"):
+        found.check(np.array([0, len(names)]), "a.npz")
+    with pytest.raises(UserError, match="a.npz: has no labels, so there are no classes for the names in .*a.txt"):
+        found.check(None, "a.npz")
 
 
 @pytest.mark.parametrize("content, message", [

@@ -66,6 +66,9 @@ def test_images_come_in_the_order_of_their_names(tmp_path, output, monkeypatch, 
 def test_a_zip_without_labels(tmp_path, output, labels, remark):
     summary, data = import_them(put(tmp_path / "a.zip", labels=labels), output)
     assert data.labels is None and summary.remarks == [remark]
+    (tmp_path / "names").write_text("a\nb\nc\nd\n")
+    with pytest.raises(UserError, match="a.zip: has no labels, so there are no classes for the names in"):
+        import_them(tmp_path / "a.zip", output, class_names=tmp_path / "names")
 
 
 def test_grey_images_and_other_files(tmp_path, output):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def test_files_one_by_one_and_folders_of_parts(tmp_path, output):
     np.testing.assert_array_equal(import_them([one.parent], output)[1].images, IMAGES)
 
 
+def test_images_pass_through_memory_in_blocks(tmp_path, output, monkeypatch):
+    monkeypatch.setattr(writer, "_BLOCK", 20)
+    files = [put(tmp_path / f"{number}.npz", np.zeros((500, 32, 32, 3), np.uint8), np.ones(500, int)) for number in range(4)]
+    tracemalloc.start()
+    try:
+        import_imagenet_npz(files, Writer(output), "train", image_size=20)
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20  # of 6 MB of images; float64 takes eight times as much of a block
+    finally:
+        tracemalloc.stop()
+
+
 def test_class_names_and_averaging(tmp_path, output):
     (tmp_path / "map_clsloc.txt").write_text("".join(f"n{7000 - n:08d} {n} name_{n}\n" for n in range(1, 1001)))
     source = put(tmp_path / "val_data.npz")
@@ -76,7 +88,7 @@ def test_class_names_and_averaging(tmp_path, output):
     with pytest.raises(UserError, match="val_data.npz: images are 4x4, smaller than image_size 8"):
         import_them([source], output, image_size=8)
     (tmp_path / "few.txt").write_text("n00000001 1 one")
-    with pytest.raises(UserError, match="few.txt: names 1 classes, but there is a class number"):
+    with pytest.raises(UserError, match="few.txt: names 1 of the classes, but there is a class number"):
         import_them([source], output, class_names=tmp_path / "few.txt")
 
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -63,14 +64,26 @@ def test_files_of_other_names_and_class_names(tmp_path, output):
     summary, data = import_them(tmp_path / "a", output, labels=tmp_path / "b", class_names=tmp_path / "names.txt")
     assert data.class_names == summary.classes == [f"the {number}" for number in range(10)]
     (tmp_path / "names.txt").write_text("a\nb")
-    with pytest.raises(UserError, match="names.txt: names 2 classes, but there is a class number 10"):
+    with pytest.raises(UserError, match="names.txt: names 2 of the classes, but there is a class number 10"):
         import_them(tmp_path / "a", output, labels=tmp_path / "b", class_names=tmp_path / "names.txt")
 
 
 def test_a_file_that_is_not_packed_goes_before_its_packed_twin(tmp_path, output):
     put(tmp_path / "raw", packed=True, images=IMAGES[::-1])
     put(tmp_path / "raw")
-    np.testing.assert_array_equal(import_them(tmp_path / "raw", output)[1].images[..., 0], IMAGES)
+    for folder in (tmp_path, tmp_path / "raw"):
+        np.testing.assert_array_equal(import_them(folder, output)[1].images[..., 0], IMAGES)
+
+
+def test_images_pass_through_memory_in_blocks(tmp_path, output, monkeypatch):
+    monkeypatch.setattr(writer, "_BLOCK", 100)
+    source = put(tmp_path, images=np.zeros((40_000, 10, 10), np.uint8), labels=np.zeros(40_000, np.uint8))
+    tracemalloc.start()
+    try:
+        import_mnist(source, Writer(output), "train")
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20  # of 4 MB of images; labels as int64 are 320 KB
+    finally:
+        tracemalloc.stop()
 
 
 def test_emnist_is_turned_upright_and_has_its_letters(tmp_path, output):

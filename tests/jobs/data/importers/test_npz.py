@@ -45,6 +45,16 @@ def test_npz_without_labels(tmp_path, output):
     assert open_data(str(output), 4, 3).labels is None
 
 
+def test_npz_with_class_names(tmp_path, output):
+    np.savez(tmp_path / "a.npz", NPZ_IMAGES, np.arange(7) % 2)
+    (tmp_path / "names").write_text("cat\ndog")
+    import_npz(tmp_path / "a.npz", Writer(output), class_names=tmp_path / "names")
+    assert open_data(str(output), 4, 3, 2).class_names == ["cat", "dog"]
+    np.savez(tmp_path / "a.npz", NPZ_IMAGES)
+    with pytest.raises(UserError, match="a.npz: has no labels, so there are no classes for the names in .*names"):
+        import_npz(tmp_path / "a.npz", Writer(output), class_names=tmp_path / "names")
+
+
 def test_npz_averaged_down(tmp_path, output):
     np.savez(tmp_path / "a.npz", NPZ_IMAGES)
     import_npz(tmp_path / "a.npz", Writer(output), 2)
