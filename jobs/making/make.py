@@ -64,7 +64,8 @@ def _record(job: Job, weights_sha256: str, guide: dict | None, group: Group, thr
     """All that the pictures depend on: equal records, equal bytes."""
     request = job.request
     return {"run": str(job.run.path), "step": job.step, "weights_sha256": weights_sha256, "guide": guide,
-            "sample": job.spec.sample.model_dump(mode="json", exclude={"num_samples", "batch_size", "seed", "at", "compile"}),
+            "sample": job.spec.sample.model_dump(mode="json", exclude={"num_samples", "batch_size", "seed", "at", "compile",
+                                                                     "low_res"}),
             "work": request.work, "count": job.count, "labels": job.labels, "seed": job.seed, "steps": request.steps,
             "at": job.at, "interpolate": request.interpolate, "film": request.film,
             "given": {name: picture.sha256 for name, picture in job.given.items()}, "mask": job.mask_sha256,

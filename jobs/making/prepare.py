@@ -13,7 +13,7 @@ from jobs.making.given import Given, read_mask, read_picture
 from jobs.making.request import DEFAULT_AT, Request, as_seed
 from jobs.run.directory import RunDir
 from jobs.run.guides import guide_run
-from jobs.spec.kinds import draws_samples, editing_kind, given_of, kind_of
+from jobs.spec.kinds import draws_samples, editing_kind, given_kind, given_of, kind_of
 from jobs.spec.sections import Spec
 from jobs.storage.files import sha256_of_file
 
@@ -42,7 +42,7 @@ class Job:
     seed: int | None
     """None where nothing is drawn at random."""
     at: float | None
-    """How far the picture of --from is noised."""
+    """How far the picture of --from is noised; None where it is enlarged instead."""
     given: dict[str, Given] = field(default_factory=dict)
     """The given pictures by their names as the user wrote them."""
     anew: np.ndarray | None = None
@@ -64,14 +64,14 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
     spec = run.spec
     if not draws_samples(spec):
         raise UserError(f"{run.path}: is of kind {spec.kind}, which makes no pictures")
-    if made_of := given_of(spec):
-        raise UserError(f"{run.path}: is of kind {spec.kind}, which makes each picture of another one: `iddpm sample {run.path}` "
-                        f"makes them of those that {made_of.key} names")
+    made_of = given_of(spec)
+    if made_of:
+        _check_enlarging(request, run, made_of.key)
     check_folder(out, run)
-    if editing := editing_kind(spec):
+    if chains := editing_kind(spec) or given_kind(spec):
         if request.steps is not None:
             try:
-                spec = editing.shortened(spec, request.steps)
+                spec = chains.shortened(spec, request.steps)
             except ValueError as error:
                 raise UserError(f"--steps {request.steps}: {error}") from error
     elif request.work != "new" or request.steps is not None:
@@ -85,13 +85,24 @@ def prepare(run: RunDir, request: Request, out: Path) -> Job:
         raise UserError(f"{run.path}: has no weights yet; `iddpm train {run.path}` trains it")
     names = [str(path) for path in (request.start, request.inpaint, request.encode) if path is not None]
     names += [end for end in request.interpolate or () if as_seed(end) is None]
-    given = {name: read_picture(Path(name), spec.data) for name in names}
+    data = spec.data.model_copy(update={"image_size": made_of.size}) if made_of else spec.data
+    given = {name: read_picture(Path(name), data) for name in names}
     anew = read_mask(request.mask, given[str(request.inpaint)]) if request.mask else None
     random = request.work not in ("interpolate", "encode")
     seed = None if not random else secrets.randbelow(1_000_000) if request.seed is None else request.seed
-    at = (DEFAULT_AT if request.at is None else request.at) if request.work == "from" else None
+    at = (DEFAULT_AT if request.at is None else request.at) if request.work == "from" and not made_of else None
     return Job(run, request, spec, min(step, spec.train.iterations), classes, labels, request.count(labels), seed, at, given,
                anew, sha256_of_file(request.mask) if request.mask else None)
+
+
+def _check_enlarging(request: Request, run: RunDir, key: str) -> None:
+    """Raise UserError for a request that a run of a kind that makes pictures of given ones cannot do."""
+    what = f"{run.path} is of kind {run.spec.kind}, which makes pictures of smaller ones"
+    if request.work == "new":
+        raise UserError(f"{what}: give --from PICTURE; `iddpm sample {run.path}` takes those that {key} names")
+    if request.work != "from" or request.at is not None:
+        option = "at" if request.work == "from" else request.work
+        raise UserError(f"--{option}: {what} with --from PICTURE alone: leave --{option} out")
 
 
 def is_a_run(folder: Path) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor
 from diffusion.editing.interpolation import slerp
 from jobs.data.pictures import as_images
 from jobs.errors import UserError
-from jobs.kinds.protocol import Walk, editing_of, model_of
+from jobs.kinds.protocol import Walk, editing_of, giving_model, model_of
 from jobs.making.sheet import Tile, in_rows
 from jobs.making.studio import Studio
-from jobs.spec.kinds import kind_of
+from jobs.spec.kinds import given_kind, kind_of
 
 SHOWN, ROW_SHOWN = 100, 12  # on the overview: pictures or rows, and pictures of a row of --interpolate in one line
 HIDDEN = 128  # grey of pixels that are to be made anew
@@ -49,7 +49,9 @@ def new(studio: Studio) -> Made:
 
 
 def vary(studio: Studio) -> Made:
-    """Variants of the picture of --from: noised as far as --at says, and denoised."""
+    """Variants of the picture of --from: noised as far as --at says, and denoised. Of an upsampler: the picture, enlarged."""
+    if given_kind(studio.job.spec):
+        return enlarge(studio)
     job, name = studio.job, str(studio.job.request.start)
     at = job.at
     assert at is not None
@@ -67,6 +69,20 @@ def vary(studio: Studio) -> Made:
     images = as_images(studio.walk(job.count, begin))
     first = [Tile(job.given[name].pixels, "given"), Tile(as_images(noised[0])[0], f"noised to {at:g}")]
     return _numbered(studio, images, first)
+
+
+def enlarge(studio: Studio) -> Made:
+    """The small picture of --from, enlarged several times, with noise of --seed."""
+    job, spec = studio.job, studio.job.spec
+    kind, small = kind_of(spec), job.given[str(job.request.start)].pixels
+
+    def begin(numbers: list[int]) -> Walk:
+        steps = giving_model(spec).generate_of(spec, studio.network, studio.device, studio.randn(numbers),
+                                               studio.labels(numbers), np.stack([small] * len(numbers)), None, studio.guide)
+        return Walk(kind.steps(spec), kind.evaluations(spec), None, steps)
+    images = as_images(studio.walk(job.count, begin))
+    factor = images.shape[1] // small.shape[0]
+    return _numbered(studio, images, [Tile(small.repeat(factor, axis=0).repeat(factor, axis=1), "given")])
 
 
 def inpaint(studio: Studio) -> Made:

@@ -214,6 +214,9 @@ class GivenKind(Protocol):
     def given_problems(self, spec: Any, size: int, channels: int, classes: int | None, count: int) -> Iterable[str]:
         """Return why `count` images of `size` pixels and so many channels do not fit. `classes`: None where they have none."""
 
+    def shortened(self, spec: Any, steps: int) -> Any:
+        """As that of EditingKind."""
+
 
 @cache
 def _load(module: str) -> Kind:

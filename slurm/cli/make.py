@@ -48,6 +48,7 @@ def make(run: Path, out: Path, num: int | None, labels: str | None, seed: int | 
     iddpm make RUN --out b --labels 3,3,8 --film  of classes; and a film of them
     iddpm make RUN --out c --interpolate 1 2      from the noise of seed 1 to 2's
     iddpm make RUN --out d --from cat.png --at 0.4            variants of cat.png
+    iddpm make RUN --out d --from cat.png                     upsampler: enlarged
     iddpm make RUN --out e --inpaint cat.png --mask m.png     its white part anew
     iddpm make RUN --out f --encode cat.png                   its latent
 

@@ -60,6 +60,12 @@ class ReverseChainKind(Generic[ChainSpec]):
     def guide_problems(self, spec: ChainSpec, other: Spec) -> Iterable[Contradiction]:
         return guide_problems(spec, other)
 
+    def shortened(self, spec: ChainSpec, steps: int) -> ChainSpec:
+        """Return `spec` with a chain of so many steps: even in log-SNR for the solvers, which are made for it."""
+        chain = str(steps) if spec.sample.sampler in ("ancestral", "ddim") else f"logsnr{steps}"
+        chain_length(spec, chain)  # raises ValueError
+        return with_changes(spec, (("timestep_respacing", chain),))
+
     def records_steps(self, spec: ChainSpec) -> bool:
         return spec.sample.cuda_graph
 
@@ -120,12 +126,6 @@ class DiffusionKind(ReverseChainKind[DiffusionSpec]):
 
     def resolve(self, written: DiffusionSpecAsWritten) -> DiffusionSpec:
         return resolve(written)
-
-    def shortened(self, spec: DiffusionSpec, steps: int) -> DiffusionSpec:
-        """Return `spec` with a chain of so many steps: even in log-SNR for the solvers, which are made for it."""
-        chain = str(steps) if spec.sample.sampler in ("ancestral", "ddim") else f"logsnr{steps}"
-        chain_length(spec, chain)  # raises ValueError
-        return with_changes(spec, (("timestep_respacing", chain),))
 
 
 def chain_length(spec: DiffusionSpec, timestep_respacing: str) -> int:

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from broken_sampling import die_in_the_first_chunk
+from command_line import iddpm_here
 from noisy_runs import same, samples
+from PIL import Image
 from safetensors.torch import load_file
 from small_runs import kill_in_training, logs
 from small_training import events
@@ -22,8 +25,6 @@ from jobs.errors import UserError
 from jobs.kinds.foreign_weights import open_weights, read_weights
 from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.kinds.weight_files import export_weights
-from jobs.making.prepare import prepare
-from jobs.making.request import Request
 from jobs.report.page.pictures import given_picture
 from jobs.report.run import read_run
 from jobs.run.checkpoints import final_checkpoint
@@ -195,12 +196,28 @@ def test_weights_go_out_and_come_in_strictly(make_upsampler, tmp_path):
     assert told["data.channels"] == 1 and told["model.learn_sigma"] and told["data.num_classes"] == 10
 
 
-def test_make_and_the_report_know_that_samples_are_made_of_others(sampled, alone, tmp_path):
+def test_the_report_shows_what_samples_are_made_of(sampled):
     large, base = sampled
-    with pytest.raises(UserError, match="kind upsampler, which makes each picture of another one: .*sample.low_res"):
-        prepare(large, Request(), tmp_path / "pictures")
     shown = given_picture(read_run(large.path, {}))
     assert shown.caption == "large: above, what they are made of" and given_picture(read_run(base.path, {})) is None
+
+
+def test_make_enlarges_a_picture(make_upsampler, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = noisy(make_upsampler(*WITH_NOISE))
+    Image.fromarray(np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)).save("small.png")
+    for out, options in (("a", ("--num", 4)), ("b", ("--num", 4)), ("c", ("--steps", 3, "--num", 2))):
+        text = iddpm_here("make", run.path, "--out", out, "--from", "small.png", "--labels", "3", "--seed", 1, *options)
+        evaluations, count = (3, 2) if out == "c" else (6, 4)
+        assert f"{evaluations} evaluations" in text and len(list(Path(out).glob("picture-*.png"))) == count
+    assert Image.open("a/picture-000.png").size == (8, 8)
+    names = [file.name for file in Path("a").glob("*.png")]
+    assert all((Path("a") / name).read_bytes() == (Path("b") / name).read_bytes() for name in names)
+    assert Path("a/picture-000.png").read_bytes() != Path("a/picture-001.png").read_bytes()
+    for options, message in [((), "give --from PICTURE; `iddpm sample"), (("--encode", "small.png", "--labels", 3), "--encode: "),
+                             (("--from", "small.png", "--labels", 3, "--at", 0.5), "leave --at out"),
+                             (("--from", "small.png"), "name one, such as --labels 0")]:
+        assert message in iddpm_here("make", run.path, "--out", "d", *options, status=2)
 
 
 def test_bench_measures_it_and_counts_one_evaluation_as_torch_does(make_upsampler):
