@@ -94,7 +94,8 @@ def _header(path: Path) -> ArrayHeader:
         raise UserError(f"{path}: not an .npz file")
     with open_npz(path) as npz:
         if missing := [name for name in ("data", "labels") if name not in npz.names]:
-            hint = "; `iddpm data npz` imports it" if {"arr_0", "images"} & set(npz.names) else ""
+            hint = "; `iddpm data npz` imports it" if {"arr_0", "images"} & set(npz.names) else \
+                "; unpack it first" if path.suffix == ".zip" else ""
             raise UserError(f"{path}: has no {' and no '.join(missing)}; it holds: {npz.held()}{hint}")
         header = npz.header("data")
         if header.dtype != np.uint8 or len(header.shape) != 2 or 0 in header.shape:

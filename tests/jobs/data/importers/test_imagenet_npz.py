@@ -3,6 +3,7 @@
 import os
 import pickle
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -115,6 +116,10 @@ def test_missing_and_doubled_files(tmp_path, output, assert_nothing_written):
     (tmp_path / "pickles" / "train_data_batch_1").write_bytes(b"")
     with pytest.raises(UserError, match=r"pickles: has no train\*.npz \(ImageNet's pickles are not read; fetch the npz version"):
         import_them([tmp_path / "pickles"], output)
+    with zipfile.ZipFile(tmp_path / "part1.zip", "w") as archive:
+        archive.write(files[0], "part1/train_data_batch_1.npz")
+    with pytest.raises(UserError, match="part1.zip: has no data and no labels; it holds: part1/train_.*_1.npz; unpack it first"):
+        import_them([tmp_path / "part1.zip"], output)
     with pytest.raises(UserError, match=r"copy: has no val\*.npz; it holds: train_data_batch_1.npz"):
         import_them([tmp_path / "copy"], output, "val")
     assert_nothing_written()
