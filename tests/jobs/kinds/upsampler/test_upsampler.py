@@ -210,7 +210,8 @@ def test_make_enlarges_a_picture(make_upsampler, tmp_path, monkeypatch):
         text = iddpm_here("make", run.path, "--out", out, "--from", "small.png", "--labels", "3", "--seed", 1, *options)
         evaluations, count = (3, 2) if out == "c" else (6, 4)
         assert f"{evaluations} evaluations" in text and len(list(Path(out).glob("picture-*.png"))) == count
-    assert Image.open("a/picture-000.png").size == (8, 8)
+    with Image.open("a/picture-000.png") as picture:
+        assert picture.size == (8, 8)
     names = [file.name for file in Path("a").glob("*.png")]
     assert all((Path("a") / name).read_bytes() == (Path("b") / name).read_bytes() for name in names)
     assert Path("a/picture-000.png").read_bytes() != Path("a/picture-001.png").read_bytes()
