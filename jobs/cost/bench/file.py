@@ -130,8 +130,8 @@ def network_of(spec: Spec, forward_by_torch: int, training_by_torch: int) -> Net
     """The network of `spec`; operations of one image as torch counted them."""
     cost = run_cost(spec)
     return Network(fingerprint=network_fingerprint(spec), parameters=cost.parameters, forward_flops=cost.forward_flops,
-                   training_flops=3 * cost.forward_flops, forward_flops_by_torch=forward_by_torch,
-                   training_flops_by_torch=training_by_torch)
+                   training_flops=cost.training_step_flops // spec.train.batch_size - cost.recomputed_flops,
+                   forward_flops_by_torch=forward_by_torch, training_flops_by_torch=training_by_torch)
 
 
 def batch_in_network(spec: Spec) -> int:

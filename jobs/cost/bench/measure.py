@@ -192,7 +192,7 @@ def measure_training(spec: Spec, group: Group, precisions: Sequence[Precision], 
     """
     own = Variant(work="train", precision=spec.train.precision, gradient_checkpointing=checkpointing(spec.train),
                   batch_size=spec.train.batch_size)
-    variants = training_variants(own, precisions, quick)
+    variants = accepted(spec, training_variants(own, precisions, quick))
     data = random_images(spec, max(IMAGES, 2 * own.batch_size))
     state = new_state(spec, group)
 
@@ -227,6 +227,14 @@ def training_variants(own: Variant, precisions: Sequence[Precision], quick: bool
                 for precision in precisions for where in dict.fromkeys((False, True, own.gradient_checkpointing))]
     return [variant for variant in variants if not quick or variant.batch_size == own.batch_size
             or variant.model_copy(update={"batch_size": own.batch_size}) == own]
+
+
+def accepted(spec: Spec, variants: Sequence[Variant]) -> list[Variant]:
+    """Return the variants whose precision and checkpointing the kind of `spec` has."""
+    def refused(variant: Variant) -> bool:
+        found = {key for key, _ in kind_of(spec).contradictions(with_variant(spec, variant))}
+        return bool(found & {"train.precision", "train.gradient_checkpointing"})
+    return [variant for variant in variants if not refused(variant)]
 
 
 # Sampling

@@ -1,6 +1,6 @@
 """The section on cost: the counted cost, how it grows, and the measured cost beside it."""
 
-from jobs.cost.count import Cost
+from jobs.cost.count import Cost, training_passes
 from jobs.quantities import amount, size
 from jobs.report.cost import (
     LayerGroup,
@@ -18,7 +18,7 @@ from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Paragraph, Ro
 from jobs.report.run import RunReport
 from jobs.report.study import StudyReport
 from jobs.run.progress import duration
-from jobs.spec.kinds import draws_samples, kind_of
+from jobs.spec.kinds import MODEL, draws_samples, kind_of
 from jobs.spec.sections import Spec
 
 WITHIN_F = ("Within F, convolutions grow with pixels × num_channels²; attention's products with pixels² × num_channels at each "
@@ -78,12 +78,21 @@ def _statements(spec: Spec, cost: Cost) -> list[str]:
 
 
 def _training_statement(spec: Spec, cost: Cost) -> str:
-    F, R, train = amount(cost.forward_flops), amount(cost.recomputed_flops), spec.train
+    F, R, train, passes = amount(cost.forward_flops), amount(cost.recomputed_flops), spec.train, training_passes(spec)
     again = ", and R once more for checkpointing" if cost.recomputed_flops else ""
-    passes, counted = ("(3 F + R)", f"(3 × {F}FLOP + {R}FLOP)") if again else ("3 F", f"3 × {F}FLOP")
+    image, counted = f"{passes[MODEL]} F", f"{passes[MODEL]} × {F}FLOP"
+    how = f"forward, twice that backward{again}"
+    for name in passes.keys() - {MODEL}:
+        other = sum(layer.flops for layer in kind_of(spec).layers(spec)[name])
+        image, counted = f"{image} + {passes[name]} F_{name}", f"{counted} + {passes[name]} × {amount(other)}FLOP"
+        how = "forward and backward passes of all networks"
+    if again:
+        image, counted = f"{image} + R", f"{counted} + {R}FLOP"
+    if "+" in image:
+        image, counted = f"({image})", f"({counted})"
     draws = "; each step draws one t an image, so T costs nothing here" if chain_steps(spec) else ""
-    return (f"Training: {passes} × batch × iterations = {counted} × {train.batch_size} × {train.iterations:,} = "
-            f"{amount(cost.training_flops)}FLOP (forward, twice that backward{again}){draws}.")
+    return (f"Training: {image} × batch × iterations = {counted} × {train.batch_size} × {train.iterations:,} = "
+            f"{amount(cost.training_flops)}FLOP ({how}){draws}.")
 
 
 def sampling_statements(spec: Spec, cost: Cost) -> list[str]:

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from small_gan import GAN_SPEC, after_steps, gan_spec
 from small_runs import kill_in_training, logs
 from small_training import DIGITS, events, scalars
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from diffusion.baselines.adversarial import discriminator_losses
+from jobs.cost.bench.file import Variant
+from jobs.cost.bench.measure import accepted, training_variants
+from jobs.cost.bench.split import Operations
 from jobs.cost.count import run_cost
 from jobs.errors import StageFailed, UserError
 from jobs.evaluation.evaluate import evaluate
@@ -166,18 +167,6 @@ def test_an_update_that_is_not_finite_is_skipped_and_a_loss_that_rises_is_no_div
         check_steps(run, state, result, 2, 0)
 
 
-class Operations(TorchDispatchMode):
-    """Counts like FlopCounterMode, whose hooks on modules forbid gradients of gradients."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 @pytest.mark.parametrize("overrides", [
     [], ["gan.loss=non_saturating", "gan.r2_gamma=0"], ["gan.r1_gamma=0", "data.class_cond=false"],
     ["model.channel_mult=[1, 2, 3]", "model.num_res_blocks=2", "gan.r1_gamma=0", "gan.r2_gamma=0"]])
@@ -189,7 +178,7 @@ def test_its_layers_and_its_step_are_counted_as_torch_counts_them(overrides):
     for name, given in ((MODEL, z), (DISCRIMINATOR, images)):
         with Operations() as counted:
             kind.networks[name](given, labels)
-        assert 4 * sum(layer.flops for layer in layers[name]) == counted.total
+        assert 4 * sum(layer.flops for layer in layers[name]) == counted.flops
         assert sum(layer.parameters for layer in layers[name]) == sum(each.numel() for each in kind.networks[name].parameters())
         assert sum(layer.tensors for layer in layers[name]) == len(kind.networks[name].state_dict())
         order = list(dict.fromkeys(layer.name for layer in layers[name]))
@@ -202,7 +191,7 @@ def test_its_layers_and_its_step_are_counted_as_torch_counts_them(overrides):
             network.requires_grad_(name == update)
         with Operations() as counted:
             kind.losses(update, kind.networks, inputs)["loss"].mean().backward()
-        total += counted.total
+        total += counted.flops
     assert run_cost(spec).training_step_flops == pytest.approx(total / 4 * spec.train.batch_size, rel=0.01)
 
 
@@ -235,7 +224,7 @@ def test_it_has_samples_in_one_evaluation_and_no_likelihood(evaluated):
     assert found["headline"].keys() == {"fid (pixels)"} and "bits_per_dim" not in found
     assert (found["curve"][0]["sampling_steps"], found["curve"][0]["evaluations"]) == (1, 1)
     page = report(evaluated.path.parent).read_text()
-    assert "softplus(D_f − D_r)" in page and "Mescheder" in page
+    assert "softplus(D_f − D_r)" in page and "Mescheder" in page and "(4 F + 15 F_discriminator) × batch" in page
 
 
 @pytest.mark.parametrize("override, message", [
@@ -259,6 +248,12 @@ def test_what_a_gan_cannot_be_is_refused(override, message):
     with pytest.raises(UserError) as refused:
         gan_spec(override)
     assert message in str(refused.value)
+
+
+def test_bench_measures_only_what_check_accepts():
+    variants = training_variants(Variant(work="train", precision="fp32", batch_size=12), ["fp32", "tf32", "bf16", "fp16"], False)
+    found = {(each.precision, each.gradient_checkpointing) for each in accepted(gan_spec(), variants)}
+    assert found == {("fp32", False), ("tf32", False), ("bf16", False)}
 
 
 def test_the_accuracy_of_labels_needs_classes():
