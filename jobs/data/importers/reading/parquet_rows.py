@@ -73,13 +73,18 @@ def _read(arguments: dict[str, Any], pyarrow: Any, parquet: Any) -> Iterator[Any
             yield from _rows(path, file, columns, pyarrow)
 
 
+def _reason(error: Exception) -> str:
+    return reason(error).removesuffix("\\n")
+
+
 def _opened(path: str, pyarrow: Any, parquet: Any) -> Any:
     if not os.path.isfile(path):
         raise UserError(f"{path}: not a regular file")
     try:
-        return parquet.ParquetFile(path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False)
+        return parquet.ParquetFile(path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False,
+                                   page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a parquet file, or a damaged one ({reason(error)})") from error
+        raise UserError(f"{path}: not a parquet file, or a damaged one ({_reason(error)})") from error
 
 
 def _columns(path: str, file: Any, image: str | None, label: str | None, pyarrow: Any) -> Columns:
@@ -87,7 +92,7 @@ def _columns(path: str, file: Any, image: str | None, label: str | None, pyarrow
     try:
         schema = file.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: a damaged schema ({reason(error)})") from error
+        raise UserError(f"{path}: a damaged schema ({_reason(error)})") from error
     features = _features(schema.metadata or {})
     images = [field.name for field in schema if _holds_images(field, features, pyarrow)]
     chosen = _chosen(path, "image", image, images, schema)
@@ -156,7 +161,7 @@ def _rows(path: str, file: Any, columns: Columns, pyarrow: Any) -> Iterator[Reco
                 yield _record(f"{os.path.basename(path)}, row {number}", images[place], labels and labels[place].as_py(), columns)
                 number += 1
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged after {number:,} rows ({reason(error)})") from error
+        raise UserError(f"{path}: damaged after {number:,} rows ({_reason(error)})") from error
 
 
 def _record(name: str, image: Any, label: str | int | None, columns: Columns) -> Record:

@@ -28,7 +28,7 @@ _MOST_HEADER = 1 << 20  # bytes of a long name or an extended header
 _MOST_PADDING = 64 << 20  # bytes of zeros between members
 _NOT_FILES = {tarfile.LNKTYPE: "a hard link", tarfile.SYMTYPE: "a link", tarfile.CHRTYPE: "a device",
               tarfile.BLKTYPE: "a device", tarfile.FIFOTYPE: "a named pipe", tarfile.GNUTYPE_SPARSE: "a sparse file"}
-_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, ValueError, OverflowError)
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, ValueError, OverflowError, MemoryError)
 
 
 class Member:
