@@ -38,7 +38,7 @@ def size(number: float) -> str:
     """Bytes: 1.5 GiB."""
     for factor, unit in ((2 ** 40, "TiB"), (2 ** 30, "GiB"), (2 ** 20, "MiB"), (2 ** 10, "KiB")):
         if number >= factor:
-            return f"{number / factor:.3g} {unit}"
+            return f"{three_digits(number / factor)} {unit}"
     return f"{number:.0f} B"
 
 

@@ -53,12 +53,7 @@ def import_webdataset(sources: Sequence[Path], writer: Writer, form: Form, label
     remarks.append(f"labels: {kind}{f', key {shortened(json_key)}' if kind == 'json' else ''}")
 
     def records() -> Iterator[Record]:
-        highest = -1
-        for record in (_record(example, kind, json_key) for example in chain([first], examples)):
-            highest = max(highest, record.label if isinstance(record.label, int) else -1)
-            yield record
-        if highest >= 0:
-            remarks[0] += f", numbers up to {highest:,}"
+        yield from (_record(example, kind, json_key) for example in chain([first], examples))
         if left_out:
             remarks.append("left out " + ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.items()))
 
