@@ -206,6 +206,8 @@ def _read_batch(known: _Archive, source: Path, name: str, batch: Any, num_classe
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
         found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UserError(f"{source}: {name}: data is {shortened(found)}; it must be uint8 [N, 3072]")
+    if data.nbytes > known.most:  # a pickle can ask for any shape without having its bytes
+        raise UserError(f"{source}: {name}: data has {len(data):,} images, more than any file of {known.title}")
     if not isinstance(labels, list) or len(labels) != len(data) or \
             not all(type(label) is int and 0 <= label < num_classes for label in labels):
         raise UserError(f"{source}: {name}: {known.labels.decode()} must be {len(data)} numbers in 0 .. {num_classes - 1}")

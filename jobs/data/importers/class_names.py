@@ -1,6 +1,7 @@
 """Read the names of classes from a text file, for data sets whose files have numbers only."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from jobs.errors import UserError
 from jobs.storage.names import reason, shortened
 
-_MOST_BYTES = 16 << 20
+_MOST_BYTES = 4 << 20
 _IMAGENET = re.compile(r"(n\d{8}) (\d{1,7}) (\S.*)")  # n02119789 1 kit_fox
 _EMNIST = re.compile(r"(\d{1,7})((?: \d{1,7}){1,2})")  # 10 65, or 1 65 97: a label, and the codes of its letters
 _WNID = re.compile(r"n\d{8}\b.*")
@@ -47,7 +48,7 @@ def read_class_names(path: Path) -> ClassNames:
             return _numbered(path, [(int(match[1] if form is _EMNIST else match[2]), name(match)) for match in found if match])
     if _WNID.fullmatch(lines[0]):
         raise UserError(f"{path}: line 1 is {shortened(lines[0], 50)}, without the number of the class; it needs {_FORMS}")
-    if twice := next((line for place, line in enumerate(lines) if line in set(lines[:place])), None):
+    if twice := next((line for line, count in Counter(lines).items() if count > 1), None):
         raise UserError(f"{path}: names {shortened(twice, 50)} twice")
     return ClassNames(path, lines)
 

@@ -20,11 +20,12 @@ from jobs.data.importers.writer import Summary, Writer
 from jobs.data.npz_arrays import UNREADABLE
 from jobs.errors import UserError
 from jobs.quantities import size
-from jobs.storage.datasets import bomb
+from jobs.storage.datasets import bomb, no_memory
 from jobs.storage.names import reason, shortened
 
 _JSON = "dataset.json"
-_MOST_IMAGE, _MOST_JSON = 64 << 20, 256 << 20  # bytes
+_MOST_IMAGE, _MOST_JSON = 64 << 20, 1 << 30  # bytes
+_JSON_GROWS = 25  # times, when it becomes Python objects
 
 
 def import_zip(source: Path, writer: Writer, on_error: OnError = "refuse", class_names: Path | None = None,
@@ -89,6 +90,8 @@ def _read_labels(source: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     where = f"{source}: {_JSON}"
     if _JSON not in archive.namelist():
         return {}
+    if problem := no_memory(_JSON_GROWS * archive.getinfo(_JSON).file_size):
+        raise UserError(f"{where}: {problem}")
     content = _read(archive, _JSON, _MOST_JSON)
     if isinstance(content, str):
         raise UserError(f"{where}: {content}")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import tarfile
 
 import numpy as np
@@ -99,3 +100,18 @@ def test_damage_anywhere_in_the_archive_is_an_error_or_the_same_data(tmp_path, o
         with pytest.raises(UserError, match="a.tar.gz: "):
             import_cifar100(archive, Writer(output), "train")
     assert output.read_bytes() == good and os.listdir(output.parent) == [output.name]
+
+
+class Vast:
+    """An array of a shape whose bytes are nowhere."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1 << 30, 3072), "u1", b"x", 0, (0, 0))
+
+
+def test_a_pickle_that_asks_for_a_vast_array_is_refused(tmp_path, output, assert_nothing_written):
+    members = {**cifar100_members(), "train": pickle.dumps({b"data": Vast(), b"fine_labels": [0] * 9}, 3)}
+    archive = make_archive(tmp_path / "a.tar.gz", members, "cifar-100-python")
+    with pytest.raises(UserError, match="train: data has 1,073,741,824 images, more than any file of CIFAR-100"):
+        import_cifar100(archive, Writer(output), "train")
+    assert_nothing_written()

@@ -49,5 +49,5 @@ def test_what_is_no_file_of_text(tmp_path):
         read_class_names(tmp_path)
     (tmp_path / "large").touch()
     os.truncate(tmp_path / "large", 1 << 40)
-    with pytest.raises(UserError, match="more than 16 MiB"):
+    with pytest.raises(UserError, match="more than 4 MiB"):
         read_class_names(tmp_path / "large")

@@ -19,6 +19,7 @@ from jobs.data.importers.averaged import average
 from jobs.data.importers.dataset_zip import import_zip
 from jobs.data.importers.writer import Writer
 from jobs.errors import UserError
+from jobs.storage import datasets
 
 IMAGES = noise(6, 8, 8, 3)
 LABELS = [3, 0, 1, 1, 2, 3]
@@ -162,6 +163,20 @@ def test_labels_and_images_that_lack_each_other_are_named(tmp_path, output):
 def test_bad_labels_are_named(tmp_path, output, labels, message, assert_nothing_written):
     with pytest.raises(UserError, match=f"a.zip: dataset.json: ({message})"):
         import_them(put(tmp_path / "a.zip", labels=labels), output)
+    assert_nothing_written()
+
+
+def test_names_that_no_terminal_can_show(tmp_path, output):
+    labels = json.dumps({"labels": [["\ud800\x1b[31m.png", 1], *([name, 0] for name in NAMES)]})
+    with pytest.raises(UserError) as error:
+        import_them(put(tmp_path / "a.zip", labels=labels), output)
+    assert "1 of 7 images cannot be used" in str(error.value).encode().decode() and "\x1b" not in str(error.value)
+
+
+def test_labels_that_do_not_fit_in_memory(tmp_path, output, monkeypatch, assert_nothing_written):
+    monkeypatch.setattr(datasets, "_memory", lambda: 1000)
+    with pytest.raises(UserError, match="a.zip: dataset.json: needs .* of memory, where 1000 B are free"):
+        import_them(put(tmp_path / "a.zip"), output)
     assert_nothing_written()
 
 
