@@ -11,6 +11,7 @@ from jobs.report.run import RunReport
 from jobs.report.verdicts.effects import Effect
 from jobs.report.verdicts.points import OVER_SEEDS, Point, Scatter, decimals, is_seed, scatter_of, swept_fields
 from jobs.report.verdicts.ranking import equal, left_out, metric_names, ranked
+from jobs.spec.kinds import draws_samples
 from jobs.spec.sections import Data, Spec
 
 FEW_SAMPLES = 10_000
@@ -152,6 +153,10 @@ def _cautions(points: Sequence[Point], runs: Sequence[RunReport], evaluated: lis
                "differences mean nothing.")
     if any(metric.comparable is False for run in evaluated for metric in run.metrics.values()):
         yield "Metrics marked “not comparable” rank these runs. Do not compare them with published figures."
+    references = dict.fromkeys(run.spec.evaluate.reference for run in evaluated if run.spec and draws_samples(run.spec))
+    if len(references) > 1:
+        yield (f"The samples are compared with different images ({', '.join(map(str, references))}): their metrics rank only "
+               "runs that are compared with the same ones.")
     few = [run.samples for run in evaluated if run.samples is not None and run.samples < FEW_SAMPLES]
     if few:
         yield f"FID of few samples (here {min(few):,}) is biased upwards and noisy; the papers use 50,000."

@@ -106,6 +106,6 @@ def test_runs_of_other_studies_and_files_are_checked_as_well(make_stages, spec, 
 
 def test_it_describes_itself_as_a_diffusion_model_that_is_given_a_small_image(spec):
     plain, noised = (kind_of(each).description(each) for each in (spec(), spec("upsampler.low_res_noise=0.3")))
-    assert plain.title == "Upsampler (IDDPM)" and "ε_θ(x_t, t, y, z)" in plain.objective
-    assert "p_θ(x_{t−1} | x_t, z)" in plain.objective and "ε_θ(x_t, t, y)" not in str(plain)
+    assert plain.title == "Upsampler (IDDPM)" and "ε_θ(x_t, t, y, x_low)" in plain.objective
+    assert "p_θ(x_{t−1} | x_t, x_low)" in plain.objective and "ε_θ(x_t, t, y)" not in str(plain)
     assert "random level" not in str(plain) and "random level" in noised.training[1] and "Cascaded" in noised.training[1]

@@ -27,6 +27,7 @@ from jobs.kinds.protocol import Draw, Examples, model_of
 from jobs.kinds.weight_files import export_weights
 from jobs.report.page.pictures import given_picture
 from jobs.report.run import read_run
+from jobs.report.write import report
 from jobs.run.checkpoints import final_checkpoint
 from jobs.spec.kinds import MODEL, kind_of
 from jobs.storage.files import read_json
@@ -196,8 +197,12 @@ def test_weights_go_out_and_come_in_strictly(make_upsampler, tmp_path):
     assert told["data.channels"] == 1 and told["model.learn_sigma"] and told["data.num_classes"] == 10
 
 
-def test_the_report_shows_what_samples_are_made_of(sampled):
+def test_the_report_shows_what_samples_are_made_of(sampled, alone):
     large, base = sampled
+    assert alone(large, "evaluate") == alone(base, "evaluate") == "done"
+    page = report(large.path.parent).read_text()
+    assert "Small images and what was made of them" in page and "bits/dim given low_res" in page
+    assert "The samples are compared with different images (digits, " in page
     shown = given_picture(read_run(large.path, {}))
     assert shown.caption == "large: above, what they are made of" and given_picture(read_run(base.path, {})) is None
 
