@@ -135,13 +135,15 @@ def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:
     parameters = sum(layer.parameters for layer in layers)
     fewest = spec.resources.train.ends[-1].world_size  # ranks have the more examples the fewer they are
     examples = train.microbatch or train.batch_size // (ranks_to_use(train, fewest) or 1)
+    kind: Any = kind_of(spec)
+    kept = element * kind.kept_elements(spec) if hasattr(kind, "kept_elements") else _activation_bytes(layers, element, train)
     return TrainingMemory(
         parameters=FP32 * parameters,
         half_parameters=element * parameters if element < FP32 else 0,
         gradients=FP32 * parameters,
         optimizer=2 * FP32 * parameters,
         ema=(len(train.ema_rate) + len(train.ema_sigma_rel)) * FP32 * parameters,
-        activations=examples * _activation_bytes(layers, element, train),
+        activations=examples * kept,
     )
 
 

@@ -194,6 +194,9 @@ class CountingKind(Protocol):
     def training_passes(self, spec: Any) -> Mapping[str, int]:
         """Return what one example costs in a training step, in forward passes of each network, by name."""
 
+    def kept_elements(self, spec: Any) -> int:
+        """Return how many elements per image autograd keeps for backward passes, at the peak of a training step."""
+
 
 class EditingKind(Protocol):
     """What a kind has, besides `Kind`, whose networks can make new pictures of given ones."""

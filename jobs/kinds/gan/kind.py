@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.kinds.gan.description import description
-from jobs.kinds.gan.layer_costs import DISCRIMINATOR, discriminator_layers, generator_layers, training_passes
+from jobs.kinds.gan.layer_costs import (
+    DISCRIMINATOR,
+    discriminator_layers,
+    generator_layers,
+    kept_elements,
+    training_passes,
+)
 from jobs.kinds.gan.sections import GanSpec, GanSpecAsWritten, gan_contradictions, resolve
 from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
@@ -58,6 +64,9 @@ class GanKind:
 
     def training_passes(self, spec: GanSpec) -> dict[str, int]:
         return training_passes(spec)
+
+    def kept_elements(self, spec: GanSpec) -> int:
+        return kept_elements(spec)
 
     def numbers(self, spec: GanSpec) -> list[OwnNumber]:
         """A GAN has no likelihood."""

@@ -32,10 +32,12 @@ def discriminator_layers(spec: GanSpec) -> list[LayerCost]:
     size, levels = spec.data.image_size, widths(spec.model)
     resolutions = [size >> level for level in range(len(levels))]
     features = levels[-1] * resolutions[-1] ** 2
-    layers = [LayerCost("score", "score", 1, 1, features, 1, 0, features, features),  # a sum of products, not counted as one
+    kept = (3 if spec.data.classes else 2) * features  # before and after the activation, and the weights of each class
+    layers = [LayerCost("score", "score", 1, 1, features, 1, 0, kept, kept),  # a sum of products, not counted as one
               _conv("enter", 3, size, spec.data.channels, levels[0])]
     layers += _blocks(levels, resolutions, spec.model.num_res_blocks)
-    layers += [_conv(f"changes.{level}", 1, resolution, before, after, bias=False)
+    # A level's image shrinks before its channels change; averaging keeps the larger image.
+    layers += [_conv(f"changes.{level}", 1, resolution, before, after, bias=False, kept=1 + 4)
                for level, (resolution, (before, after)) in enumerate(zip(resolutions[1:], pairwise(levels), strict=True))]
     return [*layers, _embedding(spec.data.classes, features)] if spec.data.classes else layers
 
@@ -49,6 +51,22 @@ def training_passes(spec: GanSpec) -> dict[str, int]:
     """
     judged = sum(6 if gamma else 3 for gamma in (spec.gan.r1_gamma, spec.gan.r2_gamma))
     return {MODEL: 1 + 3, DISCRIMINATOR: judged + 2 + GAMES[spec.gan.loss].paired}
+
+
+def kept_elements(spec: GanSpec) -> int:
+    """Return how many elements per image autograd keeps at the peak of a training step: in the update of the discriminator, which
+    judges two images, or in that of the generator, whose image is judged.
+
+    For a penalty the gradients of all outputs are kept, too.
+    """
+    discriminator = discriminator_layers(spec)
+    judged = sum(layer.activations for layer in discriminator)
+    outputs = sum((2 if layer.kind == "res" else 1) * layer.channels * layer.resolution ** 2
+                  for layer in discriminator if layer.kind in ("conv", "res"))
+    penalised = sum(gamma > 0 for gamma in (spec.gan.r1_gamma, spec.gan.r2_gamma))
+    image = spec.data.channels * spec.data.image_size ** 2
+    return max(2 * judged + penalised * (outputs + image),
+               sum(layer.activations for layer in generator_layers(spec)) + judged)
 
 
 def _embedding(classes: int, width: int) -> LayerCost:

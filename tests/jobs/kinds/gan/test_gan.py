@@ -195,6 +195,32 @@ def test_its_layers_and_its_step_are_counted_as_torch_counts_them(overrides):
     assert run_cost(spec).training_step_flops == pytest.approx(total / 4 * spec.train.batch_size, rel=0.01)
 
 
+@pytest.mark.parametrize("overrides", [[], ["gan.loss=non_saturating", "gan.r2_gamma=0"], ["gan.r1_gamma=0", "gan.r2_gamma=0"],
+                                       ["data.class_cond=false", "model.channel_mult=[1, 2, 3]", "model.num_res_blocks=2"]])
+def test_what_autograd_keeps_is_counted(overrides):
+    spec = gan_spec(*overrides)
+    kind, examples = model_of(spec).trainable(spec, torch.device("cpu")), 8
+    labels = torch.zeros(examples, dtype=torch.int64) if spec.data.class_cond else None
+    z = torch.randn(examples, spec.gan.latent_size)
+    inputs = GanInputs(torch.randn(examples, 1, 8, 8), z, z, torch.ones(examples), labels)
+    found = {}
+    for update in kind.updates:
+        for name, network in kind.networks.items():
+            network.requires_grad_(name == update)
+        own, kept, alive = {each.data_ptr() for network in kind.networks.values() for each in network.parameters()}, {}, []
+
+        def keep(tensor, own=own, kept=kept, alive=alive):
+            alive.append(tensor)  # so that no two tensors have the same place
+            if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in own:
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
+            return tensor
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            kind.losses(update, kind.networks, inputs)
+        found[update] = sum(kept.values()) / examples
+    counted = run_cost(spec).training_memory.activations / 4 / spec.train.batch_size
+    assert counted == pytest.approx(found[DISCRIMINATOR], rel=0.01) and counted >= found[MODEL]
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A GAN that was trained, sampled and evaluated in this process; not to be changed."""
