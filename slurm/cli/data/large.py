@@ -36,9 +36,10 @@ def _form(image_size: int, channels: str, on_error: Literal["refuse", "skip"]) -
 @formed
 def imagenet(source: Path, output: Path, split: Literal["train", "val"], labels: Path | None, synsets: Path | None,
              **form: Any) -> None:
-    """ImageNet of ILSVRC: SOURCE holds train/n01440764/*.JPEG and val/*.JPEG, or is such an archive (.tar).
+    """ImageNet of ILSVRC, folders or archives.
 
-    Classes are WordNet ids, in their order.
+    SOURCE holds train/n01440764/*.JPEG and val/*.JPEG, or is ILSVRC2012_img_train.tar or ILSVRC2012_img_val.tar. Classes are
+    WordNet ids, in their order.
     """
     from jobs.data.importers.imagenet import import_imagenet
     import_and_print(output, lambda writer: import_imagenet(source, writer, _form(**form), split, labels, synsets))
@@ -50,9 +51,10 @@ def imagenet(source: Path, output: Path, split: Literal["train", "val"], labels:
 @SPLIT
 @formed
 def lsun(source: Path, output: Path, split: Literal["train", "val"], **form: Any) -> None:
-    """LSUN: SOURCE is a category, such as bedroom_train_lmdb or the folder exported from it, or a folder of several.
+    """LSUN, databases or folders.
 
-    Databases need lmdb: pip install 'iddpm[lmdb]'.
+    SOURCE is a category, such as bedroom_train_lmdb or the folder that was exported from it, or a folder of several. Databases
+    need lmdb: pip install 'iddpm[lmdb]'.
     """
     from jobs.data.importers.lsun import import_lsun
     import_and_print(output, lambda writer: import_lsun(source, writer, _form(**form), split))
@@ -65,8 +67,9 @@ def lsun(source: Path, output: Path, split: Literal["train", "val"], **form: Any
 @click.option("--label", metavar="NAME", help="The column of classes, or none; by default the one that the schema shows.")
 @formed
 def parquet(sources: tuple[Path, ...], output: Path, image: str | None, label: str | None, **form: Any) -> None:
-    """Parquet files with a column of encoded images, as Hugging Face has them: files, a folder, or 'data/train-*.parquet'.
+    """Parquet files of images, as Hugging Face has them.
 
+    SOURCES are files, a folder, or 'data/train-*.parquet' in quotes, with a column of encoded images and one of classes.
     Needs pyarrow: pip install 'iddpm[parquet]'.
     """
     from jobs.data.importers.parquet import import_parquet
@@ -82,6 +85,9 @@ def parquet(sources: tuple[Path, ...], output: Path, image: str | None, label: s
 @formed
 def webdataset(sources: tuple[Path, ...], output: Path, labels: Literal["auto", "cls", "json", "none"], json_key: str,
                **form: Any) -> None:
-    """Webdataset shards (.tar, .tar.gz): files, a folder, or 'train-{0000..0146}.tar'; images beside .cls or .json."""
+    """Webdataset shards (.tar, .tar.gz).
+
+    SOURCES are files, a folder, or 'train-{0000..0146}.tar' in quotes, with images beside files .cls or .json.
+    """
     from jobs.data.importers.webdataset import import_webdataset
     import_and_print(output, lambda writer: import_webdataset(sources, writer, _form(**form), labels, json_key))

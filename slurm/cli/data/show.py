@@ -23,9 +23,10 @@ _WIDTH, _HEAD = 110, 10  # characters of a line, and of the word before a value
 @click.option("--each", type=click.IntRange(1, 50), default=10, show_default=True,
               help="Images of each class; without classes, rows of the picture and images in a row.")
 def show(file: str, out: Path | None, each: int) -> None:
-    """Print what is in FILE, and draw the first images of each class.
+    """Print what is in a data set, and draw it.
 
-    FILE is a data set, `digits`, samples (.h5, .npz), or a folder of images of one size.
+    The picture has the first images of each class. FILE is a data set, `digits`, samples (.h5, .npz), or a folder of images of
+    one size.
     """
     from jobs.data.overview import draw, overview
     from jobs.data.pictures import write_png
@@ -41,7 +42,7 @@ def show(file: str, out: Path | None, each: int) -> None:
     write_png(out, picture)
     colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     print(f"{file}: {count:,} images, {width}x{height}, {colours}, {size(count * height * width * channels)} of pixels")
-    _print_lines({"source": shortened(data.source),
+    _print_lines({"source": "" if data.source == file else shortened(data.source),
                   "skipped": "" if data.skipped is None else f"{data.skipped:,} when the file was made",
                   "classes": "none" if data.labels is None else f"{len(found.classes):,}, with their images"})
     _print_classes(found.classes)
