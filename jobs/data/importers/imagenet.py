@@ -8,7 +8,7 @@ from typing import Literal
 from jobs.data.image_files import is_image_name
 from jobs.data.importers.encoded import Form, Record, import_records
 from jobs.data.importers.reading.ilsvrc_labels import Synsets, Truth
-from jobs.data.importers.reading.tar_members import MOST_BYTES, Member, members, open_tar
+from jobs.data.importers.reading.tar_members import Member, members, open_tar
 from jobs.data.importers.reading.trees import Trees
 from jobs.data.importers.writer import Summary, Writer
 from jobs.errors import UserError
@@ -115,5 +115,5 @@ def _of_archive(source: Path, words: Synsets, truth: Truth | None) -> Iterator[R
 
 
 def _record(member: Member, name: str, label: str | None) -> Record:
-    problem = member.problem or (f"{member.size:,} bytes, more than an image has" if member.size > MOST_BYTES else "")
-    return Record(name, b"" if problem else member.read(), label, problem)
+    content, problem = member.image()
+    return Record(name, content, label, problem)

@@ -11,8 +11,9 @@ from typing import Literal
 
 from jobs.data.image_files import is_image_name
 from jobs.data.importers.encoded import Form, Record, import_records
+from jobs.data.importers.reading.child import LONGEST_CLASS
 from jobs.data.importers.reading.patterns import find_files
-from jobs.data.importers.reading.tar_members import MOST_BYTES, SUFFIXES, Member, open_tar
+from jobs.data.importers.reading.tar_members import SUFFIXES, Member, open_tar
 from jobs.data.importers.writer import Summary, Writer
 from jobs.errors import UserError
 from jobs.storage.names import listed, reason, shortened
@@ -89,8 +90,8 @@ def _add(example: _Example, extension: str, member: Member) -> bool:
             problem = f"is there twice: .{extension}"
         example.labels[extension] = problem or member.read()
     elif "." not in extension and is_image_name(f".{extension}"):  # 17.seg.png is not the image of 17
-        problem = member.problem or (f"{member.size:,} bytes, more than an image has" if member.size > MOST_BYTES else "")
-        example.images.append((extension, b"" if problem else member.read(), problem))
+        if len(example.images) < 10:  # of several none is used, so only the first is kept
+            example.images.append((extension, *((b"", "") if example.images else member.image())))
     else:
         return False
     return True
@@ -121,7 +122,7 @@ def _label(found: bytes | str, kind: str, json_key: str) -> str | int:
         text = found.decode("utf-8").strip()
         if not text:
             raise ValueError("is empty")
-        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else _short(text)
     try:
         value = json.loads(found)
     except RecursionError as error:
@@ -131,7 +132,13 @@ def _label(found: bytes | str, kind: str, json_key: str) -> str | int:
     label = value[json_key]
     if isinstance(label, bool) or not isinstance(label, int | str):
         raise ValueError(f"{shortened(json_key)} is {shortened(json.dumps(label), 50)}; a class is a whole number or text")
-    return label
+    return label if isinstance(label, int) else _short(label)
+
+
+def _short(name: str) -> str:
+    if len(name) > LONGEST_CLASS:
+        raise ValueError(f"a class whose name has {len(name):,} characters")
+    return name
 
 
 def _found_labels(example: _Example, json_key: str) -> str:

@@ -9,19 +9,20 @@ from made_archives import database, encoded, greys, parquet, tar
 from PIL import Image
 
 
-@pytest.fixture(autouse=True)
-def sources(tmp_path, monkeypatch):
-    """Each source has images 1 to 4 of two classes."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A folder of sources, each with images 1 to 4 of two classes."""
+    folder = tmp_path_factory.mktemp("sources")
     images = [encoded(pixels) for pixels in greys(5)][1:]
     for number, image in enumerate(images):
-        folder = tmp_path / "ilsvrc/train" / ("n00000001", "n00000002")[number // 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.JPEG").write_bytes(image)
-        database(tmp_path / f"lsun/{('bridge', 'tower')[number // 2]}_train_lmdb", {f"{number}": image})
-        parquet(tmp_path / f"hf/train-{number}-of-4.parquet", [image], [number // 2], ["ant", "bee"])
+        of_class = folder / "ilsvrc/train" / ("n00000001", "n00000002")[number // 2]
+        of_class.mkdir(parents=True, exist_ok=True)
+        (of_class / f"{number}.JPEG").write_bytes(image)
+        database(folder / f"lsun/{('bridge', 'tower')[number // 2]}_train_lmdb", {f"{number}": image})
+        parquet(folder / f"hf/train-{number}-of-4.parquet", [image], [number // 2], ["ant", "bee"])
         label = json.dumps({"kind": ("ant", "bee")[number // 2]}).encode()
-        tar(tmp_path / f"shards/{number}.tar", [(f"{number}.jpg", image), (f"{number}.json", label)])
+        tar(folder / f"shards/{number}.tar", [(f"{number}.jpg", image), (f"{number}.json", label)])
+    return folder
 
 
 @pytest.mark.parametrize("arguments, classes", [
@@ -29,9 +30,11 @@ def sources(tmp_path, monkeypatch):
     (("parquet", "hf/train-0-of-4.parquet", "hf/train-[1-3]*"), None),
     (("webdataset", "shards/{0..3}.tar", "--json-key", "kind"), "ant, bee"),
     (("webdataset", "shards", "--json-key", "kind"), "ant, bee")])
-def test_every_collection(tmp_path, arguments, classes):
-    kind, *sources = arguments
-    lines = iddpm_here("data", kind, *sources, "data.h5", "--image-size", 8, "--channels", 1).splitlines()
+def test_every_collection(sources, tmp_path, monkeypatch, arguments, classes):
+    monkeypatch.chdir(tmp_path)
+    kind, *names = arguments
+    names = [name if name.startswith("-") or name == "kind" else sources / name for name in names]
+    lines = iddpm_here("data", kind, *names, "data.h5", "--image-size", 8, "--channels", 1).splitlines()
     assert lines[0] == "data.h5: 4 images, 2 classes"
     assert classes is None or f"classes in the order of the alphabet: {classes}" in lines
     shown = iddpm_here("data", "show", "data.h5").splitlines()
@@ -40,6 +43,7 @@ def test_every_collection(tmp_path, arguments, classes):
         assert {10, 20, 30, 40} <= set(np.asarray(picture).ravel().tolist())
 
 
-def test_an_output_that_is_a_source_is_refused(tmp_path):
+def test_an_output_that_is_a_source_is_refused(sources, monkeypatch):
+    monkeypatch.chdir(sources)
     assert "exists and is not an HDF5 file; choose another output" in iddpm_here(
         "data", "webdataset", "shards/0.tar", "shards/1.tar", "--image-size", 8, status=2)

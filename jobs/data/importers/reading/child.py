@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.data.importers.encoded import Record
-from jobs.data.importers.reading.tar_members import MOST_BYTES
 from jobs.errors import UserError
 from jobs.own_python import python_command
 from jobs.storage.names import shortened
 
+LONGEST_CLASS = 1000  # characters of the name of a class
 _MOST_LINE = 64 << 20  # bytes; class names are in one line
+_ENDS_S = 10  # seconds in which a child ends that has nothing more to say
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,16 @@ class ChildReader:
             raise self._failure() from None
         if "error" in found:
             raise UserError(found["error"])
+        if "failed" in found:
+            raise UserError(f"{self._where}: {found['failed']}")
         return found
 
     def _failure(self) -> UserError:
         """Why the child ended before it was done."""
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_ENDS_S)
+        except subprocess.TimeoutExpired:  # its own doing: it said something else than a line
+            return UserError(f"{self._where}: cannot be read (the process that reads it was not understood)")
         after = f" after {self._count:,} images" if self._count else ""
         if status < 0:
             return UserError(f"{self._where}: damaged; reading ended with {signal.Signals(-status).name}{after}")
@@ -101,21 +107,27 @@ def serve(function: Callable[[dict[str, Any]], Iterator[Any]], arguments: str) -
     stream = sys.stdout.buffer
 
     def write(line: dict[str, Any], content: bytes = b"") -> None:
-        stream.write(json.dumps(line).encode() + b"\n")
+        text = json.dumps(line).encode() + b"\n"
+        if len(text) >= _MOST_LINE:
+            raise OverflowError
+        stream.write(text)
         stream.write(content)
 
     try:
         for found in function(json.loads(arguments)):
             if isinstance(found, Record):
                 content = found.content if isinstance(found.content, bytes) and not found.problem else b""
-                problem = found.problem or (f"{len(content):,} bytes, more than an image" if len(content) > MOST_BYTES else "")
-                write({"name": found.name, "label": found.label, "problem": problem, "size": 0 if problem else len(content)},
-                      b"" if problem else content)
+                problem, label = found.problem, found.label
+                if isinstance(label, str) and len(label) > LONGEST_CLASS:
+                    problem, label, content = f"a class whose name has {len(label):,} characters", None, b""
+                write({"name": found.name, "label": label, "problem": problem, "size": len(content)}, content)
             else:
                 write({"opened": found.path} if isinstance(found, Opened) else {"facts": found})
         write({"end": True})
     except UserError as error:
         write({"error": str(error)})
+    except OverflowError:
+        write({"failed": f"names of more than {_MOST_LINE >> 20} MiB"})
     except BrokenPipeError:
         return
     stream.flush()

@@ -46,6 +46,11 @@ class Member:
         self._left -= wanted
         return self._stream.exactly(wanted)
 
+    def image(self) -> tuple[bytes, str]:
+        """All content and "", or b"" and the reason why it is no encoded image."""
+        problem = self.problem or (f"{self.size:,} bytes, more than an image has" if self.size > MOST_BYTES else "")
+        return b"" if problem else self.read(), problem
+
     def skip(self) -> None:
         """Go to the end of the member, and of the zeros that fill its last block."""
         self._stream.skip(self._left + -self.size % _BLOCK)

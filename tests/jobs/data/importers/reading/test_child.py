@@ -20,13 +20,16 @@ def yields(arguments):
     yield {"total": 2}
     yield Opened("file.mdb")
     yield Record("first", b"\n{}\n\0", 3)
-    yield Record("second\ud800", b"", "ant", "broken")
+    yield Record("second\ud800", b"not sent", "ant", "broken")
+    yield Record("third", b"not sent", "x" * 1001)
     if arguments["end"] == "signal":
         os.kill(os.getpid(), signal.SIGBUS)
     if arguments["end"] == "error":
         raise UserError("file.mdb: damaged")
     if arguments["end"] == "bug":
         raise LookupError("\x1b[31m17")
+    if arguments["end"] == "long":
+        yield {"names": "x" * (64 << 20)}
     if arguments["end"] == "silence":
         os._exit(3)
 
@@ -43,13 +46,15 @@ def importable(monkeypatch):
 def test_records_come_as_they_were_sent():
     with child("well") as reader:
         assert reader.facts == {"total": 2}
-        assert list(reader.records()) == [Record("first", b"\n{}\n\0", 3), Record("second\ud800", b"", "ant", "broken")]
+        assert list(reader.records()) == [Record("first", b"\n{}\n\0", 3), Record("second\ud800", b"", "ant", "broken"),
+                                          Record("third", b"", None, "a class whose name has 1,001 characters")]
 
 
 @pytest.mark.parametrize("end, message", [
-    ("signal", "file.mdb: damaged; reading ended with SIGBUS after 2 images"), ("error", "file.mdb: damaged"),
-    ("bug", r"file.mdb: cannot be read (LookupError: \x1b[31m17) after 2 images"),
-    ("silence", "file.mdb: cannot be read (status 3) after 2 images")])
+    ("signal", "file.mdb: damaged; reading ended with SIGBUS after 3 images"), ("error", "file.mdb: damaged"),
+    ("bug", r"file.mdb: cannot be read (LookupError: \x1b[31m17) after 3 images"),
+    ("long", "file.mdb: names of more than 64 MiB"),
+    ("silence", "file.mdb: cannot be read (status 3) after 3 images")])
 def test_the_end_of_a_child_is_one_sentence(end, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"), child(end) as reader:
         list(reader.records())
