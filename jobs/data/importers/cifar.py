@@ -5,7 +5,6 @@ import gzip
 import io
 import lzma
 import os
-import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,9 +16,10 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from jobs.data.importers.averaged import averaged
+from jobs.data.importers.reading.pickles import PickledArray, read_pickle
 from jobs.data.importers.writer import Summary, Writer
 from jobs.errors import UserError
-from jobs.storage.names import reason, shortened
+from jobs.storage.names import reason
 
 _MOST_BYTES = 512 << 20  # of the archive, unpacked
 _BLOCK = 500  # images that are written at a time
@@ -178,36 +178,21 @@ class _Limited(io.RawIOBase):
         return content
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Finds only the names that a pickled array consists of: a data file must not run code."""
-
-    _RECONSTRUCT = np.zeros(0).__reduce__()[0]
-    _ALLOWED = {("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-                ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-                ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no image data needs")
-        return self._ALLOWED[module, name]
-
-
 def _unpickle(source: Path, name: str, content: bytes, title: str) -> Any:
     """Unpickle the file `name` of the archive. Raises UserError if that fails."""
     try:
-        return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        return read_pickle(content)
     except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{source}: {name} is not a {title} pickle, or a damaged one ({reason(error)})") from error
 
 
 def _read_batch(known: _Archive, source: Path, name: str, batch: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, 32, 32, 3] and labels int64 [n] of one batch file."""
-    data, labels = (batch.get(b"data"), batch.get(known.labels)) if isinstance(batch, dict) else (None, None)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
-        found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise UserError(f"{source}: {name}: data is {shortened(found)}; it must be uint8 [N, 3072]")
-    if data.nbytes > known.most:  # a pickle can ask for any shape without having its bytes
-        raise UserError(f"{source}: {name}: data has {len(data):,} images, more than any file of {known.title}")
+    found, labels = (batch.get(b"data"), batch.get(known.labels)) if isinstance(batch, dict) else (None, None)
+    data = found.as_bytes() if isinstance(found, PickledArray) else None
+    if data is None or data.shape[1:] != (3072,) or not len(data):
+        what = str(found) if isinstance(found, PickledArray) else type(found).__name__
+        raise UserError(f"{source}: {name}: data is {what}; it must be uint8 [N, 3072]")
     if not isinstance(labels, list) or len(labels) != len(data) or \
             not all(type(label) is int and 0 <= label < num_classes for label in labels):
         raise UserError(f"{source}: {name}: {known.labels.decode()} must be {len(data)} numbers in 0 .. {num_classes - 1}")

@@ -112,6 +112,6 @@ class Vast:
 def test_a_pickle_that_asks_for_a_vast_array_is_refused(tmp_path, output, assert_nothing_written):
     members = {**cifar100_members(), "train": pickle.dumps({b"data": Vast(), b"fine_labels": [0] * 9}, 3)}
     archive = make_archive(tmp_path / "a.tar.gz", members, "cifar-100-python")
-    with pytest.raises(UserError, match="train: data has 1,073,741,824 images, more than any file of CIFAR-100"):
+    with pytest.raises(UserError, match="train: data is an array without values; it must be uint8"):
         import_cifar100(archive, Writer(output), "train")
     assert_nothing_written()
