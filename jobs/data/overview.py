@@ -14,7 +14,7 @@ from jobs.storage.names import shortened
 MOST_CLASSES = 100  # that are drawn, and listed
 _LARGEST = 128  # pixels; larger images are drawn with this side
 _LETTER, _MARGIN = 12, 8  # pixels: height of letters, and room beside names
-_WIDEST_NAME = 150  # pixels
+_WIDEST_NAME = 200  # pixels
 
 
 @dataclass(frozen=True)

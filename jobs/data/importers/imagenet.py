@@ -41,7 +41,7 @@ def import_imagenet(source: Path, writer: Writer, form: Form, split: Split, labe
         trees = Trees(root, [(folder, words.named(folder.name)) for folder in folders])
         return import_records(trees.records(), writer, form, str(root), described, labelled=True, total=trees.total,
                               remarks=[*_left_out(root), *trees.remarks()])
-    _check_flat(root)
+    _check_flat(root, labels is not None)
     trees = Trees(root, [(root, None)])
     if labels is None:
         return import_records(trees.records(), writer, form, str(root), described, labelled=False, total=trees.total,
@@ -77,10 +77,11 @@ def _left_out(root: Path) -> list[str]:
     return [f"left out beside the classes: {listed(others)}"] if others else []
 
 
-def _check_flat(root: Path) -> None:
-    """Raise UserError if there are folders, or archives of classes, where images are expected."""
+def _check_flat(root: Path, labelled: bool) -> None:
+    """Raise UserError if archives of classes are where images are expected, or folders, unless a file gives labels."""
     entries = list(root.iterdir())
-    if folders := sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")):
+    folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if folders and not labelled:  # Tiny ImageNet has val/images, and a file of labels
         raise UserError(f"{root}: its folders are not named by WordNet ids (n01440764), but {listed(folders)}; "
                         "`iddpm data folder --labels subfolder` reads such folders")
     if archives := sorted(entry.name for entry in entries if entry.suffix == ".tar"):

@@ -72,7 +72,10 @@ def _categories(source: Path, split: Split) -> list[_Category]:
     folders = sorted(entry for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     named = [(folder, _NAME.fullmatch(folder.name)) for folder in folders]
     if not any(name for _, name in named) and not any(map(_is_lmdb, folders)):
-        return [_Category("", source)]  # a tree of images; its folders are the first letters of keys
+        if others := [folder.name for folder in folders if len(folder.name) > 1]:
+            raise UserError(f"{source}: holds {listed(others)}, which are neither databases nor categories (bedroom_train), nor "
+                            "first letters of keys, as LSUN's export has them; `iddpm data folder` reads other folders")
+        return [_Category("", source)]
     found = [_Category(name["category"], folder) for folder, name in named if name and name["split"] == split]
     found += [_Category(folder.name.removesuffix("_lmdb"), folder) for folder, name in named if not name and _is_lmdb(folder)]
     if not found:

@@ -49,6 +49,22 @@ def test_folders_as_kaggle_has_them(source, output, tmp_path):
     assert import_imagenet(tmp_path / "kaggle", Writer(output), FORM, "val").count == 3
 
 
+def test_folders_of_tiny_imagenet(source, output, tmp_path):
+    """train/CLASS/images/*.JPEG, and val/images/*.JPEG beside the file of their classes."""
+    for folder in (*(source / "train").iterdir(), source / "val"):
+        files = list(folder.iterdir())
+        (folder / "images").mkdir()
+        for file in files:
+            file.rename(folder / "images" / file.name)
+    classes = {1: BEE, 2: ANT, 3: ANT}
+    lines = "".join(f"ILSVRC2012_val_0000000{number}.JPEG\t{wnid}\t0\t32\t44\t62\n" for number, wnid in classes.items())
+    (source / "val/val_annotations.txt").write_text(lines)
+    import_imagenet(source, Writer(output), FORM, "train")
+    assert read(output) == ([0, 1, 2, 3, 4], [0, 0, 1, 2, 2], [ANT, BEE, CAT])
+    import_imagenet(source, Writer(output), FORM, "val", source / "val/val_annotations.txt")
+    assert read(output) == ([5, 6, 7], [1, 0, 0], [ANT, BEE, CAT])
+
+
 @pytest.mark.parametrize("lines, synsets", [
     ([CAT, ANT, CAT], None),
     ([f"ILSVRC2012_val_00000002.JPEG {ANT}", f"ILSVRC2012_val_00000001.JPEG {CAT}", f"ILSVRC2012_val_00000003.JPEG {CAT}"], None),

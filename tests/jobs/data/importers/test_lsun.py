@@ -72,9 +72,12 @@ def test_wrong_sources_are_named(lsun, output, tmp_path, monkeypatch, assert_not
     (tmp_path / "only/tower_val").mkdir(parents=True)
     (lsun / "bedroom_train").mkdir()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "other/train").mkdir(parents=True)
     for source, message in (("nowhere", "nowhere: no such folder"), ("notes.txt", "notes.txt: not an LMDB database"),
                             ("only", "only: has no category of the split train; it has tower_val"),
-                            ("lsun", "lsun: has a category twice"), ("empty", "empty: no pictures in it or below")):
+                            ("lsun", "lsun: has a category twice"),
+                            ("other", "other: holds train, which are neither databases nor categories"),
+                            ("empty", "empty: no pictures in it or below")):
         with pytest.raises(UserError, match=message):
             import_lsun(tmp_path / source, Writer(output), FORM, "train")
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
