@@ -2,10 +2,12 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 
 from diffusion.gaussian import GaussianDiffusion
+from diffusion.guidance.networks import ClassifierFree
 from diffusion.networks.super_resolution import SuperResolutionUNet, enlarged, noised_low_res, reduced
 from diffusion.respacing import space_timesteps
 from diffusion.samplers.denoiser import Denoiser
@@ -77,12 +79,7 @@ def test_published_configurations_have_their_keys_shapes_and_parameters(golden):
 @pytest.mark.parametrize("knows_level", [False, True])
 @pytest.mark.parametrize("num_classes", [None, 3])
 def test_along_a_chain_the_network_gives_what_each_call_gives(knows_level, num_classes):
-    torch.manual_seed(0)
-    network = SuperResolutionUNet(
-        image_size=8, in_channels=1, out_channels=2, num_channels=8, num_res_blocks=1, channel_mult=[1, 2],
-        attention_resolutions=[4], num_heads=2, num_classes=num_classes, knows_level=knows_level).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    network = small_network(num_classes=num_classes, knows_level=knows_level)
     x, low_res, times = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 4, 4), torch.tensor([0.0, 40.0, 900.0])
     given = {"low_res": low_res} | ({"level": torch.tensor([0.0, 0.1, 0.4])} if knows_level else {})
     given |= {"y": torch.tensor([0, 1, 2])} if num_classes else {}
@@ -111,3 +108,52 @@ def test_reducing_is_the_mean_over_squares():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert reduced(x, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5] and torch.equal(reduced(x, 4), x)
     assert torch.equal(enlarged(x, 4), x)
+
+
+def small_network(**settings) -> SuperResolutionUNet:
+    """A network of noise for images of 8x8 pixels."""
+    torch.manual_seed(0)
+    network = SuperResolutionUNet(
+        image_size=8, in_channels=1, out_channels=2, num_channels=8, num_res_blocks=1, channel_mult=[1, 2],
+        attention_resolutions=[4], num_heads=2, **settings).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def test_without_a_small_image_the_network_says_what_it_needs():
+    with pytest.raises(ValueError, match="the network needs small images low_res"):
+        small_network()(torch.zeros(1, 1, 8, 8), torch.zeros(1))
+
+
+def test_recorded_steps_are_the_steps(graphs_without_gpu):
+    network, low_res = small_network(knows_level=True), torch.randn(2, 1, 4, 4)
+    diffusion = GaussianDiffusion(betas_of("cosine", 10), variance="learned_range")
+    x_T = torch.randn(2, 1, 8, 8)
+
+    def chain(cuda_graph: bool) -> torch.Tensor:
+        denoise = Denoiser(diffusion, network, model_kwargs={"low_res": low_res, "level": torch.tensor([0.1, 0.1])})
+        steps = sampler_function("ddim")(denoise, {"x": x_T}, torch.randn_like, cuda_graph=cuda_graph, eta=0.0)
+        return list(steps)[-1].x
+    assert torch.equal(chain(True), chain(False))
+
+
+def test_classifier_free_guidance_compares_with_and_without_a_class_given_the_small_image():
+    network, times = small_network(num_classes=3, null_class=True), torch.tensor([10.0, 700.0])
+    x, low_res, y = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 4, 4), torch.tensor([0, 2])
+    guided = ClassifierFree(network, 3, np.array([0.0, 1.5])).along(times, y=y, low_res=low_res)
+    with torch.no_grad():
+        for number, scale in ((0, 1.0), (1, 2.5)):
+            t = times[number].expand(2)
+            with_class, without = (network(x, t, label, low_res=low_res) for label in (y, torch.full_like(y, 3)))
+            expected = torch.cat([without[:, :1] + scale * (with_class - without)[:, :1], with_class[:, 1:]], dim=1)
+            assert agree(guided.at(number)(x, torch.tensor([number])), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_compiled_network_gives_the_output_of_the_eager_one():
+    network, given = small_network(knows_level=True), {"low_res": torch.randn(2, 1, 4, 4), "level": torch.tensor([0.1, 0.4])}
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 900.0])
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(x, t, **given), network(x, t, **given), rtol=1e-4, atol=1e-5)
