@@ -14,8 +14,8 @@ Shapes = Mapping[str, Sequence[int]]
 DEPTH = "model.num_res_blocks"
 ORDER = ("model.use_new_attention_order",
          "true for 64x64_diffusion of guided-diffusion, false for all other published networks")
-HEADS = ("model.num_heads", "or model.num_head_channels (published: num_heads 4 in the networks of improved-diffusion and in "
-         "128x128_diffusion, num_head_channels 64 in the others of guided-diffusion)")
+HEADS = ("model.num_heads", "or model.num_head_channels (published: num_heads 4 in the networks of improved-diffusion, in "
+         "128x128_diffusion and in 64_256_upsampler, num_head_channels 64 in the others of guided-diffusion)")
 HEAD_CHANNELS = ("model.num_head_channels", "64 in the published classifiers; null where num_heads counts")
 HEADS_UPSAMPLE = ("model.num_heads_upsample", "null in all published networks: as num_heads")
 RESCALED = ("diffusion.rescale_timesteps", "true for cifar10_* and imagenet64_uncond* of improved-diffusion, else false")

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from paths import GOLDEN
 from small_upsampler import UPSAMPLER_SPEC, stages, write_small_digits
 
+from jobs.cost.count import run_cost
 from jobs.errors import UserError
 from jobs.kinds.upsampler.sections import UpsamplerSpec
 from jobs.run.given import foreign_given_problems
@@ -15,6 +17,8 @@ from jobs.spec.kinds import editing_kind, given_of, kind_of
 from jobs.spec.reading.file import load
 from jobs.spec.reading.frozen import dump, load_frozen
 from jobs.spec.references import references
+
+PUBLISHED = json.loads((GOLDEN / "published_configs_adm.json").read_text())
 
 
 @pytest.fixture
@@ -109,3 +113,17 @@ def test_it_describes_itself_as_a_diffusion_model_that_is_given_a_small_image(sp
     assert plain.title == "Upsampler (IDDPM)" and "ε_θ(x_t, t, y, x_low)" in plain.objective
     assert "p_θ(x_{t−1} | x_t, x_low)" in plain.objective and "ε_θ(x_t, t, y)" not in str(plain)
     assert "random level" not in str(plain) and "random level" in noised.training[1] and "Cascaded" in noised.training[1]
+
+
+@pytest.mark.parametrize("name", [name for name, flags in PUBLISHED.items() if flags["network"] == "SuperResModel"])
+def test_published_networks_are_counted_with_the_published_size(spec, name):
+    flags = PUBLISHED[name]
+    names = ("num_channels", "num_res_blocks", "channel_mult", "num_heads", "use_scale_shift_norm")
+    settings = {key: flags[key] for key in names}
+    settings |= {"num_head_channels": None if flags.get("num_head_channels", -1) == -1 else flags["num_head_channels"],
+                 "resblock_updown": flags.get("resblock_updown", False),
+                 "attention_resolutions": [int(size) for size in flags["attention_resolutions"].split(",")]}
+    data = {"path": "x.h5", "image_size": flags["large_size"], "class_cond": True, "num_classes": flags["num_classes"]}
+    cost = run_cost(spec(f"model={json.dumps(settings)}", f"data={json.dumps(data)}", "data.channels=3",
+                         f"upsampler.low_res_size={flags['small_size']}", "evaluate.nll_data=null", "evaluate.nll_examples=0"))
+    assert (cost.parameters, cost.tensors) == (flags["parameters"], flags["keys"])
