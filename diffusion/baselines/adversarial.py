@@ -39,25 +39,25 @@ def squared_gradient(scores: Tensor, images: Tensor) -> Tensor:
 
 def discriminator_losses(discriminator: Discriminator, real: Tensor, fake: Tensor, loss: str, r1_gamma: float, r2_gamma: float,
                          given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return loss, real, fake and, with its gamma, r1 or r2, [N] each: of real and generated images [N, C, H, W].
+    """Return loss, score_real, score_fake and, with its gamma, r1 or r2, [N] each: of real and generated images [N, C, H, W].
 
-    loss = the game's + r1_gamma / 2 r1 + r2_gamma / 2 r2; real and fake are the scores. `discriminator` must not be wrapped in
+    loss = the game's + r1_gamma / 2 r1 + r2_gamma / 2 r2. `discriminator` must not be wrapped in
     DDP, which does not average gradients of gradients.
     """
     scores, penalties = {}, {}
-    for name, penalty, images, gamma in (("real", "r1", real, r1_gamma), ("fake", "r2", fake, r2_gamma)):
+    for name, penalty, images, gamma in (("score_real", "r1", real, r1_gamma), ("score_fake", "r2", fake, r2_gamma)):
         images = images.detach().requires_grad_(gamma > 0)
         scores[name] = discriminator(images, **given)
         if gamma:
             penalties[penalty] = squared_gradient(scores[name], images)
-    whole = discriminator_loss(loss, scores["real"], scores["fake"])
+    whole = discriminator_loss(loss, scores["score_real"], scores["score_fake"])
     whole = whole + sum(gamma / 2 * penalties[name] for name, gamma in (("r1", r1_gamma), ("r2", r2_gamma)) if gamma)
     return {"loss": whole, **scores, **penalties}
 
 
 def discriminator_terms(r1_gamma: float, r2_gamma: float) -> list[str]:
     """Return the names of the values of `discriminator_losses`."""
-    return ["loss", "real", "fake", *(name for name, gamma in (("r1", r1_gamma), ("r2", r2_gamma)) if gamma)]
+    return ["loss", "score_real", "score_fake", *(name for name, gamma in (("r1", r1_gamma), ("r2", r2_gamma)) if gamma)]
 
 
 def generator_losses(discriminator: Discriminator, real: Tensor, fake: Tensor, loss: str,

@@ -87,9 +87,9 @@ def test_the_discriminators_loss_is_the_games_and_half_the_penalties(discriminat
     real, fake = images(), images(2)
     found = discriminator_losses(discriminator, real, fake, "non_saturating", r1, r2, {"y": Y})
     assert list(found) == discriminator_terms(r1, r2)
-    torch.testing.assert_close(found["real"], discriminator(real, Y))
-    torch.testing.assert_close(found["fake"], discriminator(fake, Y))
-    expected = discriminator_loss("non_saturating", found["real"], found["fake"])
+    torch.testing.assert_close(found["score_real"], discriminator(real, Y))
+    torch.testing.assert_close(found["score_fake"], discriminator(fake, Y))
+    expected = discriminator_loss("non_saturating", found["score_real"], found["score_fake"])
     for name, x, gamma in (("r1", real, r1), ("r2", fake, r2)):
         if gamma:
             torch.testing.assert_close(found[name], squared_gradient(discriminator(x.requires_grad_(), Y), x))

@@ -238,7 +238,7 @@ def evaluated(tmp_path_factory):
 
 def test_tensorboard_shows_scores_penalties_losses_and_samples(evaluated):
     tags = events(evaluated).Tags()
-    own = {f"discriminator/{term}" for term in ("loss", "real", "fake", "r1", "r2", "grad_norm", "lr")}
+    own = {f"discriminator/{term}" for term in ("loss", "score_real", "score_fake", "r1", "r2", "grad_norm", "lr")}
     assert own | {"loss", "grad_norm", "lr"} <= set(tags["scalars"])
     assert [scalars(evaluated, tag)[12] for tag in ("discriminator/lr", "lr")] == pytest.approx([2e-3, 1e-3])
     assert all(value > 0 for value in scalars(evaluated, "discriminator/r1").values())
