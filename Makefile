@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: demo test test-fast lint install debian-packages clean
+.PHONY: demo test test-fast lint gpu wheelhouse install debian-packages clean
 
 demo: $(INSTALLED)
 	$(BIN)/iddpm run configs/quickstart.yaml
@@ -24,6 +24,17 @@ test: lint $(if $(ROOT),debian-packages)
 # Without SLURM, without a browser, and without tests that train for several seconds: under 90 s on 2 cores.
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m "not slurm and not browser and not slow" tests
+
+# All that only a GPU can tell, in one go of about ten minutes. Where there is no .venv, the PYTHON that has torch and the packages.
+gpu:
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/first_minute.py
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest tests/gpu
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/bench.py
+
+# make wheelhouse PYTHON=3.12 WITHOUT=torch,numpy: the wheels that a machine without internet lacks.
+wheelhouse:
+	@test -x $(BIN)/python || $(MAKE) --no-print-directory install PYTHON=python3
+	@$(BIN)/python tools/wheelhouse.py $(if $(filter-out python3,$(PYTHON)),--python $(PYTHON)) $(if $(WITHOUT),--without $(WITHOUT))
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check

@@ -83,6 +83,7 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
     from jobs.evaluation.evaluate import evaluate
+    from jobs.parallel.determinism import repeating
     from jobs.parallel.group import on_main, process_group, rank_info
     from jobs.parallel.node_check import check_nodes
     from jobs.parallel.precision import computing_in
@@ -96,9 +97,11 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
     if here.rank >= ranks:
         print(f"rank {here.rank} is not needed: {ranks} of {here.world_size} ranks share train.batch_size evenly", flush=True)
         return "done"
-    precision: Precision = getattr(getattr(run.spec, stage), "precision", "fp32")  # an evaluation is always in fp32
+    settings = getattr(run.spec, stage)
+    precision: Precision = getattr(settings, "precision", "fp32")  # an evaluation is always in fp32
     with (process_group(meeting_file, resources.threads, gpu=resources.gpus_per_node > 0, ranks=ranks) as group,
-          computing_in(precision, group.device), contextlib.ExitStack() as held):
+          computing_in(precision, group.device), repeating(getattr(settings, "deterministic", True), group.device),
+          contextlib.ExitStack() as held):
         on_main(lambda: held.enter_context(run.exclusively()))
         on_main(lambda: remove_leftovers(run.path))
         on_main(lambda: remove_failure(run.path))

@@ -16,6 +16,7 @@ from jobs.making.prepare import Job
 from jobs.making.studio import Studio
 from jobs.making.walking import Watch
 from jobs.making.works import WORKS
+from jobs.parallel.determinism import repeating
 from jobs.parallel.group import Group, process_group
 from jobs.parallel.precision import computing_in
 from jobs.run.progress import Bar
@@ -41,7 +42,7 @@ def make(job: Job, out: Path) -> Outcome:
     """
     began, threads = time.monotonic(), torch.get_num_threads()  # all cores, or OMP_NUM_THREADS
     with tempfile.TemporaryDirectory() as folder, process_group(Path(folder) / "meeting", threads) as group, \
-            computing_in(job.spec.sample.precision, group.device):
+            computing_in(job.spec.sample.precision, group.device), repeating(job.spec.sample.deterministic, group.device):
         network = model_of(job.run.spec).network(job.run.spec)
         sampling = Sampling(job.step)
         weights_sha256, named = load_sampled(job.run, network, sampling), guide_of(job.run, sampling)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from jobs.errors import StageFailed, UserError
 from jobs.parallel.allocator import keep_freed_memory
+from jobs.parallel.backend import backend_for
 from jobs.parallel.devices import VISIBLE, gpu_index, own_slice
 from jobs.parallel.launchers import under_torchrun
 from jobs.parallel.life import meet, signs_of_life
@@ -131,10 +132,10 @@ def process_group(meeting: Path, threads: int, gpu: bool = True, ranks: int | No
         if interface:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
-    store = None if torchrun else _meet(here, meeting)
-    if store is not None:
+    store = _of_torchrun(here) if torchrun else _meet(here, meeting)
+    if not torchrun:
         _wait_for_all(store, here)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = backend_for(device, here.rank, here.world_size, store)
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=COLLECTIVE_TIMEOUT)
     if here.rank == 0:
         meeting.unlink(missing_ok=True)  # all ranks have joined
@@ -148,6 +149,12 @@ def process_group(meeting: Path, threads: int, gpu: bool = True, ranks: int | No
 def _default_store() -> dist.Store:
     """The store of the process group, under torchrun too. torch 2.6 to 2.13 have no public function for it."""
     return dist.distributed_c10d._get_default_store()
+
+
+def _of_torchrun(rank: RankInfo) -> dist.Store:
+    """Open the store that torchrun's variables name, and wait there until every rank has come."""
+    store, _, _ = next(dist.rendezvous("env://", rank.rank, rank.world_size, timeout=MEETING_TIMEOUT))
+    return dist.PrefixStore("iddpm", store)  # the agents of torchrun keep their own keys there
 
 
 def _meet(rank: RankInfo, meeting: Path) -> dist.Store:

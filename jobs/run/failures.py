@@ -11,8 +11,14 @@ from jobs.run.records import Stage
 from jobs.storage.files import remove_file, write_json
 from jobs.storage.typed import Count, Time, read_record
 
-# What to do next, by kind of failure; {stage} and {run} are filled in.
+# What takes the most memory of a GPU, by stage.
+LOWER = {"train": "lower train.microbatch (null: all images of a process at once), set train.gradient_checkpointing: true or "
+                  "train.precision: bf16, or give the stage more GPUs, under another name",
+         "sample": "lower sample.batch_size, under another name, or resources.sample.tasks_per_node",
+         "evaluate": "lower evaluate.batch_size, or resources.evaluate.tasks_per_node, and start again"}
+# What to do next, by kind of failure; {stage}, {run} and {lower} are filled in.
 NEXT = {
+    "out of GPU memory": "{lower}; nothing else may compute on the same GPU meanwhile",
     "out of memory": "lower train.microbatch, sample.batch_size or evaluate.batch_size, set train.gradient_checkpointing: "
                      "true, or raise resources.{stage}.mem_gb; then submit again",
     "no progress": "raise resources.{stage}.time, or save more often (train.save_interval); then submit again",
@@ -29,7 +35,8 @@ NEXT = {
               "resources.{stage}.mem_gb if it happens again",
     "error": "a defect, ours or in a changed file: the traceback is in `iddpm logs {run}`",
 }
-MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 # Words in the errors of CUDA, NCCL and the driver when a node is broken, rather than another process gone.
 HARDWARE = ("uncorrectable ECC", "uncorrectable NVLink", "hardware stack error", "hardware exception", "fallen off the bus",
             "GPU is lost", "Xid ", "Bus error")
@@ -64,7 +71,7 @@ class Failure:
 
     def next_step(self, run: Path) -> str:
         """What the user can do about the failure of `run`."""
-        return NEXT.get(self.kind, "see `iddpm logs {run}`").format(stage=self.stage, run=run)
+        return NEXT.get(self.kind, "see `iddpm logs {run}`").format(stage=self.stage, run=run, lower=LOWER[self.stage])
 
 
 def failure_kind(error: Exception) -> str:
@@ -73,6 +80,8 @@ def failure_kind(error: Exception) -> str:
         return "bad input"
     if isinstance(error, StageFailed):
         return error.kind
+    if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in GPU_MEMORY):  # torch's, of a GPU
+        return "out of GPU memory"
     if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY):
         return "out of memory"
     if any(words in str(error) for words in HARDWARE):

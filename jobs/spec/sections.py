@@ -79,6 +79,9 @@ class Train(Section):
     """torch.compile of the network; max-autotune also tries several kernels, and uses CUDA graphs on a GPU."""
     gradient_checkpointing: GradientCheckpointing = False
     """Recompute blocks in the backward pass: all of them, or those at the listed resolutions (in pixels)."""
+    deterministic: bool = True
+    """On a GPU, use only kernels that repeat to the bit, so that a resumed run ends with the weights of an unbroken one. false:
+    the fastest kernels."""
     log_interval: Count = 100
     save_interval: Count = 10_000
     keep_interval: Count | None = None
@@ -87,7 +90,7 @@ class Train(Section):
 
 
 class Sample(Section):
-    younger = frozenset({"ema_sigma_rel"})
+    younger = frozenset({"ema_sigma_rel", "deterministic"})
     num_samples: Annotated[Count, OfAllSamplings("metrics of unlike numbers of samples do not compare")] = 50_000
     batch_size: Annotated[Count, OfAllSamplings("equal noise at every point needs chunks of one size")] = 500
     """Samples in one chunk: the unit of work and of file, and part of what makes samples repeatable to the byte.
@@ -98,6 +101,8 @@ class Sample(Section):
     """Of the network; the arithmetic around the network stays in fp32."""
     compile: Annotated[Compile, OfAllSamplings("the network is compiled once")] = False
     """As train.compile. With max-autotune samples depend on which kernels were found fastest."""
+    deterministic: Annotated[bool, OfAllSamplings("how a machine computes is no way to sample")] = True
+    """As train.deterministic: samples that repeat to the byte."""
     ema_rate: EmaRate | None = 0.9999
     """One of train.ema_rate; null: the weights as trained."""
     ema_sigma_rel: SigmaRel | None = None

@@ -121,7 +121,7 @@ def test_all_ranks_hear_of_the_node_of_one(tmp_path):
     ("NCCL error: remote process exited or there was a network error", "node or network"),  # another rank, or the network
     ("CUDA error: unspecified launch failure", "node or network"),
     ("Connection closed by peer", "node or network"),
-    ("CUDA out of memory", "out of memory"),
+    ("CUDA out of memory", "out of GPU memory"),
 ])
 def test_errors_that_smell_of_hardware(message, kind):
     assert failure_kind(RuntimeError(message)) == kind

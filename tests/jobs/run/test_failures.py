@@ -15,7 +15,7 @@ from jobs.run.failures import NEXT, Failure, describe, failure_kind, read_failur
     (StageFailed("not finite", kind="diverged"), "diverged"),
     (StageFailed("whatever"), "error"),
     (MemoryError(), "out of memory"),
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of GPU memory"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
     (dist.DistBackendError("NCCL error"), "node or network"),
     (RuntimeError("[/pytorch/gloo] Connection closed by peer [127.0.0.1]:1"), "node or network"),

@@ -1,0 +1,71 @@
+"""Tests of what only a GPU can show. Without one they are skipped.
+
+IDDPM_GPU_TESTS=cpu in the environment: run on the CPU what can run there, to see that the tests themselves are in order.
+"""
+
+import json
+import signal
+
+import pytest
+import torch
+from noisy_runs import trained
+from on_gpu import IS_GPU, ON, ON_A_GPU
+
+from jobs.kinds.protocol import model_of
+from jobs.parallel.determinism import repeating
+from jobs.parallel.group import process_group
+from jobs.run.checkpoints import save_checkpoint
+from jobs.run.directory import RunDir
+from jobs.spec.kinds import MODEL
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device(ON)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of one process on the device, as a stage has it."""
+    with process_group(tmp_path / "meeting", threads=1, gpu=IS_GPU) as opened, repeating(True, opened.device):
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    """A stage sets switches of torch for its process, and handlers of signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def make_gpu_run(make_run):
+    """make_gpu_run(*overrides, folder=...) -> RunDir: the small digits run, on a GPU in all stages."""
+    return lambda *overrides, folder="runs": make_run(*ON_A_GPU, *overrides, folder=folder)
+
+
+@pytest.fixture
+def classifier(make_classifier) -> RunDir:
+    """A classifier of noisy digits that counts as trained."""
+    run = make_classifier(folder="classifiers")
+    torch.manual_seed(5)
+    network = model_of(run.spec).network(run.spec)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights = network.state_dict()
+    save_checkpoint(run, run.spec.train.iterations, {MODEL: {None: weights, "0.9": weights}}, None)
+    return run
+
+
+@pytest.fixture
+def make_guided(make_gpu_run, classifier):
+    """make_guided(*overrides, folder=...) -> RunDir: a run as if trained, whose sampling follows the classifier."""
+    def make(*overrides: str, folder: str = "runs") -> RunDir:
+        guidance = {"kind": "classifier", "scale": 8, "run": str(classifier.path)}
+        return trained(make_gpu_run("evaluate.nll_examples=0", f"sample.guidance={json.dumps(guidance)}", *overrides,
+                                    folder=folder))
+    return make
