@@ -83,6 +83,7 @@ def _keep(error: Exception, stage: str, run: RunDir) -> Failure:
 
 def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interruption) -> str:
     from jobs.evaluation.evaluate import evaluate
+    from jobs.parallel.compiling import keep_compiled_code
     from jobs.parallel.determinism import repeating
     from jobs.parallel.group import on_main, process_group, rank_info
     from jobs.parallel.node_check import check_nodes
@@ -98,6 +99,8 @@ def _in_group(stage: str, run: RunDir, meeting_file: Path, interruption: Interru
         print(f"rank {here.rank} is not needed: {ranks} of {here.world_size} ranks share train.batch_size evenly", flush=True)
         return "done"
     settings = getattr(run.spec, stage)
+    if getattr(settings, "compile", False):
+        keep_compiled_code(run.path.parent.parent / ".cache" / "compiled")
     precision: Precision = getattr(settings, "precision", "fp32")  # an evaluation is always in fp32
     with (process_group(meeting_file, resources.threads, gpu=resources.gpus_per_node > 0, ranks=ranks) as group,
           computing_in(precision, group.device), repeating(getattr(settings, "deterministic", True), group.device),

@@ -42,7 +42,7 @@ class Block(nn.ModuleList):
         [N, S, H, W] of an encoder block."""
         for layer in self:
             if isinstance(layer, ResBlock):
-                x, skip = layer(x, embedding, skip, drawn), None
+                x, skip = layer(x, embedding, skip, None if drawn is None else drawn[:, layer.own_draws]), None
             else:
                 x = layer(x)
         return x

@@ -109,7 +109,7 @@ class ResBlock(Recomputable):
     (Dhariwal & Nichol 2021, section 3: the up- and downsampling of BigGAN). H and W of the output then are halved or doubled.
 
     Encoder blocks have A = in_channels. Decoder blocks also take `skip` [N, B, H, W], with A + B = in_channels. `drawn` int32
-    [N, ...] are the random numbers of all layers, of which dropout takes those of this layer (`draws_at`).
+    [N, ...] are this layer's random numbers for dropout, of all layers' numbers those of `own_draws` (`draws_at`).
     With `recompute`, an encoder block keeps only its inputs. A decoder block also keeps the activation between the convolutions,
     so that neither runs twice; in the encoder that activation would be held too long, until the backward pass is nearly over.
     """
@@ -157,7 +157,7 @@ class ResBlock(Recomputable):
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + modulation)
-        return convolution(dropout(silu(h), None if drawn is None else drawn[:, self.own_draws]))
+        return convolution(dropout(silu(h), drawn))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -3,13 +3,44 @@
 `default` generates the same code on every machine with the same software, so that compiled runs are as reproducible as eager
 runs. `max-autotune` times kernels and takes the fastest. Another process may choose another kernel, which adds numbers in
 another order. On a GPU, `max-autotune` also records CUDA graphs, unless the caller records the network in a larger graph.
+`blocks` generates the code of `default` for each residual block and attention layer: blocks of equal shapes share theirs, so that
+compiling takes a fraction of the time.
 """
 
+import contextlib
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from diffusion.networks.layers import Recomputable
 from jobs.errors import UserError
+
+BLOCKS = "blocks"
+SHAPES = 256
+"""Kinds of blocks, by shapes and settings, of one network: more than any has. torch's own limit is 8."""
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def compile_in_place(network: nn.Module, mode: str, recorded: bool = False) -> None:
+    """Compile `network`, or with `blocks` its blocks if it has some, at their next call."""
+    blocks = [module for module in network.modules() if isinstance(module, Recomputable)] if mode == BLOCKS else []
+    if blocks:
+        torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    for module in blocks or [network]:
+        module.compile(**compile_options("default" if mode == BLOCKS else mode, recorded))
+
+
+def uncompiled(mode: str | bool) -> contextlib.AbstractContextManager[object]:
+    """In this block, compute without compiled code, if `mode` compiles at all: for images of another number than training has."""
+    return torch.compiler.set_stance("force_eager") if mode else contextlib.nullcontext()
+
+
+def keep_compiled_code(folder: Path) -> None:
+    """Keep generated code in `folder` for later processes, unless the user names another. Call this before the first compiling."""
+    os.environ.setdefault(CACHE, str(folder.resolve()))
 
 
 def compile_options(mode: str, recorded: bool = False) -> dict[str, Any]:

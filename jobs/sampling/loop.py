@@ -15,7 +15,7 @@ from jobs.data.pictures import as_images
 from jobs.errors import UserError
 from jobs.kinds.protocol import Begun, Generated, giving_model, model_of
 from jobs.parallel.agreement import TELL_EVERY, asked_to_stop
-from jobs.parallel.compiling import check_compiler, compile_options
+from jobs.parallel.compiling import check_compiler, compile_in_place
 from jobs.parallel.group import Group, any_rank, on_main
 from jobs.parallel.interruption import Interruption
 from jobs.parallel.life import meet, step_done
@@ -120,7 +120,7 @@ def compile_sampler(spec: Spec, network: nn.Module, group: Group) -> None:
     """Compile a network for sampling, where sample.compile asks for it. Raises UserError where the machine has no compiler."""
     if spec.sample.compile:
         check_compiler("sample.compile", group.device)
-        network.compile(**compile_options(spec.sample.compile, kind_of(spec).records_steps(spec)))
+        compile_in_place(network, spec.sample.compile, kind_of(spec).records_steps(spec))
 
 
 def compute_chunk(run: RunDir, network: nn.Module, group: Group, todo: Remaining, chunk: int,

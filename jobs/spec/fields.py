@@ -83,9 +83,9 @@ def _nodes(value: Any) -> Any:
 
 
 def _compile(value: Any) -> Any:
-    if value is False or value in ("default", "max-autotune"):
+    if value is False or value in ("blocks", "default", "max-autotune"):
         return value
-    raise ValueError("must be false, default or max-autotune")
+    raise ValueError("must be false, blocks, default or max-autotune")
 
 
 def _clipping(value: Any) -> Any:
@@ -131,7 +131,7 @@ SigmaRel = Annotated[float, Field(ge=1e-6, lt=0.2886)]
 """The length of a power-function average as a share of training; the mean of all weights has 0.2887."""
 Nodes = Annotated[int | str, BeforeValidator(_nodes)]
 TrainingStep = Annotated[int | Literal["last"], BeforeValidator(_training_step)]
-Compile = Annotated[Literal[False, "default", "max-autotune"], BeforeValidator(_compile)]
+Compile = Annotated[Literal[False, "blocks", "default", "max-autotune"], BeforeValidator(_compile)]
 Clipping = Annotated[bool | Literal["dynamic"], BeforeValidator(_clipping)]
 GradientCheckpointing = Annotated[bool | list[int], BeforeValidator(_gradient_checkpointing)]
 Respacing = Annotated[str, BeforeValidator(_respacing_text), AfterValidator(_plain_text), Field(max_length=4096)]

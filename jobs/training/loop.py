@@ -6,6 +6,7 @@ from jobs.data.dataset import open_data
 from jobs.errors import StageFailed, UserError
 from jobs.kinds.protocol import Preview
 from jobs.parallel.agreement import Agreement
+from jobs.parallel.compiling import uncompiled
 from jobs.parallel.group import Group, on_main
 from jobs.parallel.interruption import Interruption
 from jobs.run.board import Board
@@ -106,6 +107,7 @@ def show_samples(state: TrainingState, board: Board, step: int) -> None:
     averages = {name: next(iter(part.averages.values())) for name, part in state.parts.items() if part.averages}
     if state.group.is_main and averages:
         try:
-            show(board, state.kind.previews(averages), step)
+            with uncompiled(state.spec.train.compile):
+                show(board, state.kind.previews(averages), step)
         except StageFailed as error:  # the sampling stage fails for that; here later weights may still be good
             note(f"no sample grids in TensorBoard after step {step}: {error}")

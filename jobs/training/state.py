@@ -10,7 +10,7 @@ from jobs.errors import StageFailed
 from jobs.finite import not_finite
 from jobs.kinds.foreign_weights import read_weights
 from jobs.kinds.protocol import Draw, Examples, UpdateRule, model_of, update_rule
-from jobs.parallel.compiling import check_compiler, compile_options
+from jobs.parallel.compiling import BLOCKS, check_compiler, compile_in_place, compile_options
 from jobs.parallel.group import Group, on_main
 from jobs.randomness import derived_seed
 from jobs.run.checkpoints import Checkpoint, load_weights, newest_checkpoint, save_checkpoint, weights_name
@@ -51,7 +51,7 @@ def _part(network: nn.Module, averaged: bool, rule: UpdateRule, spec: Spec, grou
 def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
     """Return the module to train: `network`, or with train.compile a compiled module that shares the parameters of `network`.
 
-    Previews and checkpoints use `network` itself. Raises UserError if the machine has no compiler.
+    Previews and checkpoints use `network` itself; `blocks` are compiled in place. Raises UserError if the machine has no compiler.
     """
     if not spec.train.compile:
         return network
@@ -60,6 +60,9 @@ def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
     torch._dynamo.config.optimize_ddp = False
     # DDP warns of the gradients of 1x1 convolutions, which DDP copies.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    if spec.train.compile == BLOCKS:
+        compile_in_place(network, BLOCKS)
+        return network
     return torch.compile(network, **compile_options(spec.train.compile))  # type: ignore[return-value]  # a module, like its argument
 
 

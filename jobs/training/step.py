@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diffusion.ema import update_ema
 from jobs.kinds.protocol import Draw, Examples, Inputs, Network, Trainable, microbatches
+from jobs.parallel.compiling import uncompiled
 from jobs.parallel.group import Group
 from jobs.parallel.precision import autocasting
 from jobs.randomness import derived_seed
@@ -202,7 +203,8 @@ def part_square(state: TrainingState, examples: Examples, size: int, step: int) 
     part = state.parts[MODEL]
     inputs = microbatches(state.kind.inputs(examples, state.draw(step)), size)[0]
     seed_torch(state, step)
-    losses = state.kind.losses(MODEL, state.callables(""), inputs)
+    with uncompiled(state.spec.train.compile):
+        losses = state.kind.losses(MODEL, state.callables(""), inputs)
     loss = part.scaler.scale((losses["loss"] * inputs.weights).mean())
     gradients = torch.autograd.grad(loss, part.parameters)
     norm = torch.nn.utils.get_total_norm(gradients) / (part.scaler.get_scale() if part.scaler.is_enabled() else 1.0)

@@ -17,7 +17,7 @@ pytestmark = needs_gpu
 
 def peak(group, checkpointing: bool | list[int]) -> tuple[int, int]:
     """Return the largest sum of allocations in a step, and what `jobs.cost.count` says of it, in bytes."""
-    spec = medium({"gradient_checkpointing": checkpointing, "batch_size": 128}, dropout=0.0)
+    spec = medium({"gradient_checkpointing": checkpointing, "batch_size": 1024}, dropout=0.0)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(group.device)
     state = new_state(spec, group)
