@@ -25,11 +25,9 @@ test: lint $(if $(ROOT),debian-packages)
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m "not slurm and not browser and not slow" tests
 
-# All that only a GPU can tell, in one go of about ten minutes. Where there is no .venv, the PYTHON that has torch and the packages.
+# All that only a GPU can tell, in one go. Where there is no .venv: by the PYTHON that has torch and the other packages.
 gpu:
-	@$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/first_minute.py
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest tests/gpu
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/bench.py
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/run_all.py
 
 # make wheelhouse PYTHON=3.12 WITHOUT=torch,numpy: the wheels that a machine without internet lacks.
 wheelhouse:

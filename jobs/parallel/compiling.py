@@ -26,7 +26,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 def compile_in_place(network: nn.Module, mode: str, recorded: bool = False) -> None:
     """Compile `network`, or with `blocks` its blocks if it has some, at their next call."""
-    blocks = [module for module in network.modules() if isinstance(module, Recomputable)] if mode == BLOCKS else []
+    blocks: list[nn.Module] = [each for each in network.modules() if isinstance(each, Recomputable)] if mode == BLOCKS else []
     if blocks:
         torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
     for module in blocks or [network]:
@@ -39,7 +39,7 @@ def uncompiled(mode: str | bool) -> contextlib.AbstractContextManager[object]:
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Keep generated code in `folder` for later processes, unless the user names another. Call this before the first compiling."""
+    """Keep generated code in `folder` for later processes, unless the user names another. Call before the first compiling."""
     os.environ.setdefault(CACHE, str(folder.resolve()))
 
 

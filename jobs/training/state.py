@@ -51,7 +51,7 @@ def _part(network: nn.Module, averaged: bool, rule: UpdateRule, spec: Spec, grou
 def compiled(network: nn.Module, spec: Spec, group: Group) -> nn.Module:
     """Return the module to train: `network`, or with train.compile a compiled module that shares the parameters of `network`.
 
-    Previews and checkpoints use `network` itself; `blocks` are compiled in place. Raises UserError if the machine has no compiler.
+    Previews and checkpoints use `network` itself; blocks are compiled in place. Raises UserError if the machine has no compiler.
     """
     if not spec.train.compile:
         return network

@@ -9,11 +9,12 @@ IDDPM_GPU_TESTS=cpu in the environment: measure the quickstart's network on the 
 
 import argparse
 import gc
-import itertools
 import json
 import os
+import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,7 +27,6 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from diffusion.networks.layers import Recomputable
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.measure import for_one_rank
 from jobs.cost.bench.peaks import measure_peaks
@@ -34,6 +34,7 @@ from jobs.cost.bench.timing import Repeats, Work, seconds_of, synchronize
 from jobs.cost.bench.work import random_images, sampling_work, training_work
 from jobs.cost.count import run_cost
 from jobs.kinds.protocol import model_of
+from jobs.parallel.compiling import BLOCKS, compile_in_place
 from jobs.parallel.determinism import repeating
 from jobs.parallel.group import Group, process_group
 from jobs.spec.reading.file import load
@@ -46,7 +47,24 @@ ROOT = Path(__file__).resolve().parents[2]
 ON_CPU = os.environ.get("IDDPM_GPU_TESTS") == "cpu"
 SPECS = ["quickstart"] if ON_CPU else ["cifar10", "cifar10-small", "imagenet64"]
 PRECISIONS = ("fp32", "bf16") if ON_CPU else ("fp32", "tf32", "bf16", "fp16")
-SLICES, SLICE_S, WARM_UP = 5, 0.2, 3
+SLICES, SLICE_S, WARM_UP = 5, 0.25, 3
+PROFILED = (0, 2, 3, 6)
+"""Numbers of the ways whose kernels are listed: training and sampling of cifar10, as they are and at their best."""
+ANNOTATIONS = ("DistributedDataParallel.", "Optimizer.", "## ", "Torch-Compiled Region", "CompiledFunction", "ProfilerStep")
+"""Beginnings of names that stand for many kernels."""
+# Patterns of kernels' names; the first that matches decides.
+CATEGORIES = (
+    ("compiled (triton)", r"^triton_"),
+    ("layout", r"nchwToNhwc|nhwcToNchw|TensorTransform|transpose"),
+    ("attention", r"flash|fmha|attention|softmax"),
+    ("convolution", r"xmma|implicit_gemm|implicit_convolve|wgrad|dgrad|fprop|conv2d|convolve|winograd"),
+    ("GEMM", r"gemm|nvjet|cutlass|splitK"),
+    ("norm", r"RowwiseMoments|GroupNorm|GammaBeta|InternalGradients|ComputeFusedParams|ComputeBackward|WelfordOps"),
+    ("optimiser, EMA", r"multi_tensor|Fused|lpnorm"),
+    ("copies and casts", r"copy|Memcpy|Memset|CatArray"),
+    ("reductions", r"reduce_kernel"),
+    ("elementwise", r"elementwise|dropout|silu"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,81 +112,40 @@ class Row:
                 f"{self.first_s:6.1f} s  {self.way.options}")
 
 
-def ways(chosen: str) -> Iterator[Way]:
+def ways() -> Iterator[Way]:
     """Yield all ways, the most telling first: what is at the end may be left out for lack of time."""
     if ON_CPU:
-        for work, last in (("train", False), ("sample", True)):
-            yield Way("quickstart", work, "bf16", 8, channels_last=last)
+        yield Way("quickstart", "train", "bf16", 8)
+        yield Way("quickstart", "sample", "bf16", 8, channels_last=True)
         yield Way("quickstart", "train", "fp32", 8, compiled="blocks", checkpointing=True)
         return
-    main = Way("cifar10", "train", "bf16", 128)
-    yield main
-    if chosen == "explore":
-        yield from explored(main)
-        return
+    train, sample = Way("cifar10", "train", "bf16", 128), Way("cifar10", "sample", "bf16", 500)
+    small, large = Way("cifar10-small", "train", "bf16", 32), Way("imagenet64", "train", "bf16", 64)
+    best = {"compiled": "blocks", "channels_last": True}
+    yield from (train, changed(train, compiled="blocks"), changed(train, **best))
+    yield from (sample, changed(sample, graph=True), changed(sample, compiled="blocks"), changed(sample, **best),
+                changed(sample, graph=True, **best))
+    yield from (small, changed(small, **best), large, changed(large, checkpointing=True), changed(large, **best))
     for precision in ("fp32", "tf32", "fp16"):
-        yield changed(main, precision=precision)
-    yield changed(main, repeating=False)
-    yield changed(main, channels_last=True)
-    yield changed(main, batch_size=512)
-    yield changed(main, checkpointing=True)
-    sample = Way("cifar10", "sample", "bf16", 500)
-    yield sample
-    for precision in ("fp32", "tf32", "fp16"):
+        yield changed(train, precision=precision)
         yield changed(sample, precision=precision)
-    yield changed(sample, graph=True)
-    yield changed(sample, batch_size=2000)
-    yield changed(sample, channels_last=True)
-    small = Way("cifar10-small", "train", "bf16", 32)
-    yield small
-    yield changed(small, precision="fp16")
-    yield changed(small, batch_size=256)
-    sample = Way("cifar10-small", "sample", "bf16", 64)
-    yield sample
-    yield changed(sample, graph=True)
-    yield changed(sample, batch_size=500)
-    large = Way("imagenet64", "train", "bf16", 32)
-    yield large
-    yield changed(large, batch_size=128, checkpointing=True)
-    yield changed(large, batch_size=128)
-    sample = Way("imagenet64", "sample", "bf16", 250)
-    yield sample
-    yield changed(main, compiled="blocks")
-    yield changed(main, compiled="blocks", channels_last=True)
-    yield changed(small, compiled="blocks")
-    yield changed(large, compiled="blocks")
-    yield changed(main, compiled="whole")
-
-
-def explored(main: Way) -> Iterator[Way]:
-    yield changed(main, repeating=False)
-    yield changed(main, channels_last=True)
-    yield changed(main, channels_last=True, repeating=False)
-    yield Way("cifar10", "sample", "bf16", 500)
-    yield Way("cifar10", "sample", "bf16", 500, channels_last=True)
-    yield Way("cifar10-small", "train", "bf16", 32)
-    yield changed(main, compiled="blocks")
-    yield changed(main, compiled="blocks", channels_last=True)
+    yield from (changed(train, repeating=False), changed(train, batch_size=512), changed(sample, batch_size=2000),
+                changed(train, channels_last=True), changed(sample, channels_last=True))
+    of_small, of_large = changed(small, work="sample", batch_size=500), changed(large, work="sample", batch_size=250)
+    yield from (of_small, changed(of_small, graph=True), changed(of_small, batch_size=50),
+                changed(of_small, batch_size=50, graph=True), changed(small, precision="fp16"), changed(small, batch_size=256))
+    yield from (of_large, changed(of_large, **best), changed(train, repeating=False, **best), changed(train, compiled="whole"))
 
 
 def changed(way: Way, **changes) -> Way:
     return Way(**{**asdict(way), **changes})
 
 
-def compile_blocks(network: nn.Module) -> None:
-    torch._dynamo.config.recompile_limit = 256
-    for module in network.modules():
-        if isinstance(module, Recomputable):
-            module.compile(dynamic=False, options={"deterministic": True})
-
-
 def prepared(network: nn.Module, way: Way) -> nn.Module:
     if way.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if way.compiled == "blocks":
-        compile_blocks(network)
-    elif way.compiled == "whole":
-        network.compile(dynamic=False, options={"deterministic": True})
+    if way.compiled:
+        compile_in_place(network, BLOCKS if way.compiled == "blocks" else "default", recorded=way.graph)
     return network
 
 
@@ -228,24 +205,30 @@ def print_profile(title: str, work: Work, steps: int, device: torch.device, foun
         wall = time.perf_counter() - began
     kernels: dict[str, tuple[float, int]] = {}
     for event in profiler.events():
-        if (event.device_type == torch.autograd.DeviceType.CUDA) != ON_CPU:
+        if (event.device_type == torch.autograd.DeviceType.CUDA) != ON_CPU and not event.name.startswith(ANNOTATIONS):
             spent, count = kernels.get(event.name, (0.0, 0))
             took = event.self_cpu_time_total if ON_CPU else event.device_time_total
             kernels[event.name] = spent + took / 1e3 / steps, count + 1
     busy = sum(spent for spent, _ in kernels.values())
-    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:22]
     print(f"\n{title}: {busy:.2f} ms of kernels in a step of {1e3 * wall / steps:.2f} ms (profiled), "
           f"{sum(count for _, count in kernels.values()) / steps:.0f} kernels", flush=True)
+    shares: dict[str, float] = {}
+    for name, (spent, _) in kernels.items():
+        kind = next((kind for kind, pattern in CATEGORIES if re.search(pattern, name)), "other")
+        shares[kind] = shares.get(kind, 0.0) + spent
+    shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    print("  " + ", ".join(f"{kind} {spent:.2f} ms ({spent / busy:.0%})" for kind, spent in shares.items()))
+    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:12]
     for name, (spent, count) in top:
-        print(f"  {spent:7.2f} ms {spent / busy:5.1%} {count / steps:6.0f}x  {name[:110]}", flush=True)
-    found[title] = {"busy_ms": busy, "wall_ms": 1e3 * wall / steps, "kernels": [[name, *rest] for name, rest in top]}
+        print(f"  {spent:7.2f} ms {spent / busy:5.1%} {count / steps:6.0f}x  {name[:100]}", flush=True)
+    found[title] = {"busy_ms": busy, "wall_ms": 1e3 * wall / steps, "by_kind_ms": shares,
+                    "kernels": [[name, *rest] for name, rest in top]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=480)
     parser.add_argument("--json", type=Path, default=Path("gpu-bench.json"))
-    parser.add_argument("--ways", default="all", choices=["all", "explore"])
     asked = parser.parse_args()
     end = time.monotonic() + asked.seconds
     if not (ON_CPU or torch.cuda.is_available()):
@@ -255,18 +238,18 @@ def main() -> int:
     specs = {name: load(ROOT / "configs" / f"{name}.yaml").runs[0].spec for name in SPECS}
     rows, left_out, profiles = [], [], {}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(__import__("tempfile").TemporaryDirectory()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         group = stack.enter_context(process_group(folder / "meeting", threads=1))
         print(f"{group.device_name}, torch {torch.__version__}, CUDA {torch.version.cuda}", flush=True)
         peaks = measure_peaks(group.device, PRECISIONS, Repeats(rounds=3, slice_s=0.1))
         for kind, rates in peaks.items():
             print(f"peak {kind}: " + ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in rates.items()), flush=True)
-        for number, way in enumerate(itertools.chain(ways(asked.ways))):
+        for number, way in enumerate(ways()):
             if time.monotonic() > end - (60 if way.compiled else 5):
                 left_out.append(way)
                 continue
             peak = max(of_kind[way.precision] for of_kind in peaks.values())
-            wanted = number in (0, 2) if asked.ways == "explore" else number == 0
+            wanted = number in PROFILED
             row = measured(way, specs, group, peak, (lambda work, way=way: print_profile(
                 f"{way.spec} {way.work} {way.precision} {way.options}", work, 3, group.device, profiles)) if wanted else None)
             rows.append(row)

@@ -22,7 +22,7 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, precision, compile, ema_rate, "
                          "ema_sigma_rel, seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, "
                          "dynamic_thresholding_ratio, cuda_graph, guidance"),
-    ("sample: {compile: true}", "sample.compile: must be false, default or max-autotune (got true)"),
+    ("sample: {compile: true}", "sample.compile: must be false, blocks, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1 (got 1)"),
     ("model: {dropout: -0.5}", "model.dropout: must be at least 0 (got -0.5)"),
