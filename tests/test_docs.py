@@ -21,7 +21,7 @@ RECIPES = ("Add a kind of model", "Add a sampler", "Add a metric", "Add an impor
 FOLDERS = (*PACKAGES, "tests", "configs")
 PATH = re.compile(r"[\w][\w.-]*(/[\w.-]+)*/?")
 SUFFIXES = (".py", ".md", ".yaml", ".cfg", ".toml", ".txt", ".html", ".npz")
-MADE = ("runs/", "data/", "samples", "report", "bits_per_dim.npz", ".venv")  # what the commands write, not part of the code
+MADE = ("runs/", "data/", "samples", "report", "bits_per_dim.npz", ".venv", "wheelhouse", "gpu-out")  # written by commands
 
 
 def text_of(document: str) -> str:

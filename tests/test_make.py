@@ -44,6 +44,11 @@ def test_make_test_fast_leaves_out_what_is_slow(make):
     assert make("test-fast", "pytest")[0] != 0
 
 
+def test_make_gpu_and_wheelhouse_call_their_programs(make):
+    assert make("gpu") == (0, ["tests/gpu/run_all.py"])
+    assert make("wheelhouse") == (0, ["tools/wheelhouse.py"])
+
+
 def test_pre_commit_calls_make_lint(make):
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert [hook["entry"] for hook in hooks] == ["make lint"] and make("lint") == (0, LINT)

@@ -32,7 +32,7 @@ def test_gradient_checkpointing_saves_memory_and_check_counts_it(group):
     everywhere, some, nowhere = (peak(group, where) for where in (True, [16], False))
     for name, (measured, counted) in {"everywhere": everywhere, "at 16": some, "nowhere": nowhere}.items():
         print(f"\ncheckpointing {name}: {measured / 2 ** 20:.0f} MiB measured, {counted / 2 ** 20:.0f} MiB counted")
-        assert measured == pytest.approx(counted, rel=0.35)
+        assert measured == pytest.approx(counted, rel=0.35, abs=256 * 2 ** 20)  # libraries take work space of their own
     assert everywhere[0] < 0.6 * nowhere[0] and everywhere[0] < some[0] < nowhere[0]
 
 

@@ -20,7 +20,8 @@ from jobs.training.batches import Batches
 from jobs.training.state import new_state, settle_buckets
 from jobs.training.step import train_step
 
-pytestmark = needs_gpu
+# Importing the compiler warns of what torch itself will change.
+pytestmark = [needs_gpu, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CHAINS = {name: "logsnr10" if name in ("dpmpp_2m", "unipc", "heun") else "10" for name in SAMPLERS}
 GUIDANCES = {"alone": None, "classifier_free": {"kind": "classifier_free", "scale": 2.0},
              "classifier": {"kind": "classifier", "scale": 2.0, "run": "another"},
