@@ -48,7 +48,8 @@ def seconds_per_image(spec: Spec, bench: Bench, stage: str, precision: Precision
     wanted = Variant(work="train" if training else "sample", precision=precision, batch_size=batch_size,
                      gradient_checkpointing=training and checkpointing(spec.train),
                      compiled=stage != "evaluate" and bool(getattr(spec, stage).compile),
-                     cuda_graph=stage == "sample" and kind_of(spec).records_steps(spec) and bench.device != "cpu")
+                     cuda_graph=stage == "sample" and kind_of(spec).records_steps(spec) and bench.device != "cpu",
+                     deterministic=getattr(getattr(spec, stage), "deterministic", True) or bench.device == "cpu")
     rate = measured_rate(bench, wanted)
     assumed, factor = list(rate.assumed), 1.0
     if bench.device == "cpu" and rate.threads != resources.threads:
@@ -90,6 +91,10 @@ def _plain_rate(bench: Bench, wanted: Variant, problem: str) -> MeasuredRate:
         if getattr(wanted, setting):
             rate = measured_rate(bench, wanted.model_copy(update={setting: False}))
             return MeasuredRate(rate.per_second, rate.threads, [*rate.assumed, sentence])
+    if not wanted.deterministic:
+        rate = measured_rate(bench, wanted.model_copy(update={"deterministic": True}))
+        return MeasuredRate(rate.per_second, rate.threads,
+                            [*rate.assumed, "measured with deterministic kernels, taken as no faster without"])
     if wanted.precision == "tf32" and bench.device == "cpu":  # where tf32 is fp32
         return measured_rate(bench, wanted.model_copy(update={"precision": "fp32"}))
     words = f"{wanted.work} in {wanted.precision}"
@@ -123,7 +128,8 @@ def _check_device(bench: Bench, stage: str, gpus_per_node: int) -> None:
 
 def _settings(variant: Variant) -> tuple:
     """Everything about a variant except its batch size."""
-    return variant.work, variant.precision, variant.gradient_checkpointing, variant.compiled, variant.cuda_graph
+    return (variant.work, variant.precision, variant.gradient_checkpointing, variant.compiled, variant.cuda_graph,
+            variant.deterministic)
 
 
 def _inverse(rates: Quartiles) -> Band:

@@ -78,7 +78,7 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
         where = rate.gradient_checkpointing
         pixels = "" if isinstance(where, bool) else f" at {', '.join(map(str, where))}"
         name = (rate.precision + " checkpointing" * bool(where) + pixels + " compiled" * rate.compiled
-                + " CUDA graph" * rate.cuda_graph)
+                + " CUDA graph" * rate.cuda_graph + " not deterministic" * (not rate.deterministic))
         measured = ["–", rate.problem, ""]
         if found := rate.per_second:
             measured = [figure(found.median), f"{figure(found.q25)}–{figure(found.q75)}", f"{rate.share_of_peak:.0%}"]
@@ -89,7 +89,8 @@ def rates_table(title: str, unit: str, rates: Sequence[Rate]) -> Table:
 
 def recommendation(bench: Bench) -> str:
     """The recommended settings for this machine, in one sentence."""
-    rates = [rate for rate in bench.rates if not rate.compiled and not rate.cuda_graph and rate.per_second]
+    rates = [rate for rate in bench.rates
+             if not rate.compiled and not rate.cuda_graph and rate.deterministic and rate.per_second]
     training = [rate for rate in rates if rate.work == "train" and rate.batch_size == bench.asked.train_batch_size]
     if not training:
         return (f"No training step with {bench.asked.train_batch_size} images at once works here: set train.microbatch to a "

@@ -43,6 +43,8 @@ class Variant(Section):
     """By torch.compile."""
     cuda_graph: bool = False
     """The whole reverse step is recorded and replayed."""
+    deterministic: bool = True
+    """On a GPU: only by kernels that repeat to the bit; false: by the fastest."""
     batch_size: int
     """Images that one rank has in the network at once."""
 
@@ -148,8 +150,8 @@ def checkpointing(train: Train) -> Checkpointing:
 def batch_that_pays(bench: Bench, precision: str) -> int:
     """The smallest measured sampling batch whose rate is at least PAYS times the best; without rates, the spec's batch."""
     rates = {rate.batch_size: rate.per_second.median for rate in bench.rates
-             if (rate.work, rate.precision, rate.compiled, rate.cuda_graph) == ("sample", precision, False, False)
-             and rate.per_second}
+             if (rate.work, rate.precision, rate.compiled, rate.cuda_graph, rate.deterministic)
+             == ("sample", precision, False, False, True) and rate.per_second}
     if not rates:
         return bench.asked.sample_batch_size
     return min(batch_size for batch_size, rate in rates.items() if rate >= PAYS * max(rates.values()))

@@ -203,6 +203,8 @@ def measure_training(spec: Spec, group: Group, precisions: Sequence[Precision], 
         for variant in variants:
             yield VariantStep(variant, training_work(state, variant, data),
                               run_cost(with_variant(spec, variant)).training_memory.total, recover)
+        for variant in fast_variants(own, group.device):
+            yield VariantStep(variant, training_work(state, variant, data), recover=recover)
         if compiled:
             other = new_state(spec, group)
             variant = own.model_copy(update={"compiled": True})
@@ -253,7 +255,7 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[Prec
                 variant = Variant(work="sample", precision=precision, batch_size=batch_size)
                 yield VariantStep(variant, using_work(spec, network, variant, device))
         own = Variant(work="sample", precision=use.precision, batch_size=use.batch_size)
-        for variant in recorded_variants(own, device) if draws_samples(spec) else ():
+        for variant in [*recorded_variants(own, device), *fast_variants(own, device)] if draws_samples(spec) else ():
             yield VariantStep(variant, sampling_work(spec, network, variant, device))
         if compiled and draws_samples(spec):
             other, variant = model_of(spec).network(spec).to(device).eval(), own.model_copy(update={"compiled": True})
@@ -279,3 +281,8 @@ def flops_of_one_image(spec: Spec, network: nn.Module, device: torch.device) -> 
 def recorded_variants(own: Variant, device: torch.device) -> list[Variant]:
     """`own` with a CUDA graph; nothing on a CPU, which has none."""
     return [own.model_copy(update={"cuda_graph": True})] if device.type == "cuda" else []
+
+
+def fast_variants(own: Variant, device: torch.device) -> list[Variant]:
+    """`own` without the promise of equal bits, whose price this shows; nothing on a CPU, which keeps that promise anyway."""
+    return [own.model_copy(update={"deterministic": False})] if device.type == "cuda" else []

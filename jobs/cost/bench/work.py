@@ -11,6 +11,7 @@ from torch import nn
 from jobs.cost.bench.file import Variant
 from jobs.cost.bench.timing import Work
 from jobs.data.dataset import ImageData
+from jobs.parallel.determinism import repeating
 from jobs.parallel.precision import autocasting, computing_in
 from jobs.randomness import generator_for
 from jobs.sampling.loop import steps_of_chunk
@@ -36,7 +37,7 @@ def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Wo
         state.spec, part.scaler = spec, scaler
         if recompute := getattr(part.network, "checkpoint_gradients", None):  # a network may have nothing to recompute
             recompute(variant.gradient_checkpointing)
-        with computing_in(variant.precision, state.group.device):
+        with computing_in(variant.precision, state.group.device), repeating(variant.deterministic, state.group.device):
             train_step(state, next(batches), next(steps))
     return work
 
@@ -105,6 +106,6 @@ def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torc
     chain = steps()
 
     def work() -> object:
-        with computing_in(variant.precision, device):
+        with computing_in(variant.precision, device), repeating(variant.deterministic, device):
             return next(chain)
     return work

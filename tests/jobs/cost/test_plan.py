@@ -111,6 +111,18 @@ def test_compiled_steps_count_where_they_were_measured():
     assert not any("torch.compile" in text for text in (*planned["train"].assumed, *planned["evaluate"].assumed))
 
 
+def test_steps_that_need_not_repeat_count_where_they_were_measured():
+    spec = spec_with(train={"deterministic": False})
+    assert planned_seconds(spec, bench_of(spec, *RATES)) == planned_seconds(spec_with(), bench_of(spec, *RATES))  # on a CPU
+    gpu = spec_with(train={"deterministic": False}, resources=stage_resources(gpus_per_node=2))
+    unmeasured = plan_run(gpu, bench_of(gpu, *RATES, device="A GPU"), FOREVER)["train"]
+    assert "measured with deterministic kernels, taken as no faster without" in unmeasured.assumed
+    fast = rate("train", 32, 400.0).model_copy(update={"deterministic": False})
+    planned = plan_run(gpu, bench_of(gpu, *RATES, fast, device="A GPU"), FOREVER)["train"]
+    assert "deterministic" not in "".join(planned.assumed)
+    assert planned.seconds.median < unmeasured.seconds.median
+
+
 def test_recorded_steps_count_where_they_were_measured():
     spec = spec_with(sample={"cuda_graph": True})
     assert planned_seconds(spec, bench_of(spec, *RATES))["sample"].median == pytest.approx(24)  # a CPU records nothing

@@ -7,7 +7,15 @@ from diffusion.networks.encoder import Block
 from jobs.cost.bench import measure as measuring
 from jobs.cost.bench import work as bench_work
 from jobs.cost.bench.file import Variant
-from jobs.cost.bench.measure import VariantStep, measure, measure_sampling, measure_training, recorded_variants, warm_up
+from jobs.cost.bench.measure import (
+    VariantStep,
+    fast_variants,
+    measure,
+    measure_sampling,
+    measure_training,
+    recorded_variants,
+    warm_up,
+)
 from jobs.cost.bench.work import random_images, sampling_work, training_work
 from jobs.cost.count import run_cost
 from jobs.spec.kinds import MODEL
@@ -108,9 +116,11 @@ def test_recorded_steps_are_measured_on_a_gpu_alone(spec, monkeypatch):
     assert recorded_variants(own, CPU) == []
     [recorded] = recorded_variants(own, torch.device("cuda"))
     assert recorded == Variant(work="sample", precision="bf16", batch_size=8, cuda_graph=True)
+    [fast] = fast_variants(own, torch.device("cuda"))
+    assert fast == own.model_copy(update={"deterministic": False}) and fast_variants(own, CPU) == []
     seen = []
 
-    def chain(spec, *arguments):
+    def chain(spec, *arguments, **given):
         seen.append(spec.sample.cuda_graph)
         yield
     monkeypatch.setattr(bench_work, "steps_of_chunk", chain)
