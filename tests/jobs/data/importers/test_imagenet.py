@@ -101,6 +101,9 @@ def test_archives(source, output, tmp_path):
     flat = tar(tmp_path / "val.tar", [(file.name, file.read_bytes()) for file in sorted((source / "val").iterdir())])
     import_imagenet(flat, Writer(output), FORM, "val")
     assert read(output) == ([5, 6, 7], None, [])
+    mountain = tar(tmp_path / "mountains.tar", [("mountain00000003.jpg", encoded(greys(2)[1]))])
+    import_imagenet(mountain, Writer(output), FORM, "val")
+    assert read(output) == ([1], None, []), "no WordNet id"
     (tmp_path / "labels.txt").write_text(f"{CAT}\n{ANT}\n{CAT}\n")
     import_imagenet(flat, Writer(output), FORM, "val", tmp_path / "labels.txt")
     assert read(output) == ([5, 6, 7], [1, 0, 1], [ANT, CAT])

@@ -78,3 +78,20 @@ def test_damaged_databases(tmp_path, output, assert_nothing_written):
         with pytest.raises(UserError, match=rf"^{source}: (not an LMDB database, or a damaged one|damaged)"):
             import_lsun(source, Writer(output), Form(8, 1), "train")
     assert_nothing_written()
+
+
+def test_entries_out_of_order_or_too_few(tmp_path, output, assert_nothing_written):
+    source = database(tmp_path / "tower_train_lmdb", {f"key {number}": encoded() for number in range(5)})
+    file = source / "data.mdb"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"key 1", b"key 9"))
+    with pytest.raises(UserError, match="damaged: its keys are not in order after 2 entries"):
+        import_lsun(source, Writer(output), Form(8, 1), "train")
+    more = bytearray(content)
+    for meta in (0, 4096):  # the number of entries in each of the two pages that describe the file
+        assert more[meta + 120] in (0, 5)
+        more[meta + 120] = 6
+    file.write_bytes(more)
+    with pytest.raises(UserError, match="damaged: it has 5 of 6 entries"):
+        import_lsun(source, Writer(output), Form(8, 1), "train")
+    assert_nothing_written()

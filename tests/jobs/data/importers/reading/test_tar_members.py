@@ -106,6 +106,20 @@ def test_an_archive_in_an_archive(path):
         list(members(next(found)))
 
 
+def checked(header, place, content):
+    """The header with other content at `place`, and the checksum of that."""
+    header = header[:place] + content + header[place + len(content):]
+    return header[:148] + b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:]) + header[156:]
+
+
+def test_sparse_files_of_either_kind(path):
+    """GNU's old form has further headers behind the first; the newer one is a pax header before a plain file."""
+    old = checked(member("old", 3, b"S"), 482, b"\1") + bytes(504) + b"\1" + bytes(7) + bytes(512) + b"abc" + bytes(509)
+    newer = file_in_tar("x", b"22 GNU.sparse.major=1\n25 GNU.sparse.name=newer\n", type=b"x") + file_in_tar("y", b"abc")
+    path.write_bytes(old + newer + file_in_tar("last", b"1"))
+    assert read(path) == [("old", "a sparse file, not a file"), ("newer", "a sparse file, not a file"), ("last", b"1")]
+
+
 @pytest.mark.parametrize("start, size, message", [
     (member("x", 4 << 30, b"x"), 4 << 30, "an extended header of 4,294,967,296 bytes"),
     (member("x", 4 << 30, b"L"), 4 << 30, "a long name or an extended header of 4,294,967,296 bytes"),
@@ -116,7 +130,8 @@ def test_an_archive_in_an_archive(path):
     (file_in_tar("x", b"7 size\n", type=b"x"), 0, "a damaged extended header"),
     (file_in_tar("x", b"99 path=a\n", type=b"x"), 0, "a damaged extended header"),
     (file_in_tar("x", b"12 size=-1\n\n", type=b"x") + member("y", 1), 0, "a damaged extended header"),
-    (b"PK" + bytes(510), 0, "it does not begin as one")], ids=range(10))
+    (checked(member("x", 1), 124, b"\xff" * 12), 0, "a member has a negative size"),
+    (b"PK" + bytes(510), 0, "it does not begin as one")], ids=range(11))
 def test_an_archive_that_claims_too_much(path, start, size, message, monkeypatch):
     monkeypatch.setattr(tar_members, "_MOST_PADDING", 2 << 20)
     with open(path, "wb") as file:
