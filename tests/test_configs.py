@@ -84,3 +84,14 @@ def test_the_guided_study_is_the_unguided_one_with_further_samplings():
     assert difference(plain, guided, ignore=["evaluate.samplings"]) == []
     names = [sampling.changes for sampling in samplings(guided)]
     assert len(names) == 4 and names[0] == () and all("classifier" in str(changes) for changes in names[1:])
+
+
+def test_the_families_on_cifar10_are_those_of_the_papers_specs():
+    study = {run.name: run.spec for run in load(ROOT / "configs" / "families-cifar10.yaml").runs}
+    assert list(study) == ["gan", "vae", "ddpm", "iddpm"]
+    for name, config in (("ddpm", "ddpm-cifar10"), ("iddpm", "cifar10")):
+        changed = difference(spec_of(config), study[name], ignore=["name", "resources"])
+        assert {text.partition(":")[0] for text in changed} == {"evaluate.metrics", "evaluate.samplings"}
+    for name in ("gan", "vae"):  # of the size that baselines for 32x32 have
+        assert 10e6 < run_cost(study[name]).parameters < 40e6
+    assert len({spec.evaluate.features for spec in study.values()} | {spec.sample.num_samples for spec in study.values()}) == 2

@@ -122,10 +122,11 @@ def evenly_spaced(rows: np.ndarray) -> np.ndarray:
 def in_words(name: str, found: Memorisation) -> str:
     """Say what the numbers of the run `name` mean."""
     pairs = f"{100 * found.nearer:.0f} % of pairs of a sample and an unseen image, the sample is the nearer to a training image"
-    if not found.copies:
-        verdict = "no sign of copies"
-    else:
+    verdict = "no sign of copies"
+    if found.copies:
         verdict = "more than chance: copies, or images smoother than real ones, which lie near to many"
+    elif found.nearer < 0.5 - found.error:
+        verdict = "no sign of copies; the samples are farther from the data than unseen images are"
     extreme = f"; {found.nearest} of {found.samples} samples are nearer than every unseen image" if found.nearest else ""
     return f"{name}: in {pairs} ({by_chance(found)}){extreme}: {verdict}."
 

@@ -105,7 +105,8 @@ def _shares(members: Sequence[Member]) -> Iterator[str]:
                         if member.best and (value := member.best.value(key)) is not None), reverse=True)
         if len(found) > 1:
             label = NUMBERS[key].label
-            yield f"{label[:1].upper()}{label[1:]} ({MEANS[key]}): {', '.join(f'{name} {value:.2f}' for value, name in found)}."
+            each = ", ".join(f"{name} {value:.2f}" for value, name in found)
+            yield f"{label[:1].upper()}{label[1:]} ({MEANS[key]}), there: {each}."
 
 
 def likelihood(members: Sequence[Member]) -> list[str]:

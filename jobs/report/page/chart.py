@@ -157,7 +157,7 @@ def _logarithmic(axis: Axis, name: str, values: list[float]) -> None:
 
     Powers of ten are too few labels for a short axis, which has 2 and 5 as well.
     """
-    if min(values) <= 0:
+    if min(values) <= 0 or name == "x" and max(values) < 3 * min(values):  # so short an axis has no round labels
         return
     axis.axes.set(**{f"{name}scale": "log"})
     short = max(values) / min(values) < 30

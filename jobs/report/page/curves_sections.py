@@ -37,7 +37,8 @@ def _how_drawn(several: bool, repeated: bool) -> str:
 
 
 def training_blocks(study: StudyReport, drawn: dict[str, Style]) -> list[Block]:
-    together, quartiles = training_panels(study.logs, drawn), quartile_panels(study.logs)
+    kinds = {run.name: run.known_spec.kind for run in study.shown}
+    together, quartiles = training_panels(study.logs, drawn, kinds), quartile_panels(study.logs)
     if not together:
         return []
     which = "one seed of each setting" if study.repeated else "the best among them"

@@ -1,6 +1,7 @@
 """The charts of the report: which curves each of them has."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import stdev
 
@@ -19,18 +20,41 @@ TITLES = {"loss": "Loss", "mse": "Squared error of the prediction", "vb": "Term 
           "images_per_second": "Images per second", "lr": "Learning rate", "accuracy": "Accuracy",
           "accuracy_top5": "Accuracy of the top 5"}
 NOT_LOGARITHMIC = ("images_per_second", "lr", "accuracy", "accuracy_top5")
+OF_A_KIND = ("loss", "grad_norm")
+"""Tags that all kinds have, each with its own meaning."""
+COUNTS = ("samples", "memory_gib", "loss_scale")
 
 
-def training_panels(logs: dict[str, BoardLog], drawn: dict[str, Style]) -> list[Markup]:
-    """What training logged, all runs in one panel for each quantity."""
+def training_panels(logs: Mapping[str, BoardLog], drawn: Mapping[str, Style], kinds: Mapping[str, str]) -> list[Markup]:
+    """What training logged, all runs in one panel for each quantity. `kinds`: by run.
+
+    Losses and gradients of unlike kinds have unlike scales, so that each kind has a panel of its own.
+    """
     tags = dict.fromkeys(tag for log in logs.values() for tag in log.scalars)
-    more = {tag: tag.replace("_", " ").capitalize() for tag in tags if tag.startswith("grad") and tag not in TITLES}
+    shown = {**TITLES, **{tag: _title(tag) for tag in tags if tag not in TITLES and _is_term(tag, logs)}}
     panels = []
-    for tag, title in {**TITLES, **more}.items():
-        series = [Series(*smoothed(log.scalars[tag]), drawn[name]) for name, log in logs.items() if tag in log.scalars]
-        if any(len(one.x) for one in series):
-            panels.append(panel(title, "iteration", tag, series, "" if tag in NOT_LOGARITHMIC else "y"))
+    for tag, title in shown.items():
+        there: dict[str, list[Series]] = {}
+        for name, log in logs.items():
+            if tag in log.scalars and len((series := Series(*smoothed(log.scalars[tag]), drawn[name])).x):
+                there.setdefault(kinds[name] if tag in OF_A_KIND else "", []).append(series)
+        for kind, drawn_here in there.items():
+            panels.append(panel(f"{title}: {kind}" if len(there) > 1 else title, "iteration", tag, drawn_here,
+                                "y" if tag not in NOT_LOGARITHMIC and all(min(one.y) > 0 for one in drawn_here) else ""))
     return panels
+
+
+def _title(tag: str) -> str:
+    """Return "Discriminator: score real" of "discriminator/score_real"."""
+    network, _, term = tag.rpartition("/")
+    words = term.replace("_", " ")
+    return f"{network.capitalize()}: {words}" if network else words[:1].upper() + words[1:]
+
+
+def _is_term(tag: str, logs: Mapping[str, BoardLog]) -> bool:
+    """Whether a tag is a quantity of training: not a count, a quarter of another one, or a metric of the evaluation."""
+    points = max(len(log.scalars.get(tag, {})) for log in logs.values())
+    return points > 1 and tag not in COUNTS and re.search("_q[0-3]$", tag) is None
 
 
 def quartile_panels(logs: dict[str, BoardLog]) -> list[Markup]:

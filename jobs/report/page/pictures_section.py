@@ -25,8 +25,8 @@ def pictures_blocks(study: StudyReport) -> list[Block]:
     return [
         *_titled("Samples",
                  [samples_picture(run, data[run.name].class_names if run.name in data else []) for run in runs],
-                 "The same place has the same noise at the start in every run with the same sample.seed, sample.batch_size and "
-                 "image size."),
+                 "The same place has the same noise at the start in every run of one kind with the same sample.seed, "
+                 "sample.batch_size and image size."),
         *_titled("Small images and what was made of them", [given_picture(run) for run in runs],
                  "Each small image, of which the sample below was made."),
         *_by_sampling(study, data),

@@ -77,7 +77,7 @@ def _details(way: Way) -> str:
 def _number(way: Way, metric: str) -> Cell:
     value, error = way.value(metric), way.error(metric)
     if value is None:
-        return Cell("")
+        return Cell("–")
     if not error:
         return Cell(figure(value), value=value)
     return Cell(f"{value:,.{decimals(error)}f}", f"± {error:,.{decimals(error)}f}", value)

@@ -1,5 +1,7 @@
 """The section on models: what each family of the study minimises, how it trains and samples, and how its cost grows."""
 
+import re
+
 from jobs.report.families.described import Family, families_of
 from jobs.report.page.blocks import Block, Formula, Heading, NumberedLists, Paragraph
 from jobs.report.study import StudyReport
@@ -19,6 +21,18 @@ def _family(family: Family, several: bool) -> list[Block]:
     named = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     grows = [f"Training: {said.training_cost}", *([f"Sampling: {said.sampling_cost}"] if said.sampling_cost else [])]
     return [Heading(f"{said.title}: {named}" if several else said.title),
-            Formula(said.objective.split("; ")), Paragraph(f"Source: {said.source}.", "note"),
+            Formula(_lines(said.objective)), Paragraph(f"Source: {said.source}.", "note"),
             NumberedLists({"Training": said.training, **({"Sampling": said.sampling} if said.sampling else {})}),
             *map(Paragraph, grows)]
+
+
+def _lines(formula: str) -> list[str]:
+    """Break a formula at the semicolons outside brackets."""
+    lines, depth = [""], 0
+    for part in re.split("(; |[()])", formula):
+        depth += (part == "(") - (part == ")")
+        if part == "; " and not depth:
+            lines.append("")
+        else:
+            lines[-1] += part
+    return lines

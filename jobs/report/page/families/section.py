@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from jobs.quantities import amount, figure
 from jobs.report.families.fairness import not_fair, settings_that_differ
 from jobs.report.families.members import Member
-from jobs.report.families.sentences import SHARES, bound_of, fid_text, seconds_text
+from jobs.report.families.sentences import BOUNDS, SHARES, bound_of, fid_text, seconds_text
 from jobs.report.families.table import Line, lines_of
 from jobs.report.page.blocks import Block, Bullets, Cell, Heading, Panels, Paragraph, Row, Table
 from jobs.report.page.chart import Style
@@ -75,7 +75,7 @@ def _share(line: Line, key: str) -> Cell:
 
 def _bound(member: Member) -> Cell:
     bound = bound_of(member)
-    return Cell(bound.text, bound.name, bound.value) if bound else Cell(NONE)
+    return Cell(bound.text, BOUNDS[bound.key], bound.value) if bound else Cell(NONE)
 
 
 def _number(value: int | None, form: str) -> Cell:

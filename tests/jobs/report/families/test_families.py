@@ -89,7 +89,7 @@ def test_the_families_stand_side_by_side(families):
         "FID, lower is better, each at its best sampling: iddpm 1.90 ± 0.20 (40 evaluations), ddpm 2.00 ± 0.20 (40 evaluations), "
         "autoencoder 9.00 ± 0.20 (20 evaluations). The intervals do not tell iddpm from ddpm.",
         "A sample takes 1 ms of one process by autoencoder, and 10 ms by ddpm at its best (40 evaluations): 10 times as long.",
-        "Recall (the share of real images near to samples: diversity): iddpm 0.71, ddpm 0.70, autoencoder 0.35."]
+        "Recall (the share of real images near to samples: diversity), there: iddpm 0.71, ddpm 0.70, autoencoder 0.35."]
     assert any(sentence.startswith("ddpm: The cheapest sampling as good as the full chain") for sentence in study.answer)
     assert ("Bits/dim: ddpm at most 3 (variational bound), iddpm at most 3 (variational bound). autoencoder has no likelihood."
             in study.answer)
