@@ -6,6 +6,7 @@ from typing import Any
 from jobs.quantities import amount
 from jobs.report.families.members import Member
 from jobs.report.families.sentences import figure_of, seconds_text
+from jobs.report.samplings.ways import FID
 from jobs.report.verdicts.points import label
 
 SECTION = "train"
@@ -38,7 +39,18 @@ def _known(members: Sequence[Member]) -> Iterator[str]:
                       seconds_text)
     yield from _range("Images that training saw", {member.name: member.spec.train.iterations * member.spec.train.batch_size
                                                    for member in members}, lambda value: f"{value:,.0f}")
+    yield from _tries(members)
     yield from _places(members)
+
+
+def _tries(members: Sequence[Member]) -> Iterator[str]:
+    """Of how many samplings the best one counts."""
+    tries = {member.name: len(measured) for member in members
+             if (measured := [way for way in member.ways if way.value(FID) is not None])}
+    if len(set(tries.values())) > 1:
+        each = ", ".join(f"{count} ({name})" for name, count in tries.items())
+        yield (f"FID of a family is the lowest of its samplings: {each}. The lowest of several noisy values is "
+               "too low by about the noise.")
 
 
 def _range(what: str, values: dict[str, float], text: Callable[[float], str]) -> Iterator[str]:

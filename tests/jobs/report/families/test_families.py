@@ -99,6 +99,7 @@ def test_the_families_stand_side_by_side(families):
                   "fid (pixels) over training time"):
         assert title in page, title
     assert "What was not fair" in page and "Parameters, of all networks that are trained: 645 (autoencoder) to " in page
+    assert "FID of a family is the lowest of its samplings: 1 (autoencoder), 4 (ddpm), 4 (iddpm)." in page
     assert "L = E ‖x − D E (x + 0.1 ε)‖²" in page and page.count("L_hybrid = ") == 1
 
 
