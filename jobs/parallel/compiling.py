@@ -9,6 +9,7 @@ compiling takes a fraction of the time.
 
 import contextlib
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def compile_in_place(network: nn.Module, mode: str, recorded: bool = False) -> N
     blocks: list[nn.Module] = [each for each in network.modules() if isinstance(each, Recomputable)] if mode == BLOCKS else []
     if blocks:
         torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+        # The compiler looks at gradients of a block's inputs, and torch warns that those have none.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor")
     for module in blocks or [network]:
         module.compile(**compile_options("default" if mode == BLOCKS else mode, recorded))
 

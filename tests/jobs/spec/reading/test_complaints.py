@@ -19,8 +19,8 @@ TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_ann
     ("train.lr: 1", "train.lr: unknown key; write lr inside the section train"),
     ("zzz: 1", "zzz: unknown key; allowed: name, kind, data, model, diffusion, train, sample, evaluate, resources, extends, "
                "sweep"),
-    ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, precision, compile, ema_rate, "
-                         "ema_sigma_rel, seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, "
+    ("sample: {zzz: 1}", "sample.zzz: unknown key; allowed: num_samples, batch_size, precision, compile, deterministic, "
+                         "ema_rate, ema_sigma_rel, seed, at, sampler, ddim_eta, timestep_respacing, clip_denoised, "
                          "dynamic_thresholding_ratio, cuda_graph, guidance"),
     ("sample: {compile: true}", "sample.compile: must be false, blocks, default or max-autotune (got true)"),
     ("resources: {train: {node: 1}}", "resources.train.node: unknown key; did you mean `nodes`?"),
