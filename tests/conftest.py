@@ -11,7 +11,7 @@ from paths import GOLDEN
 
 from diffusion.networks.unet import UNet
 
-pytest_plugins = ["small_runs", "small_classifier", "small_gan", "small_upsampler", "finished_study", "real_slurm",
+pytest_plugins = ["small_runs", "small_classifier", "small_gan", "small_upsampler", "small_vae", "finished_study", "real_slurm",
                   "fake_cluster", "recorded_slurm"]
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.

@@ -37,7 +37,7 @@ class Block(Recomputable):
     def _both_convolutions(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = self.out_norm(self.in_layers(x))
         if y is not None:
-            scale, shift = self.label_emb(y)[:, :, None, None].chunk(2, dim=1)
+            scale, shift = self.label_emb(y).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
             h = h * (1 + scale) + shift
         return self.skip_connection(x) + self.out_layers(h)
 
@@ -82,7 +82,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents z [N, *latent], y int64 [N] or None -> mean and log sigma of p(x given z), float32 [N, C, S, S] each.
 
-    `scale_per_value`: see diffusion.baselines.decoders.Decoder. The mean of a good decoder is in [-1, 1]; nothing bounds it.
+    With classes, each adds an embedding to what the first layer makes of z: so the class is told from the first step on, and the
+    latents need not tell it again. `scale_per_value`: see diffusion.baselines.decoders.Decoder. The mean of a good decoder is in
+    [-1, 1]; nothing bounds it.
     """
 
     def __init__(self, image_size: int, channels: int, widths: Sequence[int], num_res_blocks: int, latent: tuple[int, ...],
@@ -91,6 +93,7 @@ class Decoder(nn.Module):
         before, side = widths[-1], image_size >> len(widths) - 1
         self.first = (nn.Conv2d(latent[0], before, 3, padding=1) if len(latent) == 3 else
                       nn.Sequential(nn.Linear(latent[0], before * side ** 2), nn.Unflatten(1, (before, side, side))))
+        self.label_emb = None if num_classes is None else nn.Embedding(num_classes, before * side ** 2)
         self.stages = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             blocks = [Block(before if index == 0 else width, width, num_classes) for index in range(num_res_blocks)]
@@ -102,6 +105,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h = self.first(z)
+        if self.label_emb is not None:
+            h = h + self.label_emb(y).to(h.dtype).view_as(h)
         for stage in self.stages:
             h = stage(h, y)
         out = self.out(h).float()

@@ -7,6 +7,9 @@ from jobs.kinds.diffusion.network_section import widths
 from jobs.kinds.vae.sections import VaeSpec, latent_shape
 from jobs.spec.layer_cost import LayerCost
 
+LIKELIHOOD = {"discretized_gaussian": 17, "gaussian": 5}
+"""By decoder: elements for each value of an image that autograd keeps of the likelihood (diffusion.baselines.elbo)."""
+
 
 def encoder_layers(spec: VaeSpec) -> list[LayerCost]:
     """Return every layer of the encoder, in the order of its state dict."""
@@ -27,7 +30,7 @@ def encoder_layers(spec: VaeSpec) -> list[LayerCost]:
     entering = before * side ** 2
     return [*layers, LayerCost("encoder.out", "out", side if len(latent) == 3 else 1, 2 * latent[0],
                                weights + 2 * latent[0] + 2 * before, 4, 2 * products, 3 * entering + 2 * outputs,
-                               3 * entering + 2 * outputs, entering + 2 * outputs)]
+                               3 * entering + 2 * outputs, norm_inputs=entering + 2 * outputs)]
 
 
 def decoder_layers(spec: VaeSpec) -> list[LayerCost]:
@@ -42,6 +45,8 @@ def decoder_layers(spec: VaeSpec) -> list[LayerCost]:
     else:
         layers.append(LayerCost("decoder.first", "dense", side, before, weights + before * side ** 2, 2, 2 * weights,
                                 prod(latent), prod(latent)))
+    if data.classes:
+        layers.append(LayerCost("decoder.label_emb", "class", side, before, data.classes * before * side ** 2, 1, 0, 0, 0))
     for number, (level, width) in enumerate(reversed(list(enumerate(levels)))):
         stage = f"decoder.stages.{number}"
         for index in range(spec.model.num_res_blocks):
@@ -52,15 +57,11 @@ def decoder_layers(spec: VaeSpec) -> list[LayerCost]:
             layers.append(_conv(f"{stage}.{spec.model.num_res_blocks}", "upsample", side, width, width))
     out_channels, entering = data.channels * (1 + scaled), before * side ** 2
     products = 9 * before * out_channels
-    # Beside norm, SiLU and convolution: mean, sigma and the parts of the likelihood, which stay in float32.
-    likelihood = LIKELIHOOD * data.channels * side ** 2
+    # Beside the inputs of norm, SiLU and convolution: those of the likelihood, which stays in float32.
+    likelihood = LIKELIHOOD[spec.vae.decoder] * data.channels * side ** 2
     return [*layers, LayerCost("decoder.out", "out", side, out_channels, products + out_channels + 2 * before, 4,
                                2 * products * side ** 2, 3 * entering + likelihood, 3 * entering + likelihood,
-                               entering + likelihood)]
-
-
-LIKELIHOOD = 20
-"""Elements for each value of an image that autograd keeps of a decoder's likelihood."""
+                               norm_inputs=entering + likelihood)]
 
 
 def _to_latent(spec: VaeSpec, side: int, channels: int) -> int:

@@ -45,7 +45,9 @@ class VaeTrainable:
     def inputs(self, examples: Examples, draw: Draw) -> VaeInputs:
         noise = draw.normal("latents", latent_shape(self.spec))
         ones = torch.ones(len(noise), device=noise.device)
-        return VaeInputs(examples.images, noise, kl_weight(draw.step, self.spec.vae.kl_warmup) * ones, ones, examples.labels)
+        # Grey images have strides that also fit channels_last; convolutions would take that layout, and DDP copy their gradients.
+        images = examples.images.clone(memory_format=torch.contiguous_format)
+        return VaeInputs(images, noise, kl_weight(draw.step, self.spec.vae.kl_warmup) * ones, ones, examples.labels)
 
     def losses(self, update: str, networks: Mapping[str, Callable], inputs: VaeInputs) -> dict[str, Tensor]:
         """The negative ELBO with the weight of its KL part as far as that has grown. The parts are without this weight; both are
