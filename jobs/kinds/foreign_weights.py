@@ -237,8 +237,8 @@ def _check_recorded_spec(path: Path, text: str, spec: Spec) -> None:
     Raises UserError where settings that the weights depend on differ.
     """
     recorded = parse_frozen(text, f"{path}, its metadata")
-    not_the_network = ("name", "data.path", "data.random_flip", "data.random_crop", "model.dropout", "vae.kl_warmup", "train", "sample",
-                       "evaluate", "resources", *(f"diffusion.{key}" for key in OF_TRAINING))
+    not_the_network = ("name", "data.path", "data.random_flip", "data.random_crop", "model.dropout", "vae.kl_warmup", "train",
+                       "sample", "evaluate", "resources", *(f"diffusion.{key}" for key in OF_TRAINING))
     if changed := difference(recorded, spec, ignore=not_the_network):
         raise UserError(f"{path}: the spec inside differs from the one given:\n  " + "\n  ".join(changed))
 

@@ -10,8 +10,8 @@ from diffusion.networks.vae import VAE
 def network(**settings) -> VAE:
     """A small network; all its weights are noise, so that every path shows."""
     torch.manual_seed(0)
-    made = VAE(**{"image_size": 8, "channels": 3, "widths": [8, 16], "num_res_blocks": 2, "latent": "vector", "latent_channels": 5,
-                  "scale_per_value": True, "num_classes": 4} | settings)
+    made = VAE(**{"image_size": 8, "channels": 3, "widths": [8, 16], "num_res_blocks": 2, "latent": "vector",
+                  "latent_channels": 5, "scale_per_value": True, "num_classes": 4} | settings)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return made
