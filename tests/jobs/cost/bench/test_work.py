@@ -20,9 +20,9 @@ CPU = torch.device("cpu")
 def test_sampling_is_timed_in_the_precision_of_the_variant(spec, monkeypatch, short):
     seen = []
 
-    def watched(spec, *rest):
+    def watched(spec, *rest, **given):
         seen.append((spec.sample.precision, spec.sample.batch_size, torch.is_autocast_enabled("cpu")))
-        return steps_of_chunk(spec, *rest)
+        return steps_of_chunk(spec, *rest, **given)
     monkeypatch.setattr(bench_work, "steps_of_chunk", watched)
     measure_sampling(spec, CPU, ["fp32", "bf16"], short, True, False)
     assert {*seen} == {(precision, size, False) for precision in ("fp32", "bf16") for size in (4, 2, 1)}
