@@ -32,7 +32,7 @@ gpu:
 # make wheelhouse PYTHON=3.12 WITHOUT=torch,numpy: the wheels that a machine without internet lacks.
 wheelhouse:
 	@test -x $(BIN)/python || $(MAKE) --no-print-directory install PYTHON=python3
-	@$(BIN)/python tools/wheelhouse.py $(if $(filter-out python3,$(PYTHON)),--python $(PYTHON)) $(if $(WITHOUT),--without $(WITHOUT))
+	@$(BIN)/python -m slurm.wheelhouse $(if $(filter-out python3,$(PYTHON)),--python $(PYTHON)) $(if $(WITHOUT),--without $(WITHOUT))
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check

@@ -46,7 +46,7 @@ def test_make_test_fast_leaves_out_what_is_slow(make):
 
 def test_make_gpu_and_wheelhouse_call_their_programs(make):
     assert make("gpu") == (0, ["tests/gpu/run_all.py"])
-    assert make("wheelhouse") == (0, ["tools/wheelhouse.py"])
+    assert make("wheelhouse") == (0, ["-m slurm.wheelhouse"])
 
 
 def test_pre_commit_calls_make_lint(make):

@@ -14,7 +14,7 @@ ORDER = {
     "jobs": ["errors", "quantities", "randomness", "finite", "terminal", "own_python", "storage",
              "spec", "parallel", "data", "run", "kinds",
              "training", "sampling", "making", "evaluation", "stage", "cost", "report"],
-    "slurm": ["testbed", "launch", "status", "cli"],
+    "slurm": ["wheelhouse", "testbed", "launch", "status", "cli"],
 }
 MOST_FILES = 16
 MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts): file

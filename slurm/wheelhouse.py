@@ -1,4 +1,4 @@
-"""Collect the wheels that a machine without internet lacks: python tools/wheelhouse.py --python 3.12 --without torch,numpy
+"""Collect the wheels that a machine without internet lacks: python -m slurm.wheelhouse --python 3.12 --without torch,numpy
 
 `make wheelhouse` calls this. The versions are those of constraints.txt; what only packages in `--without` need is left out, too.
 Needs pip and packaging on the machine that has internet, and nothing but pip on the other one.

@@ -1,15 +1,12 @@
 """`make wheelhouse`: which wheels are collected, and what is refused. A pip that makes wheels stands for the real one."""
 
-import importlib.util
 import subprocess
 import zipfile
 
 import pytest
 from paths import ROOT
 
-TOOL = importlib.util.spec_from_file_location("wheelhouse", ROOT / "tools" / "wheelhouse.py")
-wheelhouse = importlib.util.module_from_spec(TOOL)
-TOOL.loader.exec_module(wheelhouse)
+from slurm import wheelhouse
 
 NEEDS = {"a": ["b>=1", "big"], "b": ["c; python_version < '3.11'", "d; extra == 'more'", "a"], "c": [], "big": ["only-big"],
          "e": ["tool"], "tool": []}
