@@ -33,7 +33,8 @@ def without_waiting() -> Iterator[None]:
     """In this block torch raises an error where the host would wait for the GPU."""
     try:
         if IS_GPU:
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # the first call says that this is a prototype
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the first call says that this is a prototype
                 torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
