@@ -124,7 +124,8 @@ def in_words(name: str, found: Memorisation) -> str:
     pairs = f"{100 * found.nearer:.0f} % of pairs of a sample and an unseen image, the sample is the nearer to a training image"
     verdict = "no sign of copies"
     if found.copies:
-        verdict = "more than chance: copies, or images smoother than real ones, which lie near to many"
+        verdict = ("more than chance: copies, images smoother than real ones, which lie near to many, or unseen images that are "
+                   "unlike the training images")
     elif found.nearer < 0.5 - found.error:
         verdict = "no sign of copies; the samples are farther from the data than unseen images are"
     extreme = f"; {found.nearest} of {found.samples} samples are nearer than every unseen image" if found.nearest else ""

@@ -69,8 +69,13 @@ def _quality(best_first: Sequence[Member]) -> Iterator[str]:
         if error is not None and its is not None and gap <= hypot(error, its):
             alike.append(other.name)
     if alike:
-        text += f" The intervals do not tell {first.name} from {' and '.join(alike)}."
+        text += f" The intervals do not tell {first.name} from {_joined(alike)}."
     yield text
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _price(best_first: Sequence[Member]) -> Iterator[str]:
@@ -117,7 +122,7 @@ def likelihood(members: Sequence[Member]) -> list[str]:
     each = ", ".join(f"{member.name} at most {metric.text} ({BOUNDS[metric.key]})"
                      for metric, member in sorted(known, key=lambda pair: pair[0].value))
     lacking = [member.name for member in members if not bound_of(member) and member.ways]
-    none = f" {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no likelihood." if lacking else ""
+    none = f" {_joined(lacking)} {'have' if len(lacking) > 1 else 'has'} no likelihood." if lacking else ""
     several = (" Each is an upper bound on the negative log-likelihood of 8-bit images, so the numbers compare, but not how far "
                "the bounds are from the truth." if len({metric.key for metric, _ in known}) > 1 else "")
     return [f"Bits/dim: {each}.{several}{none}"]
