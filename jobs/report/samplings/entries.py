@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import ValidationError
@@ -85,13 +86,23 @@ def _sampled(run: RunReport, times: Mapping[str, StageTime], file: Path | None) 
     planned = planned_seconds(run, file) if shared is None and file and run.curve else shared
     known = _folders(run)
     folders = [known.get((point.step, _frozen(own))) for point, own in zip(run.curve, settings, strict=True)]
-    each = [run.sample_seconds.get(str(folder.relative_to(run.run.path))) if folder else None for folder in folders]
+    each = _alike(settings, [run.sample_seconds.get(str(folder.relative_to(run.run.path))) if folder else None
+                             for folder in folders])
     # Times of some samplings beside shares of the stage for others would not compare.
     timed = [one * (run.samples or 0) / processes(run) for one in each if one is not None]
     for place, (point, own) in enumerate(zip(run.curve, settings, strict=True)):
         whole = len(timed) == len(each)
         seconds = timed[place] if whole else None if planned is None else planned * worth[place]
         yield Sampled(run, point, own, _own(run, point, own), seconds, whole or shared is not None, folders[place], each[place])
+
+
+def _alike(settings: Sequence[Mapping[str, Any]], seconds: Sequence[float | None]) -> list[float | None]:
+    """Return for each sampling the median over those that differ in the training step alone: one time may be disturbed."""
+    known: dict[str, list[float]] = {}
+    for own, one in zip(settings, seconds, strict=True):
+        if one is not None:
+            known.setdefault(_frozen(own), []).append(one)
+    return [None if one is None else median(known[_frozen(own)]) for own, one in zip(settings, seconds, strict=True)]
 
 
 def processes(run: RunReport) -> int:

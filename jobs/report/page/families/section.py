@@ -20,8 +20,8 @@ HOW_DRAWN = "Bars: 95 % intervals of FID. Lower and further left is better. Both
 TRADED = "Filled: the sampling with the lowest FID. Higher and further right is better."
 CONVERGED = ("The main sampling of each, at the steps of sample.at; a training step counts by the median logged speed, without "
              "saving and starting.")
-EXPLAINED = ("Each at its sampling with the lowest FID. Seconds are those of one process for one sample, measured over chunks of "
-             "sample.batch_size samples, without starting and loading; FLOP are counted. A dash: the family has no such number, "
+EXPLAINED = ("Each at its sampling with the lowest FID. Seconds are those of one process for one sample, the median over "
+             "the steps of sample.at, without starting and loading; FLOP are counted. A dash: the family has no such number, "
              "or it was not measured.")
 
 
