@@ -26,6 +26,8 @@ def _shrink(point: dict) -> None:
     point["train"].pop("warmup", None)
     point["sample"] = point["sample"] | {"num_samples": SAMPLES, "batch_size": 10, "at": [3, "last"]}
     point["evaluate"] = point["evaluate"] | {"features": "pixels", "metrics": ["fid", "precision_recall"], "batch_size": 10}
+    if "kl_warmup" in point.get("vae", {}):
+        point["vae"] = point["vae"] | {"kl_warmup": 2}
     if "nll_examples" in point["evaluate"]:
         point["evaluate"]["nll_examples"] = 4
     if point["kind"] == "diffusion":

@@ -10,9 +10,10 @@ from jobs.spec.reading.file import load
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_study_of_four_families_from_its_spec_to_its_report(tmp_path):
     (tmp_path / "families.yaml").write_text(json.dumps(small_families()))
+    iddpm("run", "families.yaml", "--only", "train", cwd=tmp_path)
     iddpm("run", "families.yaml", cwd=tmp_path)
     study = tmp_path / "runs" / "families-digits"
     found, page = json.loads((study / "report.json").read_text()), (study / "report.html").read_text()
