@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 _WALL_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<day_hours>\d+)(?::(?P<day_minutes>\d+)(?::(?P<day_seconds>\d+))?)?"
                         r"|(?:(?P<hours>\d+):(?=\d+:))?(?P<minutes>\d+)(?::(?P<seconds>\d+))?)", re.ASCII)
@@ -70,3 +71,8 @@ def count_span(low: int, high: int) -> str:
 def plural(count: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """a, b or c."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

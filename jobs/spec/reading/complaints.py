@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from jobs.quantities import one_of
 from jobs.spec.keys import in_order, kinds_of, sections_in, suggestion, types_at, written
 from jobs.spec.kinds import KINDS, kind_named
 from jobs.spec.reading.sweep import Complaint
@@ -40,8 +41,7 @@ def validate(values: Any, resolved: bool = False) -> tuple[SpecAsWritten | None,
     """Return the spec in plain `values`, or None and the complaints. `resolved`: the values are those of a resolved spec."""
     name = values.get("kind", DEFAULT_KIND)
     if not isinstance(name, str) or name not in KINDS:
-        *names, last = map(repr, KINDS)
-        return None, [(("kind",), f"must be {', '.join(names)} or {last} (got {_shown(name)})")]
+        return None, [(("kind",), f"must be {one_of([*map(repr, KINDS)])} (got {_shown(name)})")]
     kind = kind_named(name)
     spec_type: type[SpecAsWritten] = kind.resolved if resolved else kind.written
     try:
@@ -77,7 +77,7 @@ def in_words(error: Mapping[str, Any], root: type[BaseModel]) -> str:
         words = f"must be a mapping with keys among {', '.join(_fields(root, path))}"
     elif problem in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):  # one of several sections
         kinds = [kind for each in types_at(root, path) for section in sections_in(each) for kind in kinds_of(section)]
-        words = f"must be a mapping whose kind is {', '.join(kinds[:-1])} or {kinds[-1]}"
+        words = f"must be a mapping whose kind is {one_of(kinds)}"
     else:
         limits = {name: f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" if isinstance(limit, float) else limit
                   for name, limit in error.get("ctx", {}).items()}
@@ -98,7 +98,7 @@ def _unknown(path: tuple[str | int, ...], kind: str, spec_type: type[BaseModel])
     """Return the complaint about a key that this kind of model lacks; another kind may have the key."""
     others = [name for name in KINDS if name != kind and types_at(kind_named(name).written, path)]
     if others:
-        return f"{FOREIGN}{' or '.join(others)}, but this spec is of kind: {kind}"
+        return f"{FOREIGN}{one_of(others)}, but this spec is of kind: {kind}"
     allowed = [*_fields(spec_type, path[:-1]), *(["extends", "sweep"] if len(path) == 1 else [])]
     return f"unknown key; {suggestion(str(path[-1]), allowed)}"
 

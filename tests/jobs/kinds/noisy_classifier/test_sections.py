@@ -43,9 +43,9 @@ def test_defaults_are_those_of_the_published_classifiers(spec, tmp_path):
     ("model.pool=mean", "model.pool: must be 'attention', 'adaptive', 'spatial' or 'spatial_v2' (got mean)"),
     ("model.attention_resolutions=[16]", "model.attention_resolutions: 16 is not a resolution of this network; it has 8, 4"),
     ("model.num_head_channels=5", "model.num_head_channels: heads of 5 channels do not divide the 16 channels"),
-    ("diffusion.loss=simple", "diffusion.loss: belongs to kind: diffusion, but this spec is of kind: noisy_classifier"),
-    ("sample.num_samples=10", "sample.num_samples: belongs to kind: diffusion, but this spec is of kind: noisy_classifier"),
-    ("evaluate.metrics=[fid]", "evaluate.metrics: belongs to kind: diffusion, but this spec is of kind: noisy_classifier"),
+    ("diffusion.loss=simple", "diffusion.loss: belongs to kind: diffusion or upsampler, but this"),
+    ("sample.num_samples=10", "sample.num_samples: belongs to kind: diffusion, gan, upsampler or vae, but this"),
+    ("evaluate.metrics=[fid]", "evaluate.metrics: belongs to kind: diffusion, gan, upsampler or vae, but this"),
     ("sample.ema_rate=0.5", "sample.ema_rate: 0.5 is not among train.ema_rate [0.9]"),
     ("train.batch_size=12,5", "train.batch_size: must be a whole number"),
 ])

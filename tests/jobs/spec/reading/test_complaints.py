@@ -6,8 +6,8 @@ from spec_files import SMALLEST, complaints_about
 from jobs.spec.reading.yaml_nodes import MAX_COMPLAINTS
 
 TRAIN_KEYS = ("iterations, init_from, batch_size, microbatch, lr, warmup, lr_anneal, weight_decay, grad_clip, ema_rate, "
-              "ema_sigma_rel, ema_snapshots, precision, compile, gradient_checkpointing, log_interval, save_interval, "
-              "keep_interval, seed, schedule_sampler, label_dropout")
+              "ema_sigma_rel, ema_snapshots, precision, compile, gradient_checkpointing, deterministic, log_interval, "
+              "save_interval, keep_interval, seed, schedule_sampler, label_dropout")
 
 
 @pytest.mark.parametrize("line, expected", [
