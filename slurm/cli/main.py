@@ -21,6 +21,7 @@ from slurm.cli.cluster import cluster
 from slurm.cli.data.group import data
 from slurm.cli.make import make
 from slurm.cli.paths import PATH, PATH_OR_NAME
+from slurm.cli.stopped import Commands
 
 RUNS = click.option("--runs", "runs_folder", type=PATH, default=Path("runs"), show_default=True,
                     help="Folder of all studies.")
@@ -33,7 +34,7 @@ CLUSTER = click.option("--cluster", type=PATH_OR_NAME, metavar="NAME",
 OUTPUT = click.argument("output", type=PATH)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="iddpm")
 def cli() -> None:
     """Train, sample and evaluate improved denoising diffusion models from one YAML spec.

@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 
 from slurm.cli.paths import PATH, PATH_OR_NAME
-
-STOPPED = 130  # exit status of a command that was stopped by hand
+from slurm.cli.stopped import STOPPED
 
 
 @click.command()

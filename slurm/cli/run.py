@@ -32,9 +32,10 @@ from jobs.spec.stages import STAGES
 from jobs.storage.files import read_json
 from jobs.storage.typed import read_record
 from slurm.cli.console import console
+from slurm.cli.stopped import STOPPED
 from slurm.launch.local import Interrupted, run_locally
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str | None) -> int:
@@ -69,10 +70,10 @@ def run_study(spec: Path, overrides: Sequence[str], runs_folder: Path, only: str
             status = 2 if isinstance(error, UserError) else FAILED
         except Interrupted as stopped:
             print(stopped, flush=True)
-            return INTERRUPTED
+            return STOPPED
         except KeyboardInterrupt:  # between two stages
             print("stopped; run again to go on", flush=True)
-            return INTERRUPTED
+            return STOPPED
     runs = [run for run in runs if run.spec_file.is_file()]  # `iddpm rm` may have removed others meanwhile
     if not runs:
         return status
@@ -103,10 +104,10 @@ def run_one_stage(path: Path, stage: str) -> int:
         _do(run.trainer if stage == STAGES[0] else run, stage)
     except Interrupted as stopped:
         print(stopped, flush=True)
-        return INTERRUPTED
+        return STOPPED
     except KeyboardInterrupt:  # before the stage started
         print("stopped; run again to go on", flush=True)
-        return INTERRUPTED
+        return STOPPED
     return 0
 
 
