@@ -32,15 +32,9 @@ def measure(spec: VaeSpec, network: VAE, number: OwnNumber, group: Group,
             on_pass: Callable[[], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute the negative ELBO of the first `number.examples` held-out examples, at one z of each posterior.
 
-<<<<<<< HEAD
     Returns a summary and arrays: total, reconstruction and kl [N] in bits/dim, in the data's order, and latent_kl [L], the
     mean KL of each latent in nats. `on_pass` is called after the encoder and after the decoder. Raises Stopped on all ranks where
     it does on one, StageFailed that names examples of which a part is not finite.
-=======
-    Returns a summary and arrays: total, reconstruction and kl [N] in bits/dim, in the data's order, and latent_kl [L], the mean
-    Returns a summary and arrays: total, reconstruction and kl [N] in bits/dim, in the data's order, and latent_kl [L], the
-    on one, StageFailed that names examples of which a part is not finite.
->>>>>>> 201fa10 (The ELBO is named in tables with its unit)
     """
     held_out, count = open_held_out(spec.evaluate, spec.data), number.examples
     latents = math.prod(network.latent_shape)
