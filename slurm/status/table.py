@@ -25,7 +25,8 @@ from jobs.run.progress import duration
 from jobs.terminal import printable, trusted
 from slurm.launch.squeue import HELD_REASONS, Slurm
 from slurm.status.find import find_study
-from slurm.status.state import RunStatus, StudyStatus, study_status
+from slurm.status.run_state import RunStatus
+from slurm.status.state import StudyStatus, study_status
 
 MAX_ROWS = 100
 NAMED = 3  # runs that a line names

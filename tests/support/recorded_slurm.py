@@ -13,7 +13,8 @@ import pytest
 from jobs.storage.files import write_json
 from slurm.launch.records import Submission, record
 from slurm.launch.squeue import END_OF_NAME, Slurm
-from slurm.status.state import RunStatus, StudyStatus
+from slurm.status.run_state import RunStatus
+from slurm.status.state import StudyStatus
 
 # Both answers were recorded from SLURM 22.05.8.
 # squeue --me --noheader --array --Format=...; 23 is running, 27 came back from a lost node.

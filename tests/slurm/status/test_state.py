@@ -17,7 +17,8 @@ from jobs.storage.machine import this_machine
 from slurm.launch.records import Submission, record
 from slurm.launch.squeue import END_OF_NAME
 from slurm.status.find import find_study
-from slurm.status.state import HUNG_S, STILL_S, study_status
+from slurm.status.run_state import HUNG_S, STILL_S
+from slurm.status.state import study_status
 from slurm.status.table import status_lines
 
 N = f"|n{END_OF_NAME}"  # a name, as each line ends

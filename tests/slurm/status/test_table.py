@@ -18,7 +18,8 @@ from jobs.run.failures import Failure, write_failure
 from jobs.run.records import HeldFile
 from jobs.storage.files import write_json
 from slurm.launch.squeue import Slurm
-from slurm.status.state import RunStatus, StudyStatus, study_status
+from slurm.status.run_state import RunStatus
+from slurm.status.state import StudyStatus, study_status
 from slurm.status.table import SPARED, print_status, status_lines
 
 

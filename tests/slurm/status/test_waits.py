@@ -15,7 +15,8 @@ from jobs.spec.references import Reference
 from jobs.storage.files import write_json
 from slurm.launch.squeue import Slurm
 from slurm.status import waits
-from slurm.status.state import RunStatus, StudyStatus, study_status
+from slurm.status.run_state import RunStatus
+from slurm.status.state import StudyStatus, study_status
 from slurm.status.table import status_lines
 
 SPEC = {"name": "study", "kind": "linear", "data": {"path": "digits", "image_size": 8, "channels": 1},
