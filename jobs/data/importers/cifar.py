@@ -1,27 +1,25 @@
 """Make a data set from the CIFAR-10 or CIFAR-100 python archive (Krizhevsky 2009), whose pickles are not trusted."""
 
-import bz2
-import gzip
-import io
-import lzma
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from jobs.data.importers.averaged import averaged
 from jobs.data.importers.reading.pickles import PickledArray, read_pickle
+from jobs.data.importers.reading.tar_members import Member, open_tar
 from jobs.data.importers.writer import Summary, Writer
 from jobs.errors import UserError
+from jobs.storage.disk_errors import why_missing
+from jobs.storage.files import read_bytes
 from jobs.storage.names import reason
 
-_MOST_BYTES = 512 << 20  # of the archive, unpacked
+_MOST_BYTES = 512 << 20  # of the archive, unpacked; there are 178 MiB in each
 _BLOCK = 500  # images that are written at a time
 
 Split = Literal["train", "test"]
@@ -99,20 +97,14 @@ def _read_split(known: _Archive, source: Path, split: Split) -> tuple[list[tuple
 def _read_members(known: _Archive, source: Path, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
     """Read the wanted files of the archive or folder, in any order. Raises UserError if one is missing, or there twice."""
     folders, found = set[str](), set[str]()
-    try:
-        for folder, name, read in _members(known, source):
+    with _open(known, source) as files:
+        for folder, name, read in files:
             folders.add(folder)
             if folder == known.folder and name in wanted:
                 if name in found:
                     raise UserError(f"{source}: holds {folder}/{name} twice; which is meant?")
                 found.add(name)
                 yield name, read()
-    except FileNotFoundError as error:
-        raise UserError(f"{source}: no such file; give {known.file} or {known.folder}") from error
-    except PermissionError as error:
-        raise UserError(f"{error.filename or source}: not readable (permission denied)") from error
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, MemoryError, OverflowError) as error:
-        raise UserError(f"{source}: not a whole tar archive ({reason(error)}); fetch it again") from error
     if missing := [name for name in wanted if name not in found]:
         other = next((other for other in _ALL if other.folder in folders - {known.folder}), None)
         if other and not found:
@@ -121,61 +113,45 @@ def _read_members(known: _Archive, source: Path, wanted: list[str]) -> Iterator[
                         f"and whole? Missing in all: {', '.join(missing)}")
 
 
-def _members(known: _Archive, source: Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """Folder, name and reader of each file of the archive or folder."""
-    if source.is_dir():
-        folder = source / known.folder if (source / known.folder).is_dir() else source
-        belongs_to = next((each for each in (known, *_ALL) if (folder / each.meta).is_file()), known)
-        for path in sorted(folder.iterdir()):
-            if path.is_file():
-                yield belongs_to.folder, path.name, partial(_read_file, known, path)
-        return
-    if source.exists() and not source.is_file():
-        raise UserError(f"{source}: not a regular file")
-    with open(source, "rb") as packed, _unpacked(packed) as unpacked, _Limited(unpacked) as limited, \
-            tarfile.open(fileobj=limited, mode="r|") as tar:
-        for member in tar:
-            folder_name, name = os.path.split(os.path.normpath(member.name))
-            if member.size > known.most:
-                raise UserError(f"{source}: holds a file of more than {known.most >> 20} MiB, so it is not {known.title}")
-            if member.isfile() and (file := tar.extractfile(member)):
-                yield folder_name, name, file.read
-        while limited.read(1 << 20):  # gzip compares the checksum only at the end
-            pass
+_Files = Iterator[tuple[str, str, Callable[[], bytes]]]
+"""Folder, name and reader of each file. A file of an archive is read before the next one."""
+
+
+@contextmanager
+def _open(known: _Archive, source: Path) -> Iterator[_Files]:
+    """The files of the archive or folder. Raises UserError, now or later, if it is damaged."""
+    try:
+        if source.is_dir():
+            yield _of_folder(known, source)
+            return
+        if not source.exists():
+            raise UserError(why_missing(source) or f"{source}: no such file; give {known.file} or {known.folder}")
+        with open_tar(source, most=_MOST_BYTES) as members:
+            yield _of_archive(known, source, members)
+    except PermissionError as error:
+        raise UserError(f"{error.filename or source}: not readable (permission denied)") from error
+
+
+def _of_folder(known: _Archive, source: Path) -> _Files:
+    folder = source / known.folder if (source / known.folder).is_dir() else source
+    belongs_to = next((each for each in (known, *_ALL) if (folder / each.meta).is_file()), known)
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield belongs_to.folder, path.name, partial(_read_file, known, path)
+
+
+def _of_archive(known: _Archive, source: Path, members: Iterator[Member]) -> _Files:
+    for member in members:
+        if member.size > known.most:
+            raise UserError(f"{source}: holds a file of more than {known.most >> 20} MiB, so it is not {known.title}")
+        if not member.problem:
+            yield *os.path.split(os.path.normpath(member.name)), member.read
 
 
 def _read_file(known: _Archive, path: Path) -> bytes:
     if path.stat().st_size > known.most:
         raise UserError(f"{path}: more than {known.most >> 20} MiB, so it is no part of {known.title}")
-    return path.read_bytes()
-
-
-def _unpacked(archive: IO[bytes]) -> IO[bytes]:
-    """The tar archive that is packed in `archive`, with gzip, bzip2, xz or not at all."""
-    start = archive.read(6)
-    archive.seek(0)
-    unpackers: dict[bytes, Callable[[], Any]] = {
-        b"\x1f\x8b": lambda: gzip.GzipFile(fileobj=archive), b"BZh": lambda: bz2.BZ2File(archive),
-        b"\xfd7zXZ\0": lambda: lzma.LZMAFile(archive)}
-    unpack = next((unpacker for signature, unpacker in unpackers.items() if start.startswith(signature)), lambda: archive)
-    return unpack()
-
-
-class _Limited(io.RawIOBase):
-    """Reads `stream`, and raises OSError after _MOST_BYTES: a small archive must not fill memory, or take for ever."""
-
-    def __init__(self, stream: IO[bytes]):
-        self._stream, self._left = stream, _MOST_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self._left:
-            raise OSError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB, and CIFAR to 178 MiB")
-        content = self._stream.read(size)
-        self._left -= len(content)
-        return content
+    return read_bytes(path, known.most)
 
 
 def _unpickle(source: Path, name: str, content: bytes, title: str) -> Any:

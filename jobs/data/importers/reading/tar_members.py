@@ -58,14 +58,17 @@ class Member:
 
 
 @contextmanager
-def open_tar(path: Path) -> Iterator[Iterator[Member]]:
-    """The files of the archive `path`: tar, or tar in gzip, bzip2 or xz. Raises UserError, now or later, if it is damaged."""
+def open_tar(path: Path, most: int | None = None) -> Iterator[Iterator[Member]]:
+    """The files of the archive `path`: tar, or tar in gzip, bzip2 or xz.
+
+    Raises UserError, now or later, if it is damaged, or if it has more than `most` bytes when it is unpacked.
+    """
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as packed:
             if not path.is_file():  # not a pipe, which would wait for its writer
                 raise UserError(f"{path}: not a regular file")
             with _unpacked(packed) as unpacked:
-                yield members(_Forward(unpacked, packed))
+                yield members(_Forward(unpacked, packed, most))
     except FileNotFoundError as error:
         raise UserError(why_missing(path) or f"{path}: no such file") from error
     except PermissionError as error:
@@ -107,6 +110,8 @@ def members(stream: "_Forward | Member") -> Iterator[Member]:
             _skip_sparse_headers(forward, header)
         yield from _member(forward, info, long_name, extended)
         long_name, extended = "", {}
+    if first and not padding:
+        raise EOFError("it is empty")
 
 
 def _member(forward: "_Forward", info: tarfile.TarInfo, long_name: str, extended: dict[str, str]) -> Iterator[Member]:
@@ -163,8 +168,8 @@ def _skip_sparse_headers(forward: "_Forward", header: bytes) -> None:
 class _Forward:
     """Reads a stream forward, and counts: a small packed file must not fill memory or take for ever."""
 
-    def __init__(self, stream: Any, packed: IO[bytes] | None = None):
-        self._stream, self._packed, self._unpacked = stream, packed, 0
+    def __init__(self, stream: Any, packed: IO[bytes] | None = None, most: int | None = None):
+        self._stream, self._packed, self._most, self._unpacked = stream, packed, most, 0
 
     def up_to(self, size: int) -> bytes:
         """The next `size` bytes, or fewer at the end."""
@@ -173,6 +178,8 @@ class _Forward:
             parts.append(part)
             size -= len(part)
             self._unpacked += len(part)
+        if self._most is not None and self._unpacked > self._most:
+            raise ValueError(f"it unpacks to more than {self._most >> 20} MiB")
         if self._packed and (problem := bomb(self._unpacked, self._packed.tell())):
             raise ValueError(f"it {problem}")
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -126,12 +126,13 @@ def test_sparse_files_of_either_kind(path):
     (member("x", 1 << 62), 0, "x has 4,611,686,018,427,387,904 bytes"),
     (member("x", 1 << 20), 0, "it ends in the middle of a file"),
     (member("x", 1 << 40, b"S"), 0, "it ends in the middle of a file"),
+    (b"", 0, "it is empty"),
     (b"", 3 << 20, "more than 2 MiB of zeros between its members"),
     (file_in_tar("x", b"7 size\n", type=b"x"), 0, "a damaged extended header"),
     (file_in_tar("x", b"99 path=a\n", type=b"x"), 0, "a damaged extended header"),
     (file_in_tar("x", b"12 size=-1\n\n", type=b"x") + member("y", 1), 0, "a damaged extended header"),
     (checked(member("x", 1), 124, b"\xff" * 12), 0, "a member has a negative size"),
-    (b"PK" + bytes(510), 0, "it does not begin as one")], ids=range(11))
+    (b"PK" + bytes(510), 0, "it does not begin as one")], ids=range(12))
 def test_an_archive_that_claims_too_much(path, start, size, message, monkeypatch):
     monkeypatch.setattr(tar_members, "_MOST_PADDING", 2 << 20)
     with open(path, "wb") as file:
