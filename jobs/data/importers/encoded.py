@@ -75,7 +75,8 @@ def import_records(records: Iterable[Record], writer: Writer, form: Form, where:
 
     `where` begins messages, `source` says in the file where the images come from. If `labelled`, each record needs a label:
     ids count the `class_names`, if there are any; names get ids in the order of `class_names`, or of the alphabet, or of the
-    numbers if all names are numbers. `total` records are to come, 0 if nobody knows. `remarks` come last in the summary.
+    numbers if all names are numbers. Without `class_names` all labels are names, or all are ids. `total` records are to come, 0
+    if nobody knows. `remarks` come last in the summary.
     If images cannot be used, "skip" leaves them out and lists them in the summary, and "refuse" raises UserError, after all
     images have been tried, that names the first ten. The disk of the output must hold the result twice. `decode` replaces
     `form.decode`.
@@ -147,6 +148,8 @@ class _Classes:
     names: Sequence[str]
     ids: array = field(default_factory=lambda: array("q"))
     seen: dict[str, int] = field(default_factory=dict)
+    are_names: bool | None = None
+    """Whether classes come as names; None before the first one, and where `names` are given, which allow both."""
 
     def __post_init__(self) -> None:
         self.known = len(self.names)
@@ -156,6 +159,11 @@ class _Classes:
         """Note the class of a record; the reason why it cannot be one, or ""."""
         if label is None:
             return "has no label"
+        if not self.known:  # a name may get the id that a number stands for
+            self.are_names = isinstance(label, str) if self.are_names is None else self.are_names
+            if isinstance(label, str) != self.are_names:
+                kinds = ("name", "number") if isinstance(label, str) else ("number", "name")
+                return f"its class {shortened(str(label))} is a {kinds[0]}, but the first class is a {kinds[1]}"
         if isinstance(label, str):
             if self.known and label not in self.seen:
                 return f"its class {shortened(label)} is not among the {self.known}"

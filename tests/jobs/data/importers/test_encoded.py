@@ -41,6 +41,17 @@ def test_names_and_ids_label_the_images(output):
     assert open_data(str(output), 8, 1).labels is None
 
 
+def test_numbers_and_names_are_not_mixed(output):
+    first, *others = (Record(f"{label}.png", png(noise(8, 8)), label) for label in ("cat", 0, "dog", 1))
+    with pytest.raises(UserError, match="2 of 4 (.|\\n)*  0.png: its class 0 is a number, but the first class is a name\n"):
+        import_them([first, *others], output, labelled=True)
+    assert import_them([first, *others], output, Form(8, 1, "skip"), labelled=True).classes == ["cat", "dog"]
+    with pytest.raises(UserError, match="1 of 2 (.|\\n)*  cat.png: its class cat is a name, but the first class is a number"):
+        import_them([others[0], first], output, labelled=True)
+    import_them([first, *others], output, labelled=True, class_names=["dog", "cat"])
+    assert open_data(str(output), 8, 1, 2).labels.tolist() == [1, 0, 0, 1]  # names say what a number means
+
+
 @pytest.mark.parametrize("record, names, reason", [
     (Record("x", b"PNG", 0), (), "not an image of a type that Pillow reads"),
     (Record("x", b"", 0), (), "zero bytes"),
