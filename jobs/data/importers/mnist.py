@@ -49,8 +49,9 @@ def import_mnist(source: Path, writer: Writer, split: Split, labels: Path | None
         if shape[1] != shape[2]:
             raise UserError(f"{images_path}: images are {shape[1]}x{shape[2]}; they must be square")
         found = _read_labels(labels_path, shape[0], images_path)
-        first = names.first if names else 1 if "emnist-letters" in images_path.name else 0
-        ids = found - (first or 0)
+        usual = 1 if "emnist-letters" in images_path.name else 0
+        first = usual if names is None or names.first is None else names.first
+        ids = found - first
         if ids.min() < 0:
             raise UserError(f"{labels_path}: label 0 of image {np.argmin(ids)}, but labels start at {first}")
         if names:

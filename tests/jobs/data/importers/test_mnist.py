@@ -97,6 +97,8 @@ def test_emnist_is_turned_upright_and_has_its_letters(tmp_path, output):
     np.testing.assert_array_equal(data.images[..., 0], IMAGES)
     assert data.labels.tolist() == LABELS.tolist()
     assert summary.remarks == ["EMNIST's files store images on their side: turned upright", "labels from 1 became ids from 0"]
+    (tmp_path / "letters.txt").write_text("\n".join("abcdefghijklmnopqrstuvwxyz"))
+    assert import_them(letters, output, class_names=tmp_path / "letters.txt")[1].labels.tolist() == LABELS.tolist()
     (tmp_path / "e" / "emnist-letters-mapping.txt").write_text("".join(f"{n} {64 + n} {96 + n}\r\n" for n in range(1, 27)))
     (tmp_path / "e" / "emnist-balanced-mapping.txt").write_text("".join(f"{n} {48 + n}\n" for n in range(10)))
     assert import_them(letters, output)[1].class_names[:3] == ["Aa", "Bb", "Cc"]
