@@ -163,7 +163,7 @@ def _read(archive: zipfile.ZipFile, name: str, most: int) -> bytes | str:
     try:
         with archive.open(entry) as stream:
             content = stream.read()
-    except (*UNREADABLE, NotImplementedError) as error:
+    except UNREADABLE as error:  # RuntimeError includes NotImplementedError: packed in a way that zipfile does not know
         return f"cannot be unpacked ({reason(error)})"
     return content if len(content) == entry.file_size else f"ends after {len(content)} of {entry.file_size} bytes"
 

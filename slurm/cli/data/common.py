@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs.quantities import plural
 from slurm.cli.paths import PATH
 
 if TYPE_CHECKING:
@@ -66,4 +67,4 @@ def _print_summary(summary: "Summary", output: Path) -> None:
     if len(summary.skipped) > LISTED:
         print(f"... and {len(summary.skipped) - LISTED} more")
     if summary.skipped:
-        print(f"{len(summary.skipped)} images skipped in all")
+        print(f"{plural(len(summary.skipped), 'image')} skipped in all")

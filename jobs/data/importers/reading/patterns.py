@@ -4,6 +4,7 @@ import glob
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def find_files(sources: Sequence[Path], suffixes: tuple[str, ...]) -> list[Path]
         raise UserError(f"{sources[0]}: more than {_MOST:,} files")
     real = [os.path.realpath(file) for file in files]
     if len(set(real)) < len(real):
-        twice = next(str(file) for file, name in zip(files, real, strict=True) if real.count(name) > 1)
+        counts = Counter(real)
+        twice = next(str(file) for file, name in zip(files, real, strict=True) if counts[name] > 1)
         raise UserError(f"{printable(twice)}: given more than once")
     return files
 
