@@ -25,7 +25,7 @@ SLURM_SPEC = {
 }
 
 
-def until(condition, seconds=300):
+def until(condition, seconds=200):
     """The first true value of condition()."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

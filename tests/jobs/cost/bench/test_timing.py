@@ -24,14 +24,14 @@ def test_variants_are_timed_in_turns(short):
 
 
 def test_operations_and_times_are_sorted_by_kind():
-    x, weight, square = torch.randn(8, 16, 32, 32), torch.randn(16, 16, 3, 3), torch.randn(300, 300)
+    x, weight, square = torch.randn(8, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.randn(900, 900)  # far longer than starting
 
     def work():
         torch.nn.functional.conv2d(x, weight, padding=1)
         square @ square
-    assert counted_flops(work) == 2 * 8 * 32 ** 2 * 16 ** 2 * 9 + 2 * 300 ** 3
+    assert counted_flops(work) == 2 * 8 * 32 ** 2 * 64 ** 2 * 9 + 2 * 900 ** 3
     split = time_split(work, 3, CPU)
-    assert split["convolution"] > 0 and split["GEMM"] > 0 and split["attention"] == 0
+    assert split["convolution"] > 0.05 and split["GEMM"] > 0.05 and split["attention"] == 0
     assert [operation_of(name) for name in (
         "aten::mkldnn_convolution", "aten::convolution_backward", "aten::addmm",
         "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::native_group_norm", "aten::silu", "aten::_fused_adamw_",
