@@ -1,6 +1,7 @@
 """The half of a kind of model that needs torch: training, sampling and evaluation use a kind through this protocol.
 
-The module `Kind.model` of each kind has five functions; `generate` only where the kind draws samples:
+The module `Kind.model` of each kind has five functions; `generate` only where the kind draws samples (`GivingModule` has another
+in its place), `basis` and `measure` only where it has numbers of its own:
 
     trainable(spec, device) -> Trainable              networks, losses and previews of one training run
     network(spec) -> nn.Module                        the network that samples, freshly initialised

@@ -32,4 +32,4 @@ def generate(spec: GanSpec, network: Generator, device: torch.device, randn: Cal
     """Yield `rows` samples, which are a single step: no chunk is ever half-way."""
     z = randn(torch.empty(rows, spec.gan.latent_size, device=device))
     x = autocasting(network, spec.sample.precision)(z, **conditions(labels, device))
-    yield Generated(0, x, {"x": x})
+    yield Generated(0, x, {})

@@ -12,14 +12,15 @@ from jobs.kinds.gan.layer_costs import (
     training_passes,
 )
 from jobs.kinds.gan.sections import GanSpec, GanSpecAsWritten, gan_contradictions, resolve
-from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
+from jobs.kinds.one_evaluation import OneEvaluation
+from jobs.spec.kinds import MODEL, Description, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
-from jobs.spec.sections import Contradiction, Spec
+from jobs.spec.sections import Contradiction
 from jobs.spec.stages import STAGES
 
 
-class GanKind:
+class GanKind(OneEvaluation):
     model = "jobs.kinds.gan.model"
     written = GanSpecAsWritten
     resolved = GanSpec
@@ -31,30 +32,6 @@ class GanKind:
 
     def contradictions(self, spec: GanSpec) -> list[Contradiction]:
         return gan_contradictions(spec)
-
-    def samplings(self, spec: GanSpec) -> list[Changes]:
-        return []
-
-    def steps(self, spec: GanSpec) -> int:
-        return 1
-
-    def evaluations(self, spec: GanSpec) -> int:
-        return 1
-
-    def guide(self, spec: GanSpec) -> Guide | None:
-        return None
-
-    def guide_problems(self, spec: GanSpec, other: Spec) -> list[Contradiction]:
-        return []
-
-    def records_steps(self, spec: GanSpec) -> bool:
-        return False
-
-    def sampling_facts(self, spec: GanSpec) -> dict[str, Any]:
-        return {"sampling_steps": 1}
-
-    def sampling_attributes(self, spec: GanSpec) -> dict[str, Any]:
-        return {}
 
     def identity(self, spec: GanSpec) -> dict[str, dict]:
         return {"model": spec.model.identity(), "gan": {"latent_size": spec.gan.latent_size}}

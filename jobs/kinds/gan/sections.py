@@ -57,35 +57,27 @@ def resolve(written: GanSpecAsWritten) -> GanSpec:
 def gan_contradictions(spec: GanSpec) -> list[Contradiction]:
     """Return all contradictions of the spec, none where it is in order."""
     resolutions, found = level_resolutions(spec.model, spec.data)
-    found = found + contradictions(spec, resolutions) + _training(spec) + _sampling(spec)
+    found = found + contradictions(spec, resolutions) + _refused(spec)
     if not spec.data.class_cond:
         found += [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true")
                   for metric in labelled(spec.evaluate.metrics)]
     return found
 
 
-def _training(spec: GanSpec) -> list[Contradiction]:
-    train, found = spec.train, []
-    if train.compile:
-        found.append(("train.compile", "the penalties of a GAN are gradients of gradients, which torch.compile does not have; "
-                      "leave compile out"))
-    if train.precision == "fp16":
-        found.append(("train.precision", "fp16 scales the loss, and the gradients within the penalties of a GAN overflow at that "
-                      "scale; use bf16 or fp32"))
-    if train.gradient_checkpointing:
-        found.append(("train.gradient_checkpointing", "the penalties of a GAN need the activations twice; leave it out, or give "
-                      "a train.microbatch that fits the memory"))
-    if train.init_from:
-        found.append(("train.init_from", "names weights of the generator alone, which a new discriminator would undo; leave it "
-                      "out"))
-    return found
-
-
-def _sampling(spec: GanSpec) -> list[Contradiction]:
-    sample, found = spec.sample, []
-    if sample.compile:
-        found.append(("sample.compile", "a sample of a GAN is a single evaluation, which takes less time than compiling; leave "
-                      "it out"))
-    if sample.precision == "fp16":
-        found.append(("sample.precision", "a GAN without normalisation may exceed the range of fp16; use bf16 or fp32"))
-    return found
+def _refused(spec: GanSpec) -> list[Contradiction]:
+    """Return the settings of training and sampling that a GAN does not have."""
+    train, sample = spec.train, spec.sample
+    settings = [
+        (train.compile, "train.compile", "the penalties of a GAN are gradients of gradients, which torch.compile does not have; "
+         "leave compile out"),
+        (train.precision == "fp16", "train.precision", "fp16 scales the loss, and the gradients within the penalties of a GAN "
+         "overflow at that scale; use bf16 or fp32"),
+        (train.gradient_checkpointing, "train.gradient_checkpointing", "the penalties of a GAN need the activations twice; leave "
+         "it out, or give a train.microbatch that fits the memory"),
+        (train.init_from, "train.init_from", "names weights of the generator alone, which a new discriminator would undo; leave "
+         "it out"),
+        (sample.compile, "sample.compile", "a sample of a GAN is a single evaluation, which takes less time than compiling; "
+         "leave it out"),
+        (sample.precision == "fp16", "sample.precision", "a GAN without normalisation may exceed the range of fp16; use bf16 or "
+         "fp32")]
+    return [(key, message) for given, key, message in settings if given]

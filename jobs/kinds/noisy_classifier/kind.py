@@ -17,10 +17,11 @@ from jobs.kinds.noisy_classifier.sections import (
     classifier_contradictions,
     resolve,
 )
-from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
+from jobs.kinds.one_evaluation import OneEvaluation
+from jobs.spec.kinds import MODEL, Description, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
-from jobs.spec.sections import Contradiction, Spec
+from jobs.spec.sections import Contradiction
 
 ACCURACY, TOP5, CROSS_ENTROPY = "accuracy", "accuracy_top5", "cross_entropy"
 """Keys in evaluation.json."""
@@ -37,7 +38,7 @@ DESCRIPTION = Description(
 BASIS = "of noisy images, at a uniform timestep"
 
 
-class ClassifierKind:
+class ClassifierKind(OneEvaluation):
     model = "jobs.kinds.noisy_classifier.model"
     written = ClassifierSpecAsWritten
     resolved = ClassifierSpec
@@ -52,30 +53,6 @@ class ClassifierKind:
 
     def contradictions(self, spec: ClassifierSpec) -> list[Contradiction]:
         return classifier_contradictions(spec)
-
-    def samplings(self, spec: ClassifierSpec) -> list[Changes]:
-        return []
-
-    def steps(self, spec: ClassifierSpec) -> int:
-        return 0
-
-    def evaluations(self, spec: ClassifierSpec) -> int:
-        return 0
-
-    def guide(self, spec: ClassifierSpec) -> Guide | None:
-        return None
-
-    def guide_problems(self, spec: ClassifierSpec, other: Spec) -> list[Contradiction]:
-        return []
-
-    def records_steps(self, spec: ClassifierSpec) -> bool:
-        return False
-
-    def sampling_facts(self, spec: ClassifierSpec) -> dict[str, Any]:
-        return {}
-
-    def sampling_attributes(self, spec: ClassifierSpec) -> dict[str, Any]:
-        return {}
 
     def identity(self, spec: ClassifierSpec) -> dict[str, dict]:
         return {"model": spec.model.identity(exclude={"dropout"}), "diffusion": spec.diffusion.identity()}

@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.kinds.held_out import held_out_of
+from jobs.kinds.one_evaluation import OneEvaluation
 from jobs.kinds.vae.description import description
 from jobs.kinds.vae.layer_costs import decoder_layers, encoder_layers
 from jobs.kinds.vae.sections import OF_TRAINING, VaeSpec, VaeSpecAsWritten, resolve, vae_contradictions
-from jobs.spec.kinds import MODEL, Changes, Description, Guide, HeldOut, OwnNumber
+from jobs.spec.kinds import MODEL, Description, HeldOut, OwnNumber
 from jobs.spec.layer_cost import LayerCost
 from jobs.spec.metrics import Number
 from jobs.spec.samplings import WEIGHTS_BY, samplings
-from jobs.spec.sections import Contradiction, Spec
+from jobs.spec.sections import Contradiction
 from jobs.spec.stages import STAGES
 
 ELBO, ELBO_KEY = "elbo bits/dim", "elbo_bits_per_dim"
 
 
-class VaeKind:
+class VaeKind(OneEvaluation):
     model = "jobs.kinds.vae.model"
     written = VaeSpecAsWritten
     resolved = VaeSpec
@@ -30,29 +31,11 @@ class VaeKind:
     def contradictions(self, spec: VaeSpec) -> list[Contradiction]:
         return vae_contradictions(spec)
 
-    def samplings(self, spec: VaeSpec) -> list[Changes]:
-        return []
-
-    def steps(self, spec: VaeSpec) -> int:
-        return 1
-
-    def evaluations(self, spec: VaeSpec) -> int:
-        return 1
-
-    def guide(self, spec: VaeSpec) -> Guide | None:
-        return None
-
-    def guide_problems(self, spec: VaeSpec, other: Spec) -> list[Contradiction]:
-        return []
-
-    def records_steps(self, spec: VaeSpec) -> bool:
-        return False
-
     def sampling_facts(self, spec: VaeSpec) -> dict[str, Any]:
-        return {"sampling_steps": 1, "a_sample_is": "the decoder's mean, rounded, at latents of the prior; no draw of pixels"}
+        return super().sampling_facts(spec) | self.sampling_attributes(spec)
 
     def sampling_attributes(self, spec: VaeSpec) -> dict[str, Any]:
-        return {"a_sample_is": self.sampling_facts(spec)["a_sample_is"]}
+        return {"a_sample_is": "the decoder's mean, rounded, at latents of the prior; no draw of pixels"}
 
     def identity(self, spec: VaeSpec) -> dict[str, dict]:
         return {"model": spec.model.identity(), "vae": spec.vae.identity(exclude=OF_TRAINING)}
