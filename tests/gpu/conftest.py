@@ -4,12 +4,12 @@ IDDPM_GPU_TESTS=cpu in the environment: run on the CPU what can run there, to se
 """
 
 import json
-import signal
 
 import pytest
 import torch
 from noisy_runs import trained
 from on_gpu import IS_GPU, ON, ON_A_GPU
+from small_runs import own_handlers
 
 from jobs.kinds.protocol import model_of
 from jobs.parallel.determinism import repeating
@@ -34,12 +34,10 @@ def group(tmp_path):
 @pytest.fixture(autouse=True)
 def torch_as_it_was():
     """A stage sets switches of torch for its process, and handlers of signals."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
+    with own_handlers():
+        yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from small_classifier import CLASSIFIER_SPEC
 from small_gan import GAN_SPEC
 from small_runs import SMALL_SPEC
 from small_upsampler import UPSAMPLER_SPEC
+from small_vae import VAE_SPEC
 
 from jobs.data.dataset import open_data
 from jobs.spec.kinds import KINDS
@@ -19,8 +20,6 @@ from jobs.training.step import train_step
 
 # DDP copies gradients of convolutions from one channel, and warns of that.
 pytestmark = [needs_gpu, pytest.mark.filterwarnings("ignore:Grad strides do not match")]
-VAE_SPEC = {"name": "vae", "kind": "vae", **{key: SMALL_SPEC[key] for key in ("data", "train", "sample")},
-            "model": {"num_channels": 8, "num_res_blocks": 1, "channel_mult": [1, 2]}}
 SPECS = {"diffusion": SMALL_SPEC, "noisy_classifier": CLASSIFIER_SPEC, "gan": GAN_SPEC, "upsampler": UPSAMPLER_SPEC,
          "vae": VAE_SPEC}
 

@@ -1,9 +1,7 @@
 """A small classifier of noisy digits, for tests of the stages."""
 
-import json
-import tempfile
-
 import pytest
+from small_runs import making, spec_of
 
 CLASSIFIER_SPEC = {
     "name": "classifiers", "kind": "noisy_classifier",
@@ -22,25 +20,12 @@ MIXED = {"list": [{"name": "classifier", "kind": "noisy_classifier", "data.rando
 """A sweep of a classifier and of what tests/support/small_runs.py trains."""
 
 
-def classifier_spec(*overrides: str):
-    """Return the resolved spec of the small classifier with these changes."""
-    from jobs.spec.reading.file import load
-
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        json.dump(CLASSIFIER_SPEC, file)
-        file.flush()
-        return load(file.name, overrides).runs[0].spec
-
-
 @pytest.fixture
 def make_classifier(tmp_path):
     """make_classifier("train.lr=1e-2", ..., folder="a") -> RunDir: the small classifier with these changes, frozen."""
-    from jobs.run.directory import RunDir
-    from jobs.run.study.freezing import freeze
-    from jobs.spec.reading.file import load
+    return making(CLASSIFIER_SPEC, tmp_path)
 
-    def make(*overrides: str, folder: str = "runs") -> RunDir:
-        spec = tmp_path / "classifier.yaml"
-        spec.write_text(json.dumps(CLASSIFIER_SPEC))
-        return freeze(load(spec, overrides), tmp_path / folder)[0]
-    return make
+
+def classifier_spec(*overrides: str):
+    """Return the resolved spec of the small classifier with these changes."""
+    return spec_of(CLASSIFIER_SPEC, overrides)

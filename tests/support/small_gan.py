@@ -1,14 +1,7 @@
-"""A small GAN of the digits, and its training on several processes step by step."""
-
-import json
-import os
-import socket
-import subprocess
-import sys
-import tempfile
+"""A small GAN of the digits."""
 
 import pytest
-from paths import ROOT
+from small_runs import making, spec_of
 
 GAN_SPEC = {
     "name": "gan", "kind": "gan",
@@ -19,63 +12,14 @@ GAN_SPEC = {
     "sample": {"num_samples": 10, "batch_size": 4, "ema_rate": 0.9},
     "evaluate": {"batch_size": 4},
 }
-# Trains some steps; then each rank writes all weights, averages, and the gradients of the last step.
-STEPS = """
-import sys, pathlib, torch
-from jobs.parallel.group import process_group
-from jobs.run.directory import RunDir
-from jobs.data.dataset import open_data
-from jobs.training.batches import Batches
-from jobs.training.state import new_state
-from jobs.training.step import train_step
-run, out = RunDir(pathlib.Path(sys.argv[1])), sys.argv[2]
-with process_group(pathlib.Path(out).parent / "meeting", threads=1) as group:
-    state, norms = new_state(run.spec, group), []
-    for step, examples in enumerate(Batches(run.spec, open_data("digits", 8, 1, 10), group)(0, int(sys.argv[3]))):
-        norms.append({name: norm.item() for name, norm in train_step(state, examples, step).grad_norms.items()})
-    torch.save({"norms": norms, "weights": {name: part.network.state_dict() for name, part in state.parts.items()},
-                "averages": state.parts["model"].averages,
-                "gradients": {name: [each.grad for each in part.parameters] for name, part in state.parts.items()}},
-               f"{out}-{group.rank}")
-"""
 
 
 @pytest.fixture
 def make_gan(tmp_path):
-    """make_gan("train.lr=1e-2", folder="a") -> the small GAN with these changes, frozen."""
-    from jobs.run.study.freezing import freeze
-    from jobs.spec.reading.file import load
-
-    def make(*overrides: str, folder: str = "runs"):
-        spec = tmp_path / "gan.yaml"
-        spec.write_text(json.dumps(GAN_SPEC))
-        return freeze(load(spec, overrides), tmp_path / folder)[0]
-    return make
+    """make_gan("train.lr=1e-2", ..., folder="a") -> RunDir: the small GAN with these changes, frozen."""
+    return making(GAN_SPEC, tmp_path)
 
 
 def gan_spec(*overrides: str):
     """Return the resolved spec of the small GAN with these changes."""
-    from jobs.spec.reading.file import load
-
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        json.dump(GAN_SPEC, file)
-        file.flush()
-        return load(file.name, overrides).runs[0].spec
-
-
-def after_steps(run, world_size: int, steps: int = 3) -> list[dict]:
-    """Train `run` so many steps on `world_size` processes; return what each rank has then (see STEPS)."""
-    import torch
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    out = run.path / f"ranks-{world_size}"
-    processes = []
-    for rank in range(world_size):
-        place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
-        processes.append(subprocess.Popen([sys.executable, "-c", STEPS, str(run.path), str(out), str(steps)],
-                                          env=os.environ | {key: str(value) for key, value in place.items()}))
-    assert [process.wait() for process in processes] == [0] * world_size
-    return [torch.load(f"{out}-{rank}") for rank in range(world_size)]
+    return spec_of(GAN_SPEC, overrides)

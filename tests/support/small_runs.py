@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,18 +27,33 @@ SMALL_SPEC = {
 }
 
 
-@pytest.fixture
-def make_run(tmp_path):
-    """make_run("train.lr=1e-2", ..., folder="a") -> RunDir: the small spec with these changes, frozen under tmp_path."""
+def spec_of(plain: dict, overrides: Sequence[str] = ()):
+    """Return the resolved spec of plain values with these changes."""
+    from jobs.spec.reading.file import load
+
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(plain, file)  # JSON is YAML
+        file.flush()
+        return load(file.name, overrides).runs[0].spec
+
+
+def making(plain: dict, place: Path) -> Callable:
+    """Return a function: ("train.lr=1e-2", ..., folder="a") -> RunDir, the run of plain values with these changes, frozen."""
     from jobs.run.directory import RunDir
     from jobs.run.study.freezing import freeze
     from jobs.spec.reading.file import load
 
     def make(*overrides: str, folder: str = "runs") -> RunDir:
-        spec = tmp_path / "small.yaml"
-        spec.write_text(json.dumps(SMALL_SPEC))  # JSON is YAML
-        return freeze(load(spec, overrides), tmp_path / folder)[0]
+        spec = place / f"{plain['name']}.yaml"
+        spec.write_text(json.dumps(plain))
+        return freeze(load(spec, overrides), place / folder)[0]
     return make
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """make_run("train.lr=1e-2", ..., folder="a") -> RunDir: the small spec with these changes, frozen under tmp_path."""
+    return making(SMALL_SPEC, tmp_path)
 
 
 @pytest.fixture
@@ -68,6 +86,16 @@ def kill_in_training(run, ranks) -> None:
         process.wait()
 
 
+def places(world_size: int) -> list[dict[str, str]]:
+    """Return the environment of each process of a group, as torchrun makes it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
+                          "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            for rank in range(world_size)]
+
+
 @pytest.fixture
 def ranks():
     """ranks(run, "train", 2) -> exit status of the stage on two processes, as torchrun starts them.
@@ -77,18 +105,11 @@ def ranks():
     started: list[subprocess.Popen] = []
 
     def launch(run, stage: str, world_size: int = 1, wait: bool = True):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         processes = []
-        for rank in range(world_size):
-            place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
-                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            log = open(run.path / f"{stage}-{rank}.log", "a")
-            environment = os.environ | {key: str(value) for key, value in place.items()}
-            processes.append(subprocess.Popen([sys.executable, "-m", "jobs.stage", stage, str(run.path)],
-                                              stdout=log, stderr=log, env=environment))
-            log.close()
+        for rank, environment in enumerate(places(world_size)):
+            with open(run.path / f"{stage}-{rank}.log", "a") as log:
+                processes.append(subprocess.Popen([sys.executable, "-m", "jobs.stage", stage, str(run.path)],
+                                                  stdout=log, stderr=log, env=environment))
         started.extend(processes)
         return max(process.wait() for process in processes) if wait else processes
     yield launch
@@ -97,20 +118,40 @@ def ranks():
         process.wait()
 
 
-@pytest.fixture
-def alone(tmp_path):
-    """alone(run, "train") -> "done": the stage in this very process, a group of one. Raises what the stage raises."""
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """After this block, put back the handlers of the signals that a stage handles."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def work_alone(run, place: Path, *stages: str) -> list[str]:
+    """Do the stages in this very process, a group of one that meets in `place`; return their results. Raises what they raise."""
+    from jobs.evaluation.evaluate import evaluate
     from jobs.parallel.group import process_group
     from jobs.parallel.interruption import Interruption
+    from jobs.sampling.loop import sample
+    from jobs.training.loop import train
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    functions = {"train": train, "sample": sample, "evaluate": evaluate}
+    with process_group(place / "meeting", threads=1) as group:
+        return [functions[stage](run, group, Interruption()) for stage in stages]
 
-    def work(run, stage: str) -> str:
-        from jobs.evaluation.evaluate import evaluate
-        from jobs.sampling.loop import sample
-        from jobs.training.loop import train
-        with process_group(tmp_path / "meeting", threads=1) as group:
-            return {"train": train, "sample": sample, "evaluate": evaluate}[stage](run, group, Interruption())
-    yield work
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+
+def finished(plain: dict, place: Path, *stages: str):
+    """Return the run of plain values, after it did these stages in this process."""
+    run = making(plain, place)()
+    with own_handlers():
+        assert work_alone(run, place, *stages) == ["done"] * len(stages)
+    return run
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """alone(run, "train") -> "done": one stage by `work_alone`."""
+    with own_handlers():
+        yield lambda run, stage: work_alone(run, tmp_path, stage)[0]

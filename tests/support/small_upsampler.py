@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from small_runs import SMALL_SPEC
+from small_runs import SMALL_SPEC, making
 
 UPSAMPLER_SPEC = {**SMALL_SPEC, "name": "large", "kind": "upsampler", "upsampler": {"low_res_size": 4},
                   "sample": {**SMALL_SPEC["sample"], "timestep_respacing": "6"}}
@@ -50,14 +50,7 @@ def small_digits(tmp_path) -> Path:
 @pytest.fixture
 def make_upsampler(tmp_path):
     """make_upsampler("upsampler.low_res_noise=0.3", folder="a") -> RunDir: the small upsampler with these changes, frozen."""
-    from jobs.run.study.freezing import freeze
-    from jobs.spec.reading.file import load
-
-    def make(*overrides: str, folder: str = "runs"):
-        spec = tmp_path / "upsampler.yaml"
-        spec.write_text(json.dumps(UPSAMPLER_SPEC))
-        return freeze(load(spec, overrides), tmp_path / folder)[0]
-    return make
+    return making(UPSAMPLER_SPEC, tmp_path)
 
 
 @pytest.fixture

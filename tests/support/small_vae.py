@@ -1,9 +1,7 @@
 """A small variational autoencoder of the digits."""
 
-import json
-import tempfile
-
 import pytest
+from small_runs import making, spec_of
 
 VAE_SPEC = {
     "name": "vae", "kind": "vae",
@@ -19,22 +17,10 @@ DENSITY = ["vae.decoder=gaussian", "evaluate.nll_examples=0", "evaluate.nll_data
 
 @pytest.fixture
 def make_vae(tmp_path):
-    """make_vae("train.lr=1e-2", folder="a") -> the small autoencoder with these changes, frozen."""
-    from jobs.run.study.freezing import freeze
-    from jobs.spec.reading.file import load
-
-    def make(*overrides: str, folder: str = "runs"):
-        spec = tmp_path / "vae.yaml"
-        spec.write_text(json.dumps(VAE_SPEC))
-        return freeze(load(spec, overrides), tmp_path / folder)[0]
-    return make
+    """make_vae("train.lr=1e-2", ..., folder="a") -> RunDir: the small autoencoder with these changes, frozen."""
+    return making(VAE_SPEC, tmp_path)
 
 
 def vae_spec(*overrides: str):
     """Return the resolved spec of the small autoencoder with these changes."""
-    from jobs.spec.reading.file import load
-
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        json.dump(VAE_SPEC, file)
-        file.flush()
-        return load(file.name, overrides).runs[0].spec
+    return spec_of(VAE_SPEC, overrides)

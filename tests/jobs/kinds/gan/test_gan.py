@@ -1,17 +1,15 @@
 """Runs of a GAN: their losses, penalties and networks on one process and on two, killed, sampled, evaluated, counted."""
 
 import copy
-import json
-import signal
 
 import numpy as np
 import pytest
 import torch
 from noisy_runs import same
 from safetensors.torch import load_file
-from small_gan import GAN_SPEC, after_steps, gan_spec
-from small_runs import kill_in_training, logs
-from small_training import DIGITS, events, scalars
+from small_gan import GAN_SPEC, gan_spec
+from small_runs import finished, kill_in_training, logs
+from small_training import DIGITS, after_steps, events, scalars
 
 from diffusion.baselines.adversarial import discriminator_losses
 from jobs.cost.bench.file import Variant
@@ -19,30 +17,17 @@ from jobs.cost.bench.measure import accepted, training_variants
 from jobs.cost.bench.split import Operations
 from jobs.cost.count import run_cost
 from jobs.errors import StageFailed, UserError
-from jobs.evaluation.evaluate import evaluate
 from jobs.kinds.gan.trainable import GanInputs
 from jobs.kinds.protocol import Examples, model_of
-from jobs.parallel.group import process_group
-from jobs.parallel.interruption import Interruption
 from jobs.report.write import report
-from jobs.run.study.freezing import freeze
-from jobs.sampling.loop import sample
 from jobs.spec.kinds import MODEL, kind_of
-from jobs.spec.reading.file import load
 from jobs.storage.files import read_json
 from jobs.training.batches import Batches
 from jobs.training.divergence import check_steps
-from jobs.training.loop import train
 from jobs.training.state import new_state
 from jobs.training.step import TrainingState, train_step
 
 DISCRIMINATOR = "discriminator"
-
-
-@pytest.fixture
-def group(tmp_path):
-    with process_group(tmp_path / "meeting", threads=1) as group:
-        yield group
 
 
 def batches(state: TrainingState, steps: int) -> list[Examples]:
@@ -224,16 +209,7 @@ def test_what_autograd_keeps_is_counted(overrides):
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A GAN that was trained, sampled and evaluated in this process; not to be changed."""
-    folder = tmp_path_factory.mktemp("gan")
-    (folder / "spec.yaml").write_text(json.dumps(GAN_SPEC))
-    run = freeze(load(folder / "spec.yaml"), folder / "runs")[0]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    with process_group(folder / "meeting", threads=1) as group:
-        for stage in (train, sample, evaluate):
-            assert stage(run, group, Interruption()) == "done"
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return run
+    return finished(GAN_SPEC, tmp_path_factory.mktemp("gan"), "train", "sample", "evaluate")
 
 
 def test_tensorboard_shows_scores_penalties_losses_and_samples(evaluated):

@@ -1,14 +1,11 @@
 """Runs of a classifier of noisy images: trained, evaluated, killed, counted, exported, and given to other runs."""
 
-import json
-import signal
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_classifier import CLASSIFIER_SPEC, classifier_spec
-from small_runs import kill_in_training, logs
+from small_runs import finished, kill_in_training, logs
 from small_training import events, scalars
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,20 +13,14 @@ from diffusion.losses import classification_losses, classification_terms
 from diffusion.networks.half_unet import HalfUNet
 from diffusion.networks.pools import POOLS
 from jobs.cost.count import run_cost, stored_bytes
-from jobs.evaluation.evaluate import evaluate
 from jobs.kinds.foreign_weights import read_weights
 from jobs.kinds.noisy_classifier.build import build_network, build_process
 from jobs.kinds.noisy_classifier.quarters import quarters
 from jobs.kinds.protocol import model_of
 from jobs.kinds.weight_files import export_weights
-from jobs.parallel.group import process_group
-from jobs.parallel.interruption import Interruption
 from jobs.run.checkpoints import final_checkpoint, sha256_of_weights
-from jobs.run.study.freezing import freeze
 from jobs.spec.kinds import MODEL, kind_of
-from jobs.spec.reading.file import load
 from jobs.storage.files import read_json
-from jobs.training.loop import train
 
 
 def test_the_terms_of_a_classifier_by_hand():
@@ -97,16 +88,7 @@ def test_two_ranks_train_it_and_a_killed_run_ends_with_the_same_bits(make_classi
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A classifier that was trained and evaluated in this process; not to be changed."""
-    folder = tmp_path_factory.mktemp("classifier")
-    (folder / "spec.yaml").write_text(json.dumps(CLASSIFIER_SPEC))
-    run = freeze(load(folder / "spec.yaml"), folder / "runs")[0]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    with process_group(folder / "meeting", threads=1) as group:
-        assert train(run, group, Interruption()) == "done"
-        assert evaluate(run, group, Interruption()) == "done"
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return run
+    return finished(CLASSIFIER_SPEC, tmp_path_factory.mktemp("classifier"), "train", "evaluate")
 
 
 def test_tensorboard_shows_accuracy_by_quarter(evaluated):

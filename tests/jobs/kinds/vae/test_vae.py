@@ -1,43 +1,26 @@
 """Runs of a variational autoencoder: trained on one process and on two, killed, sampled, evaluated, reported."""
 
-import json
-import signal
-
 import h5py
 import numpy as np
 import pytest
 import torch
 from noisy_runs import same
 from safetensors.torch import load_file
-from small_gan import after_steps
-from small_runs import kill_in_training, logs
-from small_training import DIGITS, events, scalars, train_some
+from small_runs import finished, kill_in_training, logs
+from small_training import DIGITS, after_steps, events, scalars, train_some
 from small_vae import DENSITY, VAE_SPEC, vae_spec
 
 from jobs.data.dataset import open_data
-from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.reconstruction import Reconstructions
 from jobs.kinds.foreign_weights import open_weights
 from jobs.kinds.protocol import Draw, Examples, model_of, reconstructing
 from jobs.kinds.vae.kind import ELBO, ELBO_KEY
 from jobs.kinds.weight_files import export_weights
-from jobs.parallel.group import process_group
-from jobs.parallel.interruption import Interruption
 from jobs.report.write import report
-from jobs.run.study.freezing import freeze
-from jobs.sampling.loop import sample
 from jobs.spec.kinds import MODEL, kind_of
-from jobs.spec.reading.file import load
 from jobs.storage.files import read_json
-from jobs.training.loop import train
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def group(tmp_path):
-    with process_group(tmp_path / "meeting", threads=1) as group:
-        yield group
 
 
 # Training
@@ -113,16 +96,7 @@ def test_the_loss_is_the_bound_and_its_parts_are_logged(overrides):
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """An autoencoder that was trained, sampled and evaluated in this process; not to be changed."""
-    folder = tmp_path_factory.mktemp("vae")
-    (folder / "spec.yaml").write_text(json.dumps(VAE_SPEC))
-    run = freeze(load(folder / "spec.yaml"), folder / "runs")[0]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    with process_group(folder / "meeting", threads=1) as group:
-        for stage in (train, sample, evaluate):
-            assert stage(run, group, Interruption()) == "done"
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return run
+    return finished(VAE_SPEC, tmp_path_factory.mktemp("vae"), "train", "sample", "evaluate")
 
 
 def average_of(run) -> torch.nn.Module:
