@@ -22,7 +22,7 @@ class Line:
     forward_flops: int | None
     """Of the network that samples, one image."""
     sample_flops: float | None
-    """Of one sample: guidance counts."""
+    """Of one sample: an evaluation of a guide counts by the FLOP of the guide's own network."""
     sample_seconds: float | None
     """Of one process, for one sample."""
     parameters: int | None
@@ -46,7 +46,7 @@ def _line(member: Member) -> Line:
     grown = {growth.doubled: growth.flops for growth in growths(member.spec)}
     growth = tuple(next((flops for what, flops in grown.items() if what.startswith(name)), None) for name in DOUBLED)
     return Line(member, way, way.value(FID) if way else None, cost.forward_flops if cost else None,
-                cost.forward_flops * way.evaluations if cost and way else None, way.process_seconds if way else None,
+                cost.forward_flops * way.first.worth if cost and way else None, way.process_seconds if way else None,
                 sampling_parameters(member), cost.parameters if cost else None, cost.training_step_flops if cost else None,
                 member.step_seconds, cost.training_flops if cost else None, member.training_seconds, growth)
 

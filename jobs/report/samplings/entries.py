@@ -39,6 +39,8 @@ class Sampled:
     """Those of `settings` in which this sampling differs from the main one, or its run from others of the sweep."""
     seconds: float | None
     """Wall time of drawing the run's samples: a share of the run's sampling stage, or planned; None where unknown."""
+    worth: float
+    """Evaluations for one sample, each by its FLOP in units of an evaluation of the run's own network."""
     measured: bool
     """Whether `seconds` come from the run's sampling stage; else from the newest bench-*.json here."""
     folder: Path | None = None
@@ -93,7 +95,8 @@ def _sampled(run: RunReport, times: Mapping[str, StageTime], file: Path | None) 
     for place, (point, own) in enumerate(zip(run.curve, settings, strict=True)):
         whole = len(timed) == len(each)
         seconds = timed[place] if whole else None if planned is None else planned * worth[place]
-        yield Sampled(run, point, own, _own(run, point, own), seconds, whole or shared is not None, folders[place], each[place])
+        yield Sampled(run, point, own, _own(run, point, own), seconds, worth[place], whole or shared is not None, folders[place],
+                      each[place])
 
 
 def _alike(settings: Sequence[Mapping[str, Any]], seconds: Sequence[float | None]) -> list[float | None]:

@@ -6,6 +6,8 @@ from made_benches import bench_of, rate
 from sampled_study import chains, entry, evaluation, guided
 
 from jobs.cost.count import run_cost
+from jobs.report.families.members import Member
+from jobs.report.families.table import lines_of
 from jobs.report.samplings.sentences import rejections, unknown
 from jobs.report.study import read_study
 from jobs.report.write import report
@@ -202,7 +204,7 @@ def test_hours_of_a_stage_that_nobody_timed_are_planned_or_not_known(make_run, t
     assert "hours are not known" in verdict()
 
 
-def test_hours_count_a_guide_by_its_own_network(make_run, tmp_path):
+def test_hours_and_flop_of_a_sample_count_a_guide_by_its_own_network(make_run, tmp_path):
     make_run(folder="single")
     spec = tmp_path / "sweep.yaml"
     guidance = {"kind": "autoguidance", "run": "large", "scale": 2}
@@ -214,9 +216,13 @@ def test_hours_count_a_guide_by_its_own_network(make_run, tmp_path):
     alone = entry("ancestral", "", 40, 40, {"fid": 1.1}, {"fid": 0.05}, guidance=None)
     unreadable = entry("ancestral", "", 40, 40, {"fid": 1.1}, {"fid": 0.05}, guidance={"kind": "of later versions"})
     write_json(guided_run.evaluation, evaluation([main, alone, unreadable]))
-    ratio = run_cost(large.spec).forward_flops / run_cost(guided_run.spec).forward_flops
-    seconds = [way.seconds for members in read_study(guided_run.path.parent).ways.values() for way in members]
-    assert ratio > 2 and seconds == pytest.approx([30 * part / (3 + ratio) for part in (1 + ratio, 1, 1)])
+    own, others = run_cost(guided_run.spec).forward_flops, run_cost(large.spec).forward_flops
+    study, ratio = read_study(guided_run.path.parent), others / own
+    ways = [way for members in study.ways.values() for way in members]
+    assert ratio > 2 and [way.seconds for way in ways] == pytest.approx([30 * part / (3 + ratio) for part in (1 + ratio, 1, 1)])
+    point = next(point for point in study.points if point.name == "guided")
+    [line] = lines_of([Member(point, "IDDPM", ways[:1], None, {})])
+    assert line.sample_flops == pytest.approx(40 * (own + others))
 
 
 def test_a_scale_that_is_no_guidance_stands_for_the_sampling_without_guidance(one):
