@@ -8,6 +8,7 @@ from jobs.report.evaluation import Metric
 from jobs.report.families.members import Member
 from jobs.report.samplings.ways import FID, Way
 from jobs.report.verdicts.points import decimals
+from jobs.spec.kinds import kind_of
 from jobs.spec.metrics import NUMBERS
 
 BOUNDS = {"bits_per_dim": "variational bound", "elbo_bits_per_dim": "ELBO"}
@@ -109,9 +110,9 @@ def _shares(members: Sequence[Member]) -> Iterator[str]:
         found = sorted(((value, member.name) for member in members
                         if member.best and (value := member.best.value(key)) is not None), reverse=True)
         if len(found) > 1:
-            label = NUMBERS[key].label
-            each = ", ".join(f"{name} {value:.2f}" for value, name in found)
-            yield f"{label[:1].upper()}{label[1:]} ({MEANS[key]}), there: {each}."
+            label, places = NUMBERS[key].label, 3 if found[0][0] >= 0.95 else 2  # 0.996 is not 1
+            each = ", ".join(f"{name} {value:.{places}f}" for value, name in found)
+            yield f"{label[:1].upper()}{label[1:]} ({MEANS[key]}), at these samplings: {each}."
 
 
 def likelihood(members: Sequence[Member]) -> list[str]:
@@ -121,11 +122,19 @@ def likelihood(members: Sequence[Member]) -> list[str]:
         return []
     each = ", ".join(f"{member.name} at most {metric.text} ({BOUNDS[metric.key]})"
                      for metric, member in sorted(known, key=lambda pair: pair[0].value))
-    lacking = [member.name for member in members if not bound_of(member) and member.ways]
-    none = f" {_joined(lacking)} {'have' if len(lacking) > 1 else 'has'} no likelihood." if lacking else ""
+    lacking = [member for member in members if not bound_of(member) and member.ways]
+    without = [member.name for member in lacking if not _has_likelihood(member)]
+    unmeasured = [member.name for member in lacking if _has_likelihood(member)]
+    none = f" {_joined(without)} {'have' if len(without) > 1 else 'has'} no likelihood." if without else ""
+    none += f" Of {_joined(unmeasured)} no such bound was measured." if unmeasured else ""
     several = (" Each is an upper bound on the negative log-likelihood of 8-bit images, so the numbers compare, but not how far "
                "the bounds are from the truth." if len({metric.key for metric, _ in known}) > 1 else "")
     return [f"Bits/dim: {each}.{several}{none}"]
+
+
+def _has_likelihood(member: Member) -> bool:
+    """Whether the member's kind has any number of likelihood, measured or not."""
+    return any("bits_per_dim" in key for key in kind_of(member.spec).number_labels)
 
 
 def bound_of(member: Member) -> Metric | None:

@@ -89,7 +89,8 @@ def test_the_families_stand_side_by_side(families):
         "FID, lower is better, each at its best sampling: iddpm 1.90 ± 0.20 (40 evaluations), ddpm 2.00 ± 0.20 (40 evaluations), "
         "autoencoder 9.00 ± 0.20 (20 evaluations). The intervals do not tell iddpm from ddpm.",
         "A sample takes 1 ms of one process by autoencoder, and 10 ms by ddpm at its best (40 evaluations): 10 times as long.",
-        "Recall (the share of real images near to samples: diversity), there: iddpm 0.71, ddpm 0.70, autoencoder 0.35."]
+        "Recall (the share of real images near to samples: diversity), at these samplings: iddpm 0.71, ddpm 0.70, "
+        "autoencoder 0.35."]
     assert any(sentence.startswith("ddpm: The cheapest sampling as good as the full chain") for sentence in study.answer)
     assert ("Bits/dim: ddpm at most 3 (variational bound), iddpm at most 3 (variational bound). autoencoder has no likelihood."
             in study.answer)
@@ -153,3 +154,11 @@ def test_a_torn_line_of_times_is_a_remark(families):
     times.write_text(times.read_text() + '{"folder": "sam')
     ddpm = read_study(families).runs[1]
     assert ddpm.remarks == ["sampling.jsonl: line 4 cannot be read"] and len(ddpm.sample_seconds) == 3
+
+
+def test_a_bound_that_was_not_measured_is_not_called_missing(families):
+    found = read_json(families / "ddpm" / "evaluation.json")
+    del found["bits_per_dim"], found["headline"]["bits/dim"]
+    write_json(families / "ddpm" / "evaluation.json", found)
+    assert ("Bits/dim: iddpm at most 3 (variational bound). autoencoder has no likelihood. Of ddpm no such bound was measured."
+            in read_study(families).answer)
