@@ -20,6 +20,7 @@ TITLES = {"loss": "Loss", "mse": "Squared error of the prediction", "vb": "Term 
           "images_per_second": "Images per second", "lr": "Learning rate", "accuracy": "Accuracy",
           "accuracy_top5": "Accuracy of the top 5"}
 NOT_LOGARITHMIC = ("images_per_second", "lr", "accuracy", "accuracy_top5")
+ABBREVIATIONS = ("elbo", "kl", "r1", "r2")
 OF_A_KIND = ("loss", "grad_norm")
 """Tags that all kinds have, each with its own meaning."""
 COUNTS = ("samples", "memory_gib", "loss_scale")
@@ -38,16 +39,19 @@ def training_panels(logs: Mapping[str, BoardLog], drawn: Mapping[str, Style], ki
         for name, log in logs.items():
             if tag in log.scalars and len((series := Series(*smoothed(log.scalars[tag]), drawn[name])).x):
                 there.setdefault(kinds[name] if tag in OF_A_KIND else "", []).append(series)
+        logarithmic = tag.rpartition("/")[2] not in NOT_LOGARITHMIC
         for kind, drawn_here in there.items():
             panels.append(panel(f"{title}: {kind}" if len(there) > 1 else title, "iteration", tag, drawn_here,
-                                "y" if tag not in NOT_LOGARITHMIC and all(min(one.y) > 0 for one in drawn_here) else ""))
+                                "y" if logarithmic and all(min(one.y) > 0 for one in drawn_here) else ""))
     return panels
 
 
 def _title(tag: str) -> str:
-    """Return "Discriminator: score real" of "discriminator/score_real"."""
+    """Return "Discriminator: learning rate" of "discriminator/lr", and "ELBO KL" of "elbo_kl"."""
     network, _, term = tag.rpartition("/")
-    words = term.replace("_", " ")
+    known = TITLES.get(term)
+    words = known[:1].lower() + known[1:] if known else " ".join(
+        word.upper() if word in ABBREVIATIONS else word for word in term.split("_"))
     return f"{network.capitalize()}: {words}" if network else words[:1].upper() + words[1:]
 
 

@@ -16,8 +16,8 @@ from jobs.spec.metrics import NUMBERS
 
 NONE = "–"
 A_SAMPLE = ("evaluations", "FLOP", "time")
-HOW_DRAWN = "Bars: 95 % intervals of FID. Lower and further left is better. Both axes are logarithmic."
-TRADED = "Filled: the sampling with the lowest FID. Higher and further right is better."
+HOW_DRAWN = "FID: bars are 95 % intervals, both axes are logarithmic; lower and further left is better."
+TRADED = "Fidelity over diversity: filled is the sampling with the lowest FID; higher and further right is better."
 CONVERGED = ("The main sampling of each, at the steps of sample.at; a training step counts by the median logged speed, without "
              "saving and starting.")
 EXPLAINED = ("Each at its sampling with the lowest FID. Seconds are those of one process for one sample, the median over "
