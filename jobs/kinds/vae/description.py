@@ -16,13 +16,13 @@ NETWORK_COST = "O(H · W · C²) for convolutions of C channels at each resoluti
 
 def description(spec: VaeSpec) -> Description:
     likelihood, source = DECODERS[spec.vae.decoder]
-    given = ", y" if spec.data.class_cond else ""
+    given, image = (", y", "x | y") if spec.data.class_cond else ("", "x")
     classes = " with their classes y" if spec.data.class_cond else ""
-    weight = f"; the KL part is weighed by i / {spec.vae.kl_warmup:,} in step i at first" if spec.vae.kl_warmup else ""
+    weight = f"; the KL part has the weight i / {spec.vae.kl_warmup:,} in step i at first" if spec.vae.kl_warmup else ""
     return Description(
         title="VAE",
-        objective=f"−ELBO = E_{{z ~ q_φ(z | x{given})}} [−log p_θ(x | z{given})] + KL(q_φ(z | x{given}) ‖ N(0, I)) ≥ −log p_θ(x)"
-                  f"; {likelihood}{weight}",
+        objective=f"−ELBO = E_{{z ~ q_φ(z | x{given})}} [−log p_θ(x | z{given})] + KL(q_φ(z | x{given}) ‖ N(0, I)) ≥ "
+                  f"−log p_θ({image}); {likelihood}{weight}",
         source=f"{VAE}, eq. 3; likelihood: {source}",
         training=(f"Draw B images x{classes} from the data, and ε ~ N(0, I) of the shape of the latents.",
                   "Encode x: mean m and variance s² of q_φ; z = m + s ε.",
