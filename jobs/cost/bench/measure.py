@@ -235,7 +235,7 @@ def accepted(spec: Spec, variants: Sequence[Variant]) -> list[Variant]:
     """Return the variants whose precision and checkpointing the kind of `spec` has."""
     def refused(variant: Variant) -> bool:
         found = {key for key, _ in kind_of(spec).contradictions(with_variant(spec, variant))}
-        return bool(found & {"train.precision", "train.gradient_checkpointing"})
+        return bool(found & {f"{variant.work}.precision", "train.gradient_checkpointing"})
     return [variant for variant in variants if not refused(variant)]
 
 
@@ -248,14 +248,14 @@ def measure_sampling(spec: Spec, device: torch.device, precisions: Sequence[Prec
     network = model_of(spec).network(spec).to(device).eval()
     use = use_of(spec)
     sizes = scaled(use.batch_size, (1, 0.5, 0.25) if quick else (1, 0.5, 0.25, 0.125, 2))
+    variants = [Variant(work="sample", precision=precision, batch_size=batch_size)
+                for batch_size in sizes for precision in precisions]
 
     def steps() -> Iterator[VariantStep]:
-        for batch_size in sizes:
-            for precision in precisions:
-                variant = Variant(work="sample", precision=precision, batch_size=batch_size)
-                yield VariantStep(variant, using_work(spec, network, variant, device))
+        for variant in accepted(spec, variants):
+            yield VariantStep(variant, using_work(spec, network, variant, device))
         own = Variant(work="sample", precision=use.precision, batch_size=use.batch_size)
-        for variant in [*recorded_variants(own, device), *fast_variants(own, device)] if draws_samples(spec) else ():
+        for variant in [*recorded_variants(spec, own, device), *fast_variants(own, device)] if draws_samples(spec) else ():
             yield VariantStep(variant, sampling_work(spec, network, variant, device))
         if compiled and draws_samples(spec):
             other, variant = model_of(spec).network(spec).to(device).eval(), own.model_copy(update={"compiled": True})
@@ -278,9 +278,10 @@ def flops_of_one_image(spec: Spec, network: nn.Module, device: torch.device) -> 
         return counted_flops(lambda: network(x, x.new_zeros(1), *labels))
 
 
-def recorded_variants(own: Variant, device: torch.device) -> list[Variant]:
-    """`own` with a CUDA graph; nothing on a CPU, which has none."""
-    return [own.model_copy(update={"cuda_graph": True})] if device.type == "cuda" else []
+def recorded_variants(spec: Spec, own: Variant, device: torch.device) -> list[Variant]:
+    """`own` with a CUDA graph; nothing on a CPU, which has none, and for a kind that records no step."""
+    recorded = own.model_copy(update={"cuda_graph": True})
+    return [recorded] if device.type == "cuda" and kind_of(spec).records_steps(with_variant(spec, recorded)) else []
 
 
 def fast_variants(own: Variant, device: torch.device) -> list[Variant]:

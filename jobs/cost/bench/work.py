@@ -43,10 +43,10 @@ def training_work(state: TrainingState, variant: Variant, data: ImageData) -> Wo
 
 
 def with_variant(spec: Spec, variant: Variant) -> Spec:
-    """`spec` that trains with the settings of `variant`."""
-    settings = {"precision": variant.precision, "gradient_checkpointing": variant.gradient_checkpointing,
-                "batch_size": variant.batch_size}
-    return spec.model_copy(update={"train": spec.train.model_copy(update=settings)})
+    """`spec` that trains, or samples, with the settings of `variant`."""
+    own = "gradient_checkpointing" if variant.work == "train" else "cuda_graph"
+    settings = {key: getattr(variant, key) for key in ("precision", "batch_size", own)}
+    return spec.model_copy(update={variant.work: getattr(spec, variant.work).model_copy(update=settings)})
 
 
 def random_images(spec: Spec, count: int, size: int | None = None) -> ImageData:
@@ -91,9 +91,7 @@ def forward_work(spec: Spec, network: nn.Module, variant: Variant, device: torch
 
 def sampling_work(spec: Spec, network: nn.Module, variant: Variant, device: torch.device) -> Work:
     """One step of a reverse chain with the settings of `variant`; after the last step a new chain begins."""
-    settings = {"batch_size": variant.batch_size, "precision": variant.precision, "cuda_graph": variant.cuda_graph}
-    spec = unguided(spec)  # a plan counts the evaluations of guidance
-    spec = spec.model_copy(update={"sample": spec.sample.model_copy(update=settings)})
+    spec = with_variant(unguided(spec), variant)  # a plan counts the evaluations of guidance
     labels = np.arange(variant.batch_size) % spec.data.classes if spec.data.classes else None
     given = given_of(spec)
     images = random_images(spec, variant.batch_size, given.size).images if given else None

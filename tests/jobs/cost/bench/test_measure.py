@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_gan import gan_spec
 
 from diffusion.networks.encoder import Block
 from jobs.cost.bench import measure as measuring
@@ -113,8 +114,8 @@ def test_what_compiles_is_timed_beside_the_rest(spec, monkeypatch, short):
 
 def test_recorded_steps_are_measured_on_a_gpu_alone(spec, monkeypatch):
     own = Variant(work="sample", precision="bf16", batch_size=8)
-    assert recorded_variants(own, CPU) == []
-    [recorded] = recorded_variants(own, torch.device("cuda"))
+    assert recorded_variants(spec, own, CPU) == [] == recorded_variants(gan_spec(), own, torch.device("cuda"))
+    [recorded] = recorded_variants(spec, own, torch.device("cuda"))
     assert recorded == Variant(work="sample", precision="bf16", batch_size=8, cuda_graph=True)
     [fast] = fast_variants(own, torch.device("cuda"))
     assert fast == own.model_copy(update={"deterministic": False}) and fast_variants(own, CPU) == []

@@ -256,6 +256,8 @@ def test_bench_measures_only_what_check_accepts():
     variants = training_variants(Variant(work="train", precision="fp32", batch_size=12), ["fp32", "tf32", "bf16", "fp16"], False)
     found = {(each.precision, each.gradient_checkpointing) for each in accepted(gan_spec(), variants)}
     assert found == {("fp32", False), ("tf32", False), ("bf16", False)}
+    samplings = [Variant(work="sample", precision=precision, batch_size=4) for precision in ("fp32", "bf16", "fp16")]
+    assert accepted(gan_spec(), samplings) == samplings[:2]
 
 
 def test_the_accuracy_of_labels_needs_classes():
