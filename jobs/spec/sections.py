@@ -26,7 +26,7 @@ from jobs.spec.fields import (
     Text,
     TrainingStep,
 )
-from jobs.spec.metrics import METRICS
+from jobs.spec.metrics import METRICS, labelled
 from jobs.spec.precisions import Precision
 from jobs.spec.resources import Resources
 
@@ -162,6 +162,12 @@ def contradictions(spec: Spec, resolutions: list[int]) -> list[Contradiction]:
     found += [("sample.at", f"step {step} is beyond train.iterations {spec.train.iterations}")
               for step in sample.at if step != "last" and step > spec.train.iterations]
     return found
+
+
+def label_contradictions(spec: Spec, otherwise: str = "") -> list[Contradiction]:
+    """Return the metrics of samples by class that a spec without class_cond has. `otherwise`: what else gives samples a class."""
+    return [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true{otherwise}")
+            for metric in labelled(spec.evaluate.metrics) if not spec.data.class_cond]
 
 
 def contradictions_of_training(spec: Spec, resolutions: list[int]) -> list[Contradiction]:

@@ -20,7 +20,6 @@ from jobs.kinds.diffusion.network_section import (
 from jobs.kinds.diffusion.process_section import Process, process_contradictions
 from jobs.kinds.held_out import LikelihoodEvaluateAsWritten, held_out_contradictions
 from jobs.spec.fields import Clipping, Count, File, Fraction, OfAllSamplings, OneOf, Respacing
-from jobs.spec.metrics import labelled
 from jobs.spec.sampling_list import listed
 from jobs.spec.sections import (
     Contradiction,
@@ -30,6 +29,7 @@ from jobs.spec.sections import (
     SpecAsWritten,
     Train,
     contradictions,
+    label_contradictions,
 )
 
 
@@ -211,7 +211,6 @@ def has_null_class(spec: DiffusionSpec) -> bool:
 
 def _labels(spec: DiffusionSpec) -> list[Contradiction]:
     guidances = [spec.sample.guidance, *(dict(each.changes).get("guidance") for each in listed(spec))]
-    if spec.data.class_cond or any(isinstance(one, ClassifierGuidance) for one in guidances):
+    if any(isinstance(one, ClassifierGuidance) for one in guidances):
         return []
-    return [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true, or a sampling with "
-             "guidance of kind classifier") for metric in labelled(spec.evaluate.metrics)]
+    return label_contradictions(spec, ", or a sampling with guidance of kind classifier")

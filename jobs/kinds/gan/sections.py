@@ -7,8 +7,7 @@ from pydantic import Field
 from diffusion.baselines.games import GAMES
 from jobs.kinds.diffusion.network_section import Multiplier, WidthsAsWritten, default_channel_mult, level_resolutions
 from jobs.spec.fields import Count, OneOf, Section
-from jobs.spec.metrics import labelled
-from jobs.spec.sections import Contradiction, Evaluate, Spec, SpecAsWritten, contradictions
+from jobs.spec.sections import Contradiction, Evaluate, Spec, SpecAsWritten, contradictions, label_contradictions
 
 Gamma = Annotated[float, Field(ge=0, le=1_000_000_000)]
 
@@ -57,11 +56,7 @@ def resolve(written: GanSpecAsWritten) -> GanSpec:
 def gan_contradictions(spec: GanSpec) -> list[Contradiction]:
     """Return all contradictions of the spec, none where it is in order."""
     resolutions, found = level_resolutions(spec.model, spec.data)
-    found = found + contradictions(spec, resolutions) + _refused(spec)
-    if not spec.data.class_cond:
-        found += [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true")
-                  for metric in labelled(spec.evaluate.metrics)]
-    return found
+    return [*found, *contradictions(spec, resolutions), *_refused(spec), *label_contradictions(spec)]
 
 
 def _refused(spec: GanSpec) -> list[Contradiction]:

@@ -21,8 +21,7 @@ def originals(spec: VaeSpec, data: ImageData, device: torch.device) -> tuple[Ten
     takes any."""
     rows = np.linspace(0, len(data) - 1, min(PAIRS, len(data))).round().astype(int)
     x = to_x(torch.from_numpy(np.stack([data.images[row] for row in rows]))).permute(0, 3, 1, 2).to(device)
-    labelled = spec.data.classes and data.labels is not None
-    return x, torch.from_numpy(data.labels[rows]).to(device) if labelled and data.labels is not None else None
+    return x, None if spec.data.classes is None or data.labels is None else torch.from_numpy(data.labels[rows]).to(device)
 
 
 @torch.no_grad()

@@ -8,8 +8,7 @@ from diffusion.baselines.decoders import DECODERS, LATENTS
 from jobs.kinds.diffusion.network_section import Multiplier, WidthsAsWritten, default_channel_mult, level_resolutions
 from jobs.kinds.held_out import LikelihoodEvaluateAsWritten, held_out_contradictions
 from jobs.spec.fields import Count, CountOrZero, File, OneOf, Section
-from jobs.spec.metrics import labelled
-from jobs.spec.sections import Contradiction, Evaluate, Spec, SpecAsWritten, contradictions
+from jobs.spec.sections import Contradiction, Evaluate, Spec, SpecAsWritten, contradictions, label_contradictions
 
 LATENT_CHANNELS = {"spatial": 16, "vector": 128}
 """The default by kind of latent."""
@@ -86,7 +85,4 @@ def vae_contradictions(spec: VaeSpec) -> list[Contradiction]:
                       "KL part would never have its full weight, and the decoder would not know the latents of samples"))
     if spec.sample.compile:
         found.append(("sample.compile", "has no effect: a sample is one evaluation of the decoder; leave it out"))
-    if not spec.data.class_cond:
-        found += [("evaluate.metrics", f"{metric} needs samples of requested classes; use data.class_cond: true")
-                  for metric in labelled(spec.evaluate.metrics)]
-    return found
+    return found + label_contradictions(spec)
