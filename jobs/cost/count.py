@@ -79,6 +79,8 @@ def run_cost(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> Cost:
     forward = sum(layer.flops for layer in networks[MODEL])
     passes = training_passes(spec)
     recomputed = sum(layer.recomputed_flops for layer in layers if _is_checkpointed(layer, train))
+    averaged = _averaged_parameters(spec)
+    averages = FP32 * averaged * (len(train.ema_rate) + len(train.ema_sigma_rel))
     step = (sum(passes[name] * layer.flops for name, each in networks.items() for layer in each) + recomputed) * train.batch_size
     return Cost(
         parameters=parameters,
@@ -89,9 +91,9 @@ def run_cost(spec: Spec, others: Mapping[str, Spec] = NO_OTHERS) -> Cost:
         training_flops=step * train.iterations,
         **_sampling(spec, forward, others),
         evaluate_forward_passes=sum(number.examples * number.passes for number in kind.numbers(spec)),
-        training_memory=_training_memory(spec, layers),
-        checkpoint_bytes=FP32 * parameters * (1 + len(train.ema_rate) + len(train.ema_sigma_rel) + 2),
-        snapshots_bytes=FP32 * parameters * len(train.ema_sigma_rel) * len(snapshot_steps(train.iterations, train.ema_snapshots)),
+        training_memory=_training_memory(spec, layers, averages),
+        checkpoint_bytes=FP32 * parameters * (1 + 2) + averages,
+        snapshots_bytes=FP32 * averaged * len(train.ema_sigma_rel) * len(snapshot_steps(train.iterations, train.ema_snapshots)),
     )
 
 
@@ -102,6 +104,13 @@ def training_passes(spec: Spec) -> Mapping[str, int]:
         return kind.training_passes(spec)
     # A forward pass, and a backward pass with two products for each of the forward's: one for the weights, one for the input.
     return dict.fromkeys(kind.layers(spec), 3)
+
+
+def _averaged_parameters(spec: Spec) -> int:
+    """Count the parameters of the networks that have moving averages."""
+    kind: Any = kind_of(spec)
+    networks = kind.layers(spec)
+    return sum(layer.parameters for name in getattr(kind, "averaged", networks) for layer in networks[name])
 
 
 def _sampling(spec: Spec, forward_flops: int, others: Mapping[str, Spec]) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def stored_bytes(spec: Spec, trains_for: Sequence[Spec] | None = ()) -> int:
     return kept * cost.checkpoint_bytes + cost.snapshots_bytes + (2 * len(sampled) + 1) * cost.samples_bytes
 
 
-def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:
+def _training_memory(spec: Spec, layers: Sequence[LayerCost], averages: int) -> TrainingMemory:
     train, element = spec.train, PRECISIONS[spec.train.precision].bytes
     parameters = sum(layer.parameters for layer in layers)
     fewest = spec.resources.train.ends[-1].world_size  # ranks have the more examples the fewer they are
@@ -142,7 +151,7 @@ def _training_memory(spec: Spec, layers: Sequence[LayerCost]) -> TrainingMemory:
         half_parameters=element * parameters if element < FP32 else 0,
         gradients=FP32 * parameters,
         optimizer=2 * FP32 * parameters,
-        ema=(len(train.ema_rate) + len(train.ema_sigma_rel)) * FP32 * parameters,
+        ema=averages,
         activations=examples * kept,
     )
 

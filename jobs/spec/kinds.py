@@ -4,7 +4,7 @@ A kind is a folder jobs/kinds/KIND: `kind.py` holds KIND, an object of the proto
 torch (see jobs.kinds.protocol). All other code asks the table; no code compares the kind of a spec with a name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -190,6 +190,9 @@ class Kind(Protocol):
 
 class CountingKind(Protocol):
     """What a kind has, besides `Kind`, whose training step is not one forward and one backward pass of each network."""
+
+    averaged: Collection[str]
+    """Names of the networks of `layers` that have moving averages; a kind without this attribute averages all."""
 
     def training_passes(self, spec: Any) -> Mapping[str, int]:
         """Return what one example costs in a training step, in forward passes of each network, by name."""

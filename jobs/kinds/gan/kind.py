@@ -5,6 +5,7 @@ from typing import Any
 
 from jobs.kinds.gan.description import description
 from jobs.kinds.gan.layer_costs import (
+    AVERAGED,
     DISCRIMINATOR,
     discriminator_layers,
     generator_layers,
@@ -26,6 +27,7 @@ class GanKind(OneEvaluation):
     resolved = GanSpec
     stages = STAGES
     number_labels: Mapping[str, Number] = {}
+    averaged = AVERAGED
 
     def resolve(self, written: GanSpecAsWritten) -> GanSpec:
         return resolve(written)

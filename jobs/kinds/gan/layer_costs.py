@@ -10,6 +10,8 @@ from jobs.spec.layer_cost import LayerCost
 
 DISCRIMINATOR = "discriminator"
 """Name of the second network; the generator is MODEL."""
+AVERAGED = (MODEL,)
+"""The networks that have moving averages."""
 
 
 def generator_layers(spec: GanSpec) -> list[LayerCost]:

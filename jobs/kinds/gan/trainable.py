@@ -12,7 +12,7 @@ from jobs.data.dataset import ImageData
 from jobs.data.pictures import as_images
 from jobs.kinds.diffusion.build import conditions
 from jobs.kinds.gan.generation import build_discriminator, build_generator
-from jobs.kinds.gan.layer_costs import DISCRIMINATOR
+from jobs.kinds.gan.layer_costs import AVERAGED, DISCRIMINATOR
 from jobs.kinds.gan.sections import GanSpec
 from jobs.kinds.protocol import Draw, Examples, Network, Preview, UpdateRule, Weights
 from jobs.randomness import generator_for
@@ -41,7 +41,7 @@ class GanInputs:
 class GanTrainable:
     """The discriminator, updated first, and the generator; see jobs.kinds.protocol.Trainable."""
 
-    averaged = (MODEL,)
+    averaged = AVERAGED
     updates = (DISCRIMINATOR, MODEL)
 
     def __init__(self, spec: GanSpec, device: torch.device):

@@ -177,7 +177,10 @@ def test_its_layers_and_its_step_are_counted_as_torch_counts_them(overrides):
         with Operations() as counted:
             kind.losses(update, kind.networks, inputs)["loss"].mean().backward()
         total += counted.flops
-    assert run_cost(spec).training_step_flops == pytest.approx(total / 4 * spec.train.batch_size, rel=0.01)
+    cost = run_cost(spec)
+    assert cost.training_step_flops == pytest.approx(total / 4 * spec.train.batch_size, rel=0.01)
+    averages = 4 * len(spec.train.ema_rate) * sum(layer.parameters for layer in layers[MODEL])  # none of the discriminator
+    assert (cost.training_memory.ema, cost.checkpoint_bytes) == (averages, 4 * 3 * cost.parameters + averages)
 
 
 @pytest.mark.parametrize("overrides", [[], ["gan.loss=non_saturating", "gan.r2_gamma=0"], ["gan.r1_gamma=0", "gan.r2_gamma=0"],
