@@ -80,8 +80,9 @@ def _list(source: Path, archive: zipfile.ZipFile) -> Listing:
             others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
     listing = Listing(sorted(images), others)
     if not images:
-        latents = "; .npy are latents of EDM2, and no images" if others[".npy"] else ""
-        raise UserError(f"{source}: no pictures in it; {listing.left_out() or 'no other files'}{latents}")
+        hint = "; `iddpm data npz` imports an .npz file" if source.suffix == ".npz" else \
+            "; .npy are latents of EDM2, and no images" if others[".npy"] else ""
+        raise UserError(f"{source}: no pictures in it; {listing.left_out() or 'no other files'}{hint}")
     return listing
 
 

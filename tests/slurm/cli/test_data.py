@@ -64,7 +64,7 @@ def test_each_command_writes_a_data_set(sources, arguments, printed, shape):
     (["mnist", "edm.zip"], "edm.zip: nothing tells where its labels are"),
     (["mnist", ".", "--split", "test"], ".: has no test images; usual names are train-images-idx3-ubyte"),
     (["mnist", ".", "--image-size", "9"], "train-images-idx3-ubyte.gz: images are 8x8, smaller than image_size 9"),
-    (["zip", "images.npz"], "images.npz: no pictures in it; 2 files that are no pictures: 2 .npy"),
+    (["zip", "images.npz"], "images.npz: no pictures in it; 2 files that are no pictures: 2 .npy; `iddpm data npz` imports"),
     (["zip", "edm.zip", "--class-names", "gone"], "gone: no such file; class names need one name a line"),
     (["zip", "cifar10.tar.gz"], "cifar10.tar.gz: not a zip file, or a damaged one"),
 ])
