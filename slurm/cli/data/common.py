@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +12,7 @@ from jobs.quantities import plural
 from slurm.cli.paths import PATH
 
 if TYPE_CHECKING:
+    from jobs.data.importers.encoded import Form
     from jobs.data.importers.writer import Summary, Writer
 
 LISTED = 20  # skipped images that are named
@@ -19,15 +20,26 @@ LISTED = 20  # skipped images that are named
 SOURCE = click.argument("source", type=PATH)
 OUTPUT = click.argument("output", type=PATH)
 SPLIT = click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
-RESIZED = click.option("--image-size", type=click.IntRange(min=1), required=True,
-                       help="Side in pixels. Images are resized, then cropped to a square.")
+_RESIZED = click.option("--image-size", type=click.IntRange(min=1), required=True,
+                        help="Side in pixels. Images are resized, then cropped to a square.")
 AVERAGED = click.option("--image-size", type=click.IntRange(min=1), metavar="SIDE",
                         help="Average the images down to this side in pixels.  [default: the side they have]")
 CLASS_NAMES = click.option("--class-names", type=PATH, metavar="FILE",
                            help="Names of the classes: one a line, or with numbers as in map_clsloc.txt and EMNIST's mapping.")
-CHANNELS = click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
+_CHANNELS = click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
 ON_ERROR = click.option("--on-error", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
                         help="If images are broken or too small: write nothing and name these images, or skip these images.")
+
+
+def formed(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what images become."""
+    return _RESIZED(_CHANNELS(ON_ERROR(command)))
+
+
+def form_of(image_size: int, channels: str, on_error: Literal["refuse", "skip"]) -> "Form":
+    """What the options of `formed` say."""
+    from jobs.data.importers.encoded import Form
+    return Form(image_size, 1 if channels == "1" else 3, on_error)
 
 
 def import_and_print(output: Path, write: Callable[["Writer"], "Summary"]) -> None:

@@ -1,41 +1,27 @@
 """Commands of `iddpm data` for sources of encoded images: JPEG, PNG and others."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
-from slurm.cli.data.common import (
-    AVERAGED,
-    CHANNELS,
-    CLASS_NAMES,
-    ON_ERROR,
-    OUTPUT,
-    RESIZED,
-    SOURCE,
-    import_and_print,
-)
+from slurm.cli.data.common import AVERAGED, CLASS_NAMES, ON_ERROR, OUTPUT, SOURCE, form_of, formed, import_and_print
 from slurm.cli.paths import PATH
 
 
 @click.command()
 @click.argument("folder", type=PATH)
 @OUTPUT
-@RESIZED
 @click.option("--labels", type=click.Choice(["subfolder", "prefix", "none"]), default="none", show_default=True,
               help="Where the class of an image is written: its first sub-folder, or its file name up to the first '_'.")
-@CHANNELS
-@ON_ERROR
-def folder(folder: Path, output: Path, image_size: int, labels: Literal["subfolder", "prefix", "none"],
-           channels: Literal["1", "3"], on_error: Literal["refuse", "skip"]) -> None:
+@formed
+def folder(folder: Path, output: Path, labels: Literal["subfolder", "prefix", "none"], **form: Any) -> None:
     """All images in and below a folder.
 
     Of every type that Pillow reads: jpg, png, tiff, webp, gif, bmp ...
     """
-    from jobs.data.importers.encoded import Form
     from jobs.data.importers.folder import import_folder
-    form = Form(image_size, 1 if channels == "1" else 3, on_error)
-    import_and_print(output, lambda writer: import_folder(folder, writer, form, labels))
+    import_and_print(output, lambda writer: import_folder(folder, writer, form_of(**form), labels))
 
 
 @click.command(name="zip")

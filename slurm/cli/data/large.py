@@ -1,29 +1,15 @@
 """Commands of `iddpm data` for large collections of encoded images, as others publish them."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
-from slurm.cli.data.common import CHANNELS, ON_ERROR, OUTPUT, RESIZED, SOURCE, import_and_print
+from slurm.cli.data.common import OUTPUT, SOURCE, form_of, formed, import_and_print
 from slurm.cli.paths import PATH
-
-if TYPE_CHECKING:
-    from jobs.data.importers.encoded import Form
 
 SOURCES = click.argument("sources", type=PATH, nargs=-1, required=True)
 SPLIT = click.option("--split", type=click.Choice(["train", "val"]), default="train", show_default=True)
-
-
-def formed(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say what images become."""
-    return RESIZED(CHANNELS(ON_ERROR(command)))
-
-
-def _form(image_size: int, channels: str, on_error: Literal["refuse", "skip"]) -> "Form":
-    from jobs.data.importers.encoded import Form
-    return Form(image_size, 1 if channels == "1" else 3, on_error)
 
 
 @click.command()
@@ -42,7 +28,7 @@ def imagenet(source: Path, output: Path, split: Literal["train", "val"], labels:
     WordNet ids, in their order.
     """
     from jobs.data.importers.imagenet import import_imagenet
-    import_and_print(output, lambda writer: import_imagenet(source, writer, _form(**form), split, labels, synsets))
+    import_and_print(output, lambda writer: import_imagenet(source, writer, form_of(**form), split, labels, synsets))
 
 
 @click.command()
@@ -57,7 +43,7 @@ def lsun(source: Path, output: Path, split: Literal["train", "val"], **form: Any
     need lmdb: pip install 'iddpm[lmdb]'.
     """
     from jobs.data.importers.lsun import import_lsun
-    import_and_print(output, lambda writer: import_lsun(source, writer, _form(**form), split))
+    import_and_print(output, lambda writer: import_lsun(source, writer, form_of(**form), split))
 
 
 @click.command()
@@ -73,7 +59,7 @@ def parquet(sources: tuple[Path, ...], output: Path, image: str | None, label: s
     Needs pyarrow: pip install 'iddpm[parquet]'.
     """
     from jobs.data.importers.parquet import import_parquet
-    import_and_print(output, lambda writer: import_parquet(sources, writer, _form(**form), image, label))
+    import_and_print(output, lambda writer: import_parquet(sources, writer, form_of(**form), image, label))
 
 
 @click.command()
@@ -90,4 +76,4 @@ def webdataset(sources: tuple[Path, ...], output: Path, labels: Literal["auto", 
     SOURCES are files, a folder, or 'train-{0000..0146}.tar' in quotes, with images beside files .cls or .json.
     """
     from jobs.data.importers.webdataset import import_webdataset
-    import_and_print(output, lambda writer: import_webdataset(sources, writer, _form(**form), labels, json_key))
+    import_and_print(output, lambda writer: import_webdataset(sources, writer, form_of(**form), labels, json_key))
