@@ -160,7 +160,7 @@ def _rows(path: str, file: Any, columns: Columns, pyarrow: Any) -> Iterator[Reco
             for place in range(len(batch)):
                 yield _record(f"{os.path.basename(path)}, row {number}", images[place], labels and labels[place].as_py(), columns)
                 number += 1
-    # ArrowNotImplementedError: a codec or an encoding that this pyarrow lacks, or a damaged byte that seems to name one.
+    # ArrowNotImplementedError: a codec that this build of pyarrow lacks, or rows of a struct that need several chunks (2 GiB).
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged after {number:,} rows ({_reason(error)})") from error
 
