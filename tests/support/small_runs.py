@@ -96,26 +96,35 @@ def places(world_size: int) -> list[dict[str, str]]:
             for rank in range(world_size)]
 
 
+@contextmanager
+def launching(*program: str, **environment: str) -> Iterator[Callable]:
+    """Yield the function of `ranks` that starts Python with `program`; end what is left of the processes."""
+    started: list[subprocess.Popen] = []
+
+    def launch(run, stage: str, world_size: int = 1, wait: bool = True):
+        processes = []
+        for rank, place in enumerate(places(world_size)):
+            with open(run.path / f"{stage}-{rank}.log", "a") as log:
+                processes.append(subprocess.Popen([sys.executable, *program, stage, str(run.path)], stdout=log, stderr=log,
+                                                  env=place | environment))
+        started.extend(processes)
+        return max(process.wait() for process in processes) if wait else processes
+    try:
+        yield launch
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture
 def ranks():
     """ranks(run, "train", 2) -> exit status of the stage on two processes, as torchrun starts them.
 
     With wait=False the processes themselves, to be killed or signalled.
     """
-    started: list[subprocess.Popen] = []
-
-    def launch(run, stage: str, world_size: int = 1, wait: bool = True):
-        processes = []
-        for rank, environment in enumerate(places(world_size)):
-            with open(run.path / f"{stage}-{rank}.log", "a") as log:
-                processes.append(subprocess.Popen([sys.executable, "-m", "jobs.stage", stage, str(run.path)],
-                                                  stdout=log, stderr=log, env=environment))
-        started.extend(processes)
-        return max(process.wait() for process in processes) if wait else processes
-    yield launch
-    for process in started:
-        process.kill()
-        process.wait()
+    with launching("-m", "jobs.stage") as launch:
+        yield launch
 
 
 @contextmanager

@@ -1,9 +1,6 @@
 """The seam for kinds of model, proved by a kind that is not diffusion: one line in the table, and everything works."""
 
 import json
-import os
-import subprocess
-import sys
 
 import h5py
 import linear_kind
@@ -12,7 +9,7 @@ import pytest
 import torch
 from paths import ROOT
 from safetensors.torch import load_file
-from small_runs import kill_in_training, logs
+from small_runs import kill_in_training, launching, logs
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.cost.count import run_cost
@@ -56,25 +53,9 @@ def make(tmp_path):
 
 @pytest.fixture
 def ranks():
-    """ranks(run, stage, 2, wait=False): the stage as torchrun starts it, in processes that know the kind."""
-    started = []
-
-    def launch(run: RunDir, stage: str, world_size: int, wait: bool = True):
-        here = [start(run, stage, rank, world_size, 29500 + os.getpid() % 2000 + len(started)) for rank in range(world_size)]
-        started.extend(here)
-        return max(process.wait() for process in here) if wait else here
-    yield launch
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def start(run: RunDir, stage: str, rank: int, world_size: int, port: int) -> subprocess.Popen:
-    place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
-             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"}
-    with open(run.path / f"{stage}-{rank}.log", "a") as log:
-        return subprocess.Popen([sys.executable, "-c", STAGE, stage, str(run.path)], stdout=log, stderr=log, cwd=ROOT,
-                                env=os.environ | {key: str(value) for key, value in place.items()})
+    """As `ranks` of small_runs, in processes that know the kind."""
+    with launching("-c", STAGE, PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'support'}") as launch:
+        yield launch
 
 
 def weights(run: RunDir, name: str) -> dict[str, torch.Tensor]:

@@ -1,5 +1,7 @@
 """Runs of a variational autoencoder: trained on one process and on two, killed, sampled, evaluated, reported."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -122,13 +124,10 @@ def test_previews_show_originals_beside_their_reconstructions(evaluated):
     pairs = shown["reconstructions"].images
     assert np.array_equal(pairs[0], DIGITS.images[0]) and np.array_equal(pairs[-2], DIGITS.images[-1]) and len(pairs) == 32
     module = reconstructing(evaluated.spec)
-    again = Reconstructions(evaluated.spec, open_data("digits", 8, 1, 10), lambda: network, module, process_like())
+    again = Reconstructions(evaluated.spec, open_data("digits", 8, 1, 10), lambda: network, module,
+                            SimpleNamespace(device=CPU))
     assert again.rows.tolist() == [150 * each for each in range(10)] and np.array_equal(again[0:1][0], pairs[1])
     assert all(torch.equal(own[key], value) for key, value in kind.network.state_dict().items())
-
-
-class process_like:
-    device = CPU
 
 
 def test_a_sample_is_the_rounded_mean_at_a_latent_of_the_prior(evaluated):
