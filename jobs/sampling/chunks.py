@@ -55,11 +55,15 @@ def sample_labels(spec: Spec, settings: dict, indices: range, given: GivenImages
     """Return the classes int64 [n] of these samples, None without classes. Classes take turns, so all are equally frequent.
 
     Where the network knows no classes, they are those of the guide in the sampling `settings`, if it is a classifier. Samples
-    that are made of `given` images have the classes of these, if these have any.
+    that are made of `given` images have the classes of these, if these have any. Raises UserError where the guide does not know
+    one of these.
     """
-    if given is not None and (labels := given.labels(indices)) is not None:
-        return labels
     classes = spec.data.classes or (settings["guide"]["classes"] if "guide" in settings else None)
+    if given is not None and (labels := given.labels(range(spec.sample.num_samples))) is not None:
+        if classes and labels.max() >= classes:
+            raise UserError(f"sample.guidance: its classifier knows {classes} classes, from 0, but among the images that samples "
+                            f"are made of is one of class {labels.max()}")
+        return labels[indices.start:indices.stop]
     return np.array(indices, dtype=np.int64) % classes if classes else None
 
 

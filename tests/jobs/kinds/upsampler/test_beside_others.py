@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -66,6 +67,13 @@ def test_a_classifier_of_the_large_images_guides(tmp_path, make_upsampler, make_
         assert alone(run, "sample") == "done"
     assert "labels" not in samples(plain) and samples(guided)["labels"].tolist() == list(range(10))
     assert not np.array_equal(samples(guided)["images"], samples(plain)["images"])
+
+    with h5py.File(few, "a") as file:
+        file["labels"] = np.arange(12) + 1  # sample 9, the last one, has class 10
+    foreign = noisy(make_upsampler(*shared, f"sample.guidance={guidance}", folder="foreign"))
+    with pytest.raises(UserError, match="its classifier knows 10 classes, from 0, but .* is one of class 10"):
+        alone(foreign, "sample")
+    assert not list(foreign.samples.glob("chunk-*"))
 
 
 def test_a_run_is_sampled_at_several_levels_of_noise_and_others_share_its_training(tmp_path, alone):
