@@ -1,4 +1,4 @@
-"""torch.compile as a spec asks for it. The first time on a machine most of this file's time is the C++ compiler's."""
+"""torch.compile as a spec asks for it. Most of this file's time is the C++ compiler's."""
 
 import shutil
 
@@ -6,16 +6,22 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from noisy_runs import samples, trained
 from safetensors.torch import load_file
+from small_runs import logs
 
 from diffusion.networks.unet import UNet
+from jobs.data.dataset import open_data
 from jobs.errors import UserError
 from jobs.kinds.diffusion.build import build_network
-from jobs.parallel.compiling import check_compiler, compile_options
+from jobs.parallel import compiling
+from jobs.parallel.compiling import CACHE, check_compiler, compile_options
 from jobs.parallel.group import process_group
-from jobs.run.checkpoints import save_checkpoint
+from jobs.run.checkpoints import final_checkpoint, save_checkpoint
 from jobs.spec.kinds import MODEL
-from jobs.training.state import new_state
+from jobs.training.batches import Batches
+from jobs.training.state import new_state, settle_buckets
+from jobs.training.step import train_step
 
 # Importing the compiler warns of what torch itself will change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -58,6 +64,46 @@ def test_compiled_sampling_gives_the_same_bytes_for_any_number_of_processes(make
             made[name] = file["images"][:].astype(int)
     assert np.array_equal(made["one"], made["two"])  # the last chunk has another shape, and may come first for a rank
     assert np.abs(made["one"] - made["eager"]).max() <= 1 and len(np.unique(made["one"], axis=0)) == 9
+
+
+def test_compiled_blocks_sample_as_eager_ones_do_and_the_next_process_finds_their_code(make_run, ranks, alone, monkeypatch):
+    monkeypatch.delenv(CACHE, raising=False)  # the compiler sets it where it was used before in this process
+    run, eager = (trained(make_run(*TINY, "sample.num_samples=4", f"sample.compile={mode}", folder=mode))
+                  for mode in ("blocks", "false"))
+    cache, made, states = run.path.parent.parent / ".cache" / "compiled", [], []
+    for _ in range(2):
+        shutil.rmtree(run.samples, ignore_errors=True)
+        assert ranks(run, "sample") == 0, logs(run)
+        made.append(samples(run)["images"].astype(int))
+        states.append({file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in cache.rglob("*") if file.is_file()})
+    # Residual blocks with and without a skip connection, and attention: each was compiled once.
+    assert len(list(cache.glob("fxgraph/*/*"))) == 3 and states[0] == states[1]
+    assert alone(eager, "sample") == "done"
+    assert np.array_equal(*made) and np.abs(made[0] - samples(eager)["images"]).max() <= 1
+    assert len(np.unique(made[0], axis=0)) == 4
+
+
+@pytest.mark.slow
+def test_the_gradients_of_compiled_blocks_are_those_of_eager_ones(make_run, tmp_path, monkeypatch):
+    # This backend runs the graphs as they are: C++ would take a minute.
+    monkeypatch.setattr(compiling, "compile_options", lambda *_: {"backend": "aot_eager", "fullgraph": True, "dynamic": False})
+    monkeypatch.setattr("jobs.training.state.check_compiler", lambda *_: None)
+    gradients, counters = {}, torch._dynamo.utils.counters
+    with process_group(tmp_path / "meeting", threads=1) as group:
+        for mode in ("blocks", "false"):
+            run = trained(make_run(*TINY, "model.dropout=0.5", f"train.compile={mode}", folder=mode))
+            state = new_state(run.spec, group)
+            part = state.parts[MODEL]
+            part.network.load_state_dict(final_checkpoint(run).weights(None))
+            torch.compiler.reset()
+            counters.clear()
+            settle_buckets(state)
+            [examples] = Batches(run.spec, open_data("digits", 8, 1, None), group)(0, 1)
+            train_step(state, examples, 0)
+            # Residual blocks with and without a skip connection, and attention.
+            assert counters["stats"]["unique_graphs"] == (3 if mode == "blocks" else 0) and type(part.ddp.module) is UNet
+            gradients[mode] = [parameter.grad.clone() for parameter in part.parameters]
+    torch.testing.assert_close(gradients["blocks"], gradients["false"], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
