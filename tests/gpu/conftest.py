@@ -7,16 +7,13 @@ import json
 
 import pytest
 import torch
-from noisy_runs import trained
+from noisy_runs import noisy, trained
 from on_gpu import IS_GPU, ON, ON_A_GPU
 from small_runs import own_handlers
 
-from jobs.kinds.protocol import model_of
 from jobs.parallel.determinism import repeating
 from jobs.parallel.group import process_group
-from jobs.run.checkpoints import save_checkpoint
 from jobs.run.directory import RunDir
-from jobs.spec.kinds import MODEL
 
 
 @pytest.fixture
@@ -49,14 +46,7 @@ def make_gpu_run(make_run):
 @pytest.fixture
 def classifier(make_classifier) -> RunDir:
     """A classifier of noisy digits that counts as trained."""
-    run = make_classifier(folder="classifiers")
-    torch.manual_seed(5)
-    network = model_of(run.spec).network(run.spec)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    weights = network.state_dict()
-    save_checkpoint(run, run.spec.train.iterations, {MODEL: {None: weights, "0.9": weights}}, None)
-    return run
+    return noisy(make_classifier(folder="classifiers"), seed=5, std=0.3)
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ import h5py
 import numpy as np
 import torch
 
-from jobs.kinds.diffusion.build import build_network
+from jobs.kinds.protocol import model_of
 from jobs.run.checkpoints import Weights, save_checkpoint
 from jobs.run.directory import RunDir
 from jobs.spec.kinds import MODEL
 
 
-def noisy_weights(run: RunDir, seed: int = 0) -> Weights:
+def noisy_weights(run: RunDir, seed: int = 0, std: float = 0.2) -> Weights:
     """Return weights of the run's network, all layers filled with noise: its output shows every path through the network."""
     torch.manual_seed(seed)
-    network = build_network(run.spec)
+    network = model_of(run.spec).network(run.spec)
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(parameter, std=std)
     return network.state_dict()
 
 
@@ -29,6 +29,13 @@ def save_weights(run: RunDir, step: int, raw: Weights, averages: dict[str, Weigh
 def trained(run: RunDir, averaged: int = 0, raw: int = 1) -> RunDir:
     """Return `run` as if trained: its average has the weights of one seed, its raw weights are those of another."""
     save_weights(run, run.spec.train.iterations, noisy_weights(run, raw), {"0.9": noisy_weights(run, averaged)})
+    return run
+
+
+def noisy(run: RunDir, seed: int = 0, std: float = 0.2) -> RunDir:
+    """Return `run`, of any kind with one network, as if trained: the raw weights and their average are those of one seed."""
+    weights = noisy_weights(run, seed, std)
+    save_weights(run, run.spec.train.iterations, weights, {"0.9": weights})
     return run
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from small_runs import SMALL_SPEC, making
 
 UPSAMPLER_SPEC = {**SMALL_SPEC, "name": "large", "kind": "upsampler", "upsampler": {"low_res_size": 4},
@@ -24,21 +23,6 @@ def write_small_digits(file: Path, count: int | None = None, labels: bool = True
         if labels:
             opened["labels"] = digits.labels[:count]
     return file
-
-
-def noisy(run, seed: int = 0):
-    """Return `run` as if trained: all weights are noise, so that the output shows every path through the network."""
-    from jobs.kinds.protocol import model_of
-    from jobs.run.checkpoints import save_checkpoint
-    from jobs.spec.kinds import MODEL
-
-    torch.manual_seed(seed)
-    network = model_of(run.spec).network(run.spec)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    weights = network.state_dict()
-    save_checkpoint(run, run.spec.train.iterations, {MODEL: {None: weights, "0.9": weights}}, None)
-    return run
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-import torch
 from broken_sampling import die_in_the_first_chunk
-from noisy_runs import noisy_weights, same, samples, save_weights, trained
+from noisy_runs import noisy, noisy_weights, same, samples, save_weights, trained
 
 from jobs.errors import Busy, UserError
-from jobs.kinds.protocol import model_of
 from jobs.run.checkpoints import save_checkpoint, sha256_of_weights
 from jobs.run.directory import RunDir
 from jobs.run.guides import foreign_guide_problems
@@ -34,14 +32,7 @@ def guided_by(**guidance) -> str:
 @pytest.fixture
 def classifier(make_classifier) -> RunDir:
     """A run that counts as trained: a classifier whose weights are noise."""
-    run = make_classifier(folder="classifiers")
-    torch.manual_seed(5)
-    network = model_of(run.spec).network(run.spec)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    weights = network.state_dict()
-    save_checkpoint(run, 12, {MODEL: {None: weights, "0.9": weights}}, None)
-    return run
+    return noisy(make_classifier(folder="classifiers"), seed=5, std=0.3)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from command_line import iddpm_here
-from noisy_runs import samples
+from noisy_runs import noisy, samples
 from small_runs import SMALL_SPEC
-from small_upsampler import UPSAMPLER_SPEC, noisy, stages, write_small_digits
+from small_upsampler import UPSAMPLER_SPEC, stages, write_small_digits
 
 from jobs.errors import UserError
 from jobs.kinds.foreign_weights import read_weights

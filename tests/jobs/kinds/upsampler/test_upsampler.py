@@ -10,12 +10,12 @@ import pytest
 import torch
 from broken_sampling import die_in_the_first_chunk
 from command_line import iddpm_here
-from noisy_runs import same, samples
+from noisy_runs import noisy, same, samples
 from PIL import Image
 from safetensors.torch import load_file
 from small_runs import kill_in_training, logs
 from small_training import events
-from small_upsampler import noisy, write_small_digits
+from small_upsampler import write_small_digits
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.networks.super_resolution import SuperResolutionUNet, reduced
