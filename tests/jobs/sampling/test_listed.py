@@ -4,13 +4,10 @@ import json
 
 import h5py
 import pytest
-import torch
+from noisy_runs import noisy_weights, save_weights
 
-from jobs.kinds.diffusion.build import build_network
-from jobs.run.checkpoints import save_checkpoint
 from jobs.run.study.freezing import freeze
 from jobs.sampling import weights
-from jobs.spec.kinds import MODEL
 from jobs.spec.reading.file import load
 from jobs.spec.samplings import differing, samplings, with_sampling
 from jobs.storage.files import read_json
@@ -21,14 +18,7 @@ LIST = "evaluate.samplings=[{sampler: ddim, timestep_respacing: [5, 7], ema_rate
 
 def trained(run, step=12):
     """`run` as if trained; the raw weights and their average are noise of their own."""
-    averages = {}
-    for number, name in enumerate((None, "0.9")):
-        torch.manual_seed(number)
-        network = build_network(run.spec)
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)
-        averages[name] = network.state_dict()
-    save_checkpoint(run, step, {MODEL: averages}, None)
+    save_weights(run, step, noisy_weights(run, 0), {"0.9": noisy_weights(run, 1)})
     return run
 
 

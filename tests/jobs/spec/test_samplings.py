@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from noisy_runs import noisy_weights, save_weights
 
 from jobs.errors import UserError
-from jobs.kinds.diffusion.build import build_network
 from jobs.kinds.diffusion.sections import (
     Diffusion,
     DiffusionEvaluateAsWritten,
@@ -22,12 +22,11 @@ from jobs.kinds.diffusion.sections import (
     diffusion_contradictions,
     resolve,
 )
-from jobs.run.checkpoints import final_checkpoint, save_checkpoint
+from jobs.run.checkpoints import final_checkpoint
 from jobs.run.directory import RunDir
 from jobs.run.study.freezing import freeze
 from jobs.sampling.gather import check_samples, gather, gather_run, recorded_settings
 from jobs.sampling.weights import load_sampler
-from jobs.spec.kinds import MODEL
 from jobs.spec.reading.file import load
 from jobs.spec.samplings import sampling_facts, samplings, with_sampling
 from jobs.spec.sections import Data
@@ -39,12 +38,8 @@ SHORT = ("diffusion.diffusion_steps=20", "sample.num_samples=6")
 def trained(run, steps=(4, 12)):
     """`run` as if trained, with checkpoints at these steps; each has noise of its own for weights."""
     for step in steps:
-        torch.manual_seed(step)
-        network = build_network(run.spec)
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)
-        weights = network.state_dict()
-        save_checkpoint(run, step, {MODEL: {None: weights, "0.9": weights}}, None)
+        weights = noisy_weights(run, seed=step)
+        save_weights(run, step, weights, {"0.9": weights})
     return run
 
 
